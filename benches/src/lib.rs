@@ -1,0 +1,1 @@
+//! Benchmarks: micro, macro, and versus a rival in the same run.

@@ -1,0 +1,1 @@
+//! eBPF programs with typed loaders.

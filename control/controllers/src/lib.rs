@@ -1,0 +1,1 @@
+//! Off the path: controllers that publish versioned snapshots. Pure deciders.

@@ -1,0 +1,1 @@
+//! FuncBuffer, RunQ, WorkerLB: which call runs next and where. Pure deciders.

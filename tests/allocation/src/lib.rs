@@ -1,0 +1,1 @@
+//! Nothing is allocated after the start: counted by an allocator.

@@ -1,0 +1,1 @@
+//! Simulation, conformance, properties, allocation, crash, kernel and end-to-end tests.

@@ -1,0 +1,1 @@
+//! Client of the native submit protocol, async and blocking, with batching.

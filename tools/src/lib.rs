@@ -1,0 +1,1 @@
+//! The millrace binary: operator CLI and performance tools.

@@ -1,0 +1,285 @@
+//! Words of the operator's protocol: JSON bodies of [`crate::Kind::Hello`], [`crate::Kind::Ask`] and
+//! [`crate::Kind::Answer`]. The HTTP API maps its routes to these and adds nothing.
+
+use crate::function::FunctionSpec;
+use crate::outcome::{Status, Usage};
+use serde::{Deserialize, Serialize};
+
+/// Who speaks, in the first frame of a connection.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "role")]
+pub enum Hello {
+    /// The node answers every hello with its own.
+    Node {
+        /// Software version.
+        version: String,
+        /// Incarnation of its durable queue.
+        incarnation: u32,
+        /// Base of its admin API, where hosts fetch artefacts: `http://127.0.0.1:7411`.
+        admin: String,
+    },
+    /// The node's own admin side: the only one that may ask.
+    Admin {
+        /// Made at the start of the node; known inside its process only.
+        secret: String,
+    },
+    /// Submits calls.
+    Client {
+        /// For logs: a program's name.
+        name: String,
+    },
+    /// One worker core.
+    Core {
+        /// Which host; cores of one host share a disk cache of artefacts.
+        host: String,
+        /// CPU it is pinned to.
+        cpu: u32,
+        /// Its process.
+        pid: u32,
+        /// Slots: calls it serves at once.
+        slots: u32,
+        /// Which backend it uses for each thing, for `millrace workers`.
+        backends: Vec<(String, String)>,
+    },
+    /// The supervisor of a host's cores: fetches and compiles artefacts, and says when they are ready.
+    Host {
+        /// Which host.
+        host: String,
+        /// Its process.
+        pid: u32,
+    },
+}
+
+/// An operator's question or order.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "ask")]
+pub enum Ask {
+    /// Is the node there, and how is it?
+    Status,
+    /// Deploy a function; its artefact is in the node's store and the catalog on disk already.
+    Deploy {
+        /// The function, with its artefact's hash.
+        spec: FunctionSpec,
+    },
+    /// All functions.
+    Functions,
+    /// One function.
+    Function {
+        /// Namespace and name, or a name in `default`.
+        function: String,
+    },
+    /// Delete a function; refused while calls of it are pending, unless forced.
+    FunctionDelete {
+        /// Namespace and name.
+        function: String,
+        /// Send pending calls to the dead letters.
+        force: bool,
+    },
+    /// What is known of a call.
+    Call {
+        /// Its id.
+        call: String,
+        /// Answer only when it has ended, or after this long (ms); 0 for at once.
+        wait_ms: u64,
+    },
+    /// Per-function queue depths.
+    Queues,
+    /// The first pending calls of a function, in order of start time.
+    Peek {
+        /// Namespace and name.
+        function: String,
+        /// How many at most.
+        limit: u32,
+    },
+    /// Dead letters.
+    DeadLetters {
+        /// Only of this function.
+        function: Option<String>,
+        /// How many at most.
+        limit: u32,
+    },
+    /// Make dead letters pending again.
+    Redrive {
+        /// Only of this function.
+        function: Option<String>,
+        /// Only this call.
+        call: Option<String>,
+    },
+    /// All worker cores.
+    Workers,
+    /// Take no new calls, finish leases, then answer.
+    Drain,
+}
+
+/// The answer to an [`Ask`].
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "answer", content = "value")]
+pub enum Answer {
+    /// Refused or failed.
+    Error {
+        /// One word for programs: `not-found`, `conflict`, `bad-request`, `full`, `draining`, `internal`.
+        code: String,
+        /// What, where, and what to do.
+        message: String,
+    },
+    /// Done; nothing more to say.
+    Done {
+        /// How many things it touched.
+        count: u64,
+    },
+    /// To [`Ask::Status`].
+    Status(NodeStatus),
+    /// To [`Ask::Deploy`] and [`Ask::Function`].
+    Function(FunctionState),
+    /// To [`Ask::Functions`].
+    Functions(Vec<FunctionState>),
+    /// To [`Ask::Call`].
+    Call(CallState),
+    /// To [`Ask::Queues`].
+    Queues(Vec<QueueState>),
+    /// To [`Ask::Peek`] and [`Ask::DeadLetters`].
+    Calls(Vec<CallState>),
+    /// To [`Ask::Workers`].
+    Workers(Vec<CoreState>),
+}
+
+/// The node as a whole. Counters count since its start.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Software version.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since its start.
+    pub uptime_s: u64,
+    /// Incarnation of its durable queue.
+    pub incarnation: u32,
+    /// Which backend is in force for each thing.
+    pub backends: Vec<(String, String)>,
+    /// Calls accepted, on disk.
+    pub accepted: u64,
+    /// Submits refused, of whatever reason.
+    pub refused: u64,
+    /// Submits recognised as already held.
+    pub duplicates: u64,
+    /// Leases given.
+    pub leased: u64,
+    /// Calls that ended with [`Status::Ok`].
+    pub completed: u64,
+    /// Executions that failed and were scheduled again.
+    pub retried: u64,
+    /// Calls that went to the dead letters.
+    pub dead: u64,
+    /// Leases that ended because the worker was lost or silent.
+    pub leases_lost: u64,
+    /// Outcomes of an old epoch, ignored.
+    pub fenced: u64,
+    /// Calls waiting or leased now.
+    pub pending: u64,
+    /// Calls leased now.
+    pub leased_now: u64,
+    /// Dead letters now.
+    pub dead_letters: u64,
+    /// Calls found in the log at the start.
+    pub recovered: u64,
+    /// Log groups written, and bytes.
+    pub groups: u64,
+    /// Bytes of log groups.
+    pub log_bytes: u64,
+    /// Log segments on disk now.
+    pub segments: u64,
+    /// Cold starts reported by workers.
+    pub cold_starts: u64,
+    /// Whether it is draining.
+    pub draining: bool,
+}
+
+/// A function and where it stands.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct FunctionState {
+    /// As deployed.
+    pub spec: FunctionSpec,
+    /// `ready`, `compiling` (no host has it compiled yet) or `failed`.
+    pub state: String,
+    /// Why it failed, empty otherwise.
+    pub reason: String,
+    /// Hosts that have it compiled.
+    pub hosts: u32,
+    /// Calls pending.
+    pub pending: u64,
+    /// Calls that ended well since the node's start.
+    pub completed: u64,
+    /// Executions that failed since the node's start.
+    pub failed: u64,
+}
+
+/// What is known of a call.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CallState {
+    /// Its id.
+    pub call: String,
+    /// Namespace/name, or the hexadecimal id of a function that is gone.
+    pub function: String,
+    /// `scheduled` (start time ahead), `queued`, `buffered`, `running`, `retrying`, `done`, `dead`.
+    pub state: String,
+    /// How it ended, if it did.
+    pub status: Option<Status>,
+    /// Start time, Unix ns.
+    pub start_at: u64,
+    /// Deadline, Unix ns.
+    pub deadline: u64,
+    /// Criticality in force.
+    pub criticality: u8,
+    /// Deliveries so far.
+    pub attempts: u16,
+    /// Why the last execution failed, or why it is dead.
+    pub reason: String,
+    /// What the last execution took.
+    pub usage: Option<Usage>,
+    /// Output bytes, if kept, as text; bytes that are not UTF-8 are replaced.
+    pub output: Option<String>,
+    /// Stderr, if kept.
+    pub stderr: Option<String>,
+}
+
+/// Depth of one function's queue.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct QueueState {
+    /// Namespace/name.
+    pub function: String,
+    /// Start time ahead.
+    pub scheduled: u64,
+    /// Due, not leased.
+    pub due: u64,
+    /// Leased.
+    pub leased: u64,
+    /// In the dead letters.
+    pub dead: u64,
+    /// How long the oldest due call is overdue, ms.
+    pub oldest_due_ms: u64,
+}
+
+/// A worker core as the node sees it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CoreState {
+    /// Host.
+    pub host: String,
+    /// CPU.
+    pub cpu: u32,
+    /// Process.
+    pub pid: u32,
+    /// `live`, `silent` (no heartbeat for two periods), `draining`.
+    pub state: String,
+    /// Slots it has.
+    pub slots: u32,
+    /// Calls leased to it now.
+    pub leased: u64,
+    /// Credits left.
+    pub credits: u64,
+    /// Calls it finished since it connected.
+    pub finished: u64,
+    /// ms since it was last heard of.
+    pub silent_ms: u64,
+    /// Backends in force on it.
+    pub backends: Vec<(String, String)>,
+}

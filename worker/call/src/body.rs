@@ -1,0 +1,364 @@
+//! Bodies of the frames on the path of a call: rkyv archives, read in place.
+//!
+//! `access` validates (bytecheck) and costs tens of nanoseconds; it is called once at each trust boundary. The root
+//! of an archive stands at its end, so a body must have its exact length: [`crate::Frame::body`] has.
+
+use crate::frame::{self, FrameBuf, FrameError, Header, Kind, flag};
+use crate::ids::{CallId, FunctionId};
+use crate::limits::{ARGUMENTS_BYTES_MAX, ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX};
+use crate::outcome::{Status, Usage};
+use crate::time::WallTime;
+use rkyv::api::serialize_using;
+use rkyv::rancor::{Failure, Strategy};
+use rkyv::ser::Serializer;
+use rkyv::ser::allocator::SubAllocator;
+use rkyv::with::InlineAsBox;
+use rkyv::{Archive, Serialize};
+use std::mem::MaybeUninit;
+
+/// One attribute of a call: trace context, content type, and the like (CloudEvents names where there is one).
+#[derive(Archive, Serialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attribute<'a> {
+    /// Its name.
+    #[rkyv(with = InlineAsBox)]
+    pub key: &'a str,
+    /// Its value.
+    #[rkyv(with = InlineAsBox)]
+    pub value: &'a str,
+}
+
+/// Body of [`Kind::Submit`]: what the function will read.
+#[derive(Archive, Serialize, Clone, Copy, Debug, Default)]
+pub struct Arguments<'a> {
+    /// The function's argument bytes: stdin of a command, the buffer of the fast ABI.
+    #[rkyv(with = InlineAsBox)]
+    pub payload: &'a [u8],
+    /// Attributes, in the client's order.
+    #[rkyv(with = InlineAsBox)]
+    pub attributes: &'a [Attribute<'a>],
+}
+
+/// What became of one submit.
+#[derive(Archive, Serialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The call as the client named it, in two halves (low, high): an archive of 8-aligned words has no holes.
+    pub call: [u64; 2],
+    /// [`VerdictCode`] as a number.
+    pub code: u32,
+    /// If refused as full: how long to wait before the next try, ms. If unknown function etc.: zero.
+    pub retry_after_ms: u32,
+}
+
+impl Verdict {
+    /// A verdict about `call`.
+    pub fn new(call: CallId, code: VerdictCode, retry_after_ms: u32) -> Verdict {
+        Verdict { call: [call.0 as u64, (call.0 >> 64) as u64], code: code as u32, retry_after_ms }
+    }
+}
+
+impl ArchivedVerdict {
+    /// The call it is about.
+    pub fn call(&self) -> CallId {
+        CallId(u128::from(self.call[0].to_native()) | (u128::from(self.call[1].to_native()) << 64))
+    }
+
+    /// What became of it; an unknown number is an error.
+    pub fn code(&self) -> Result<VerdictCode, FrameError> {
+        VerdictCode::from_wire(self.code.to_native()).ok_or(FrameError::Body)
+    }
+}
+
+/// "Full" is a different word from "broken".
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u32)]
+pub enum VerdictCode {
+    /// On disk; it will run at least once.
+    Accepted = 0,
+    /// The queue already has (or recently finished) a call of this id; nothing was added.
+    Duplicate = 1,
+    /// No room now; try again after `retry_after_ms`.
+    Full = 2,
+    /// No function of this id is deployed.
+    UnknownFunction = 3,
+    /// The start time is further ahead than [`crate::limits::START_AHEAD_MAX`], or the deadline before the start.
+    BadTime = 4,
+    /// The arguments are too large or the body is malformed.
+    Malformed = 5,
+    /// The node is draining; another node, or later.
+    Draining = 6,
+    /// The disk refused the write; nothing was accepted.
+    DiskFailed = 7,
+}
+
+impl VerdictCode {
+    /// All, in the order of their numbers.
+    pub const ALL: [VerdictCode; 8] = [
+        VerdictCode::Accepted,
+        VerdictCode::Duplicate,
+        VerdictCode::Full,
+        VerdictCode::UnknownFunction,
+        VerdictCode::BadTime,
+        VerdictCode::Malformed,
+        VerdictCode::Draining,
+        VerdictCode::DiskFailed,
+    ];
+
+    /// From its number.
+    pub fn from_wire(number: u32) -> Option<VerdictCode> {
+        VerdictCode::ALL.get(number as usize).copied()
+    }
+
+    /// Whether the queue holds the call (now, or held it before).
+    pub fn is_held(self) -> bool {
+        matches!(self, VerdictCode::Accepted | VerdictCode::Duplicate)
+    }
+
+    /// Whether the same submit may succeed later.
+    pub fn is_transient(self) -> bool {
+        matches!(self, VerdictCode::Full | VerdictCode::Draining | VerdictCode::DiskFailed)
+    }
+
+    /// A sentence for a person.
+    pub fn message(self) -> &'static str {
+        match self {
+            VerdictCode::Accepted => "accepted",
+            VerdictCode::Duplicate => "already accepted under this id",
+            VerdictCode::Full => "the queue is full; try again later",
+            VerdictCode::UnknownFunction => "no such function is deployed; see `millrace function list`",
+            VerdictCode::BadTime => {
+                "the start time is more than 7 days ahead, or the deadline lies before the start"
+            }
+            VerdictCode::Malformed => "the arguments are malformed or larger than 1 MiB",
+            VerdictCode::Draining => "the node is draining and takes no new calls",
+            VerdictCode::DiskFailed => "the node could not write its log; see its output",
+        }
+    }
+}
+
+/// Body of [`Kind::Verdicts`].
+#[derive(Archive, Serialize, Clone, Copy, Debug)]
+pub struct Verdicts<'a> {
+    /// One per submit, in any order.
+    #[rkyv(with = InlineAsBox)]
+    pub verdicts: &'a [Verdict],
+}
+
+/// Body of [`Kind::Outcome`].
+#[derive(Archive, Serialize, Clone, Copy, Debug)]
+pub struct Reply<'a> {
+    /// See [`Usage::wait_ns`].
+    pub wait_ns: u64,
+    /// See [`Usage::run_ns`].
+    pub run_ns: u64,
+    /// See [`Usage::cpu_ns`].
+    pub cpu_ns: u64,
+    /// See [`Usage::memory_bytes`].
+    pub memory_bytes: u64,
+    /// See [`Usage::exit_code`].
+    pub exit_code: i32,
+    /// Bit 0: [`Usage::cold`]. Bit 1: [`Usage::truncated`].
+    pub bits: u32,
+    /// What the function returned; for a command, its stdout.
+    #[rkyv(with = InlineAsBox)]
+    pub output: &'a [u8],
+    /// A command's stderr, or the text of a trap.
+    #[rkyv(with = InlineAsBox)]
+    pub stderr: &'a [u8],
+}
+
+impl<'a> Reply<'a> {
+    /// A reply with this usage.
+    pub fn new(usage: &Usage, output: &'a [u8], stderr: &'a [u8]) -> Reply<'a> {
+        Reply {
+            wait_ns: usage.wait_ns,
+            run_ns: usage.run_ns,
+            cpu_ns: usage.cpu_ns,
+            memory_bytes: usage.memory_bytes,
+            exit_code: usage.exit_code,
+            bits: u32::from(usage.cold) | (u32::from(usage.truncated) << 1),
+            output,
+            stderr,
+        }
+    }
+}
+
+impl ArchivedReply<'_> {
+    /// What it took.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            wait_ns: self.wait_ns.to_native(),
+            run_ns: self.run_ns.to_native(),
+            cpu_ns: self.cpu_ns.to_native(),
+            memory_bytes: self.memory_bytes.to_native(),
+            exit_code: self.exit_code.to_native(),
+            cold: self.bits.to_native() & 1 != 0,
+            truncated: self.bits.to_native() & 2 != 0,
+        }
+    }
+}
+
+/// Reads and validates a submit body: sizes within limits, text is UTF-8.
+pub fn arguments(body: &[u8]) -> Result<&ArchivedArguments<'static>, FrameError> {
+    let read = rkyv::access::<ArchivedArguments<'static>, Failure>(body).map_err(|_| FrameError::Body)?;
+    let small = |a: &ArchivedAttribute<'static>| {
+        a.key.len() <= ATTRIBUTE_BYTES_MAX && a.value.len() <= ATTRIBUTE_BYTES_MAX
+    };
+    let fits = read.payload.len() <= ARGUMENTS_BYTES_MAX
+        && read.attributes.len() <= ATTRIBUTES_MAX
+        && read.attributes.iter().all(small);
+    if fits { Ok(read) } else { Err(FrameError::Body) }
+}
+
+/// Reads and validates a verdicts body.
+pub fn verdicts(body: &[u8]) -> Result<&[ArchivedVerdict], FrameError> {
+    let read = rkyv::access::<ArchivedVerdicts<'static>, Failure>(body).map_err(|_| FrameError::Body)?;
+    Ok(&read.verdicts)
+}
+
+/// Reads and validates an outcome body.
+pub fn reply(body: &[u8]) -> Result<&ArchivedReply<'static>, FrameError> {
+    rkyv::access::<ArchivedReply<'static>, Failure>(body).map_err(|_| FrameError::Body)
+}
+
+/// A call as a client means it.
+#[derive(Clone, Copy, Debug)]
+pub struct Submit<'a> {
+    /// Made by the client; see [`CallId`].
+    pub call: CallId,
+    /// Which function.
+    pub function: FunctionId,
+    /// Not before; zero for now.
+    pub start_at: WallTime,
+    /// To be done by; zero for the function's default.
+    pub deadline: WallTime,
+    /// Larger is more important; 0 for the function's default.
+    pub criticality: u8,
+    /// Send the outcome on this connection and keep its body.
+    pub want_outcome: bool,
+    /// What the function reads.
+    pub arguments: Arguments<'a>,
+}
+
+/// Appends a submit frame: the one encoding of a call's life.
+///
+/// # Errors
+/// [`FrameError::Body`] if the arguments are larger than the limits; nothing is appended.
+pub fn append_submit(out: &mut FrameBuf, submit: &Submit<'_>) -> Result<(), FrameError> {
+    let arguments = &submit.arguments;
+    let small = |a: &Attribute<'_>| a.key.len() <= ATTRIBUTE_BYTES_MAX && a.value.len() <= ATTRIBUTE_BYTES_MAX;
+    let fits = arguments.payload.len() <= ARGUMENTS_BYTES_MAX
+        && arguments.attributes.len() <= ATTRIBUTES_MAX
+        && arguments.attributes.iter().all(small);
+    if !fits {
+        return Err(FrameError::Body);
+    }
+    let header = Header {
+        flags: if submit.want_outcome { flag::WANT_OUTCOME } else { 0 },
+        call: submit.call,
+        function: submit.function,
+        stamp: submit.start_at.0,
+        deadline: submit.deadline.0,
+        level: submit.criticality,
+        ..Header::new(Kind::Submit)
+    };
+    append_archive(out, &header, arguments)
+}
+
+/// Appends a verdicts frame.
+pub fn append_verdicts(out: &mut FrameBuf, verdicts: &[Verdict]) -> Result<(), FrameError> {
+    append_archive(out, &Header::new(Kind::Verdicts), &Verdicts { verdicts })
+}
+
+/// Appends an outcome frame about the lease `(call, epoch, attempt)` in `lease`.
+pub fn append_outcome(
+    out: &mut FrameBuf,
+    lease: &Header,
+    status: Status,
+    reply: &Reply<'_>,
+) -> Result<(), FrameError> {
+    let header = Header { kind: Kind::Outcome, flags: 0, deadline: 0, level: status as u8, ..*lease };
+    append_archive(out, &header, reply)
+}
+
+type Archiver<'out, 'scratch> =
+    Strategy<Serializer<&'out mut FrameBuf, SubAllocator<'scratch>, ()>, Failure>;
+
+/// Serialises behind a header, with scratch memory on the stack: no heap, whatever the value.
+fn append_archive<T>(out: &mut FrameBuf, header: &Header, value: &T) -> Result<(), FrameError>
+where
+    T: for<'out, 'scratch> Serialize<Archiver<'out, 'scratch>>,
+{
+    // Resolvers of the largest list (attributes: two positions each) with room to spare.
+    let mut scratch = [MaybeUninit::<u8>::uninit(); 8192];
+    frame::append_with(out, header, |out| {
+        let mut serializer = Serializer::new(out, SubAllocator::new(&mut scratch), ());
+        serialize_using::<_, Failure>(value, &mut serializer).map(|_| ()).map_err(|_| FrameError::Body)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Frame;
+
+    fn submit<'a>(payload: &'a [u8], attributes: &'a [Attribute<'a>]) -> Submit<'a> {
+        Submit {
+            call: CallId::new(1, 2),
+            function: FunctionId::of("default", "echo"),
+            start_at: WallTime(5),
+            deadline: WallTime(9),
+            criticality: 3,
+            want_outcome: true,
+            arguments: Arguments { payload, attributes },
+        }
+    }
+
+    #[test]
+    fn a_submit_is_read_in_place() {
+        let attributes = [Attribute { key: "traceparent", value: "00-ab-cd-01" }, Attribute { key: "k", value: "" }];
+        let mut out = FrameBuf::new();
+        append_submit(&mut out, &submit(b"hello, world", &attributes)).unwrap();
+        let (frame, used) = Frame::parse(&out).unwrap();
+        assert_eq!(used, out.len());
+        let read = arguments(frame.body()).unwrap();
+        assert_eq!(&*read.payload, b"hello, world");
+        assert_eq!(&*read.attributes[0].value, "00-ab-cd-01");
+        let (at, all) = (read.payload.as_ptr() as usize, out.as_ptr() as usize);
+        assert!(at > all && at < all + out.len(), "the payload was copied");
+    }
+
+    #[test]
+    fn the_largest_lists_fit_the_scratch() {
+        let attributes = [Attribute { key: "k", value: "v" }; ATTRIBUTES_MAX];
+        let mut out = FrameBuf::new();
+        append_submit(&mut out, &submit(&[7; ARGUMENTS_BYTES_MAX], &attributes)).unwrap();
+        let (frame, _) = Frame::parse(&out).unwrap();
+        assert_eq!(arguments(frame.body()).unwrap().attributes.len(), ATTRIBUTES_MAX);
+        let many = vec![Verdict::new(CallId(1 << 100 | 7), VerdictCode::Full, 20); 100_000];
+        out.clear();
+        append_verdicts(&mut out, &many).unwrap();
+        let (frame, _) = Frame::parse(&out).unwrap();
+        let read = verdicts(frame.body()).unwrap();
+        assert_eq!(read.len(), 100_000);
+        assert_eq!((read[9].call(), read[9].code()), (CallId(1 << 100 | 7), Ok(VerdictCode::Full)));
+    }
+
+    #[test]
+    fn too_large_arguments_are_refused_and_leave_nothing() {
+        let mut out = FrameBuf::new();
+        let error = append_submit(&mut out, &submit(&vec![0; ARGUMENTS_BYTES_MAX + 1], &[])).unwrap_err();
+        assert_eq!((error, out.len()), (FrameError::Body, 0));
+    }
+
+    #[test]
+    fn an_outcome_keeps_usage_and_lease() {
+        let lease = Header { stamp: 77, attempt: 2, call: CallId(5), ..Header::new(Kind::Lease) };
+        let usage = Usage { run_ns: 5, cpu_ns: 4, exit_code: -1, cold: true, ..Usage::default() };
+        let mut out = FrameBuf::new();
+        append_outcome(&mut out, &lease, Status::Trap, &Reply::new(&usage, b"out", b"err")).unwrap();
+        let (frame, _) = Frame::parse(&out).unwrap();
+        assert_eq!((frame.epoch().0, frame.attempt(), frame.status()), (77, 2, Ok(Status::Trap)));
+        let read = reply(frame.body()).unwrap();
+        assert_eq!((read.usage(), &*read.output, &*read.stderr), (usage, &b"out"[..], &b"err"[..]));
+    }
+}

@@ -1,0 +1,205 @@
+//! What a function is: `function.toml` as its owner writes it, and as every component reads it.
+
+use crate::ids::FunctionId;
+use crate::limits::{ARTEFACT_BYTES_MAX, NAME_BYTES_MAX};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+
+/// How the function's code runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuntimeKind {
+    /// A WebAssembly module.
+    #[default]
+    Wasm,
+}
+
+/// How arguments and result pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Abi {
+    /// The fast ABI if the module exports it, else a WASI command.
+    #[default]
+    Auto,
+    /// WASI preview-1 command: stdin, stdout, exit status.
+    Wasi,
+    /// `millrace_alloc` and `millrace_call`.
+    Fast,
+}
+
+/// Whether calls share an instance, one after the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstanceMode {
+    /// Reuse a warm instance. A WASI command always gets a fresh one: `_start` runs once.
+    #[default]
+    Reuse,
+    /// A fresh instance per call: nothing of one call can be seen by the next.
+    Fresh,
+}
+
+/// What happens to a call that failed.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetrySpec {
+    /// Executions in all, the first included; then the dead letters.
+    pub attempts: u16,
+    /// Wait before the second execution, ms; doubles each time.
+    pub backoff_ms: u64,
+    /// Longest wait between two executions, ms.
+    pub backoff_max_ms: u64,
+}
+
+impl Default for RetrySpec {
+    fn default() -> RetrySpec {
+        RetrySpec { attempts: 3, backoff_ms: 100, backoff_max_ms: 60_000 }
+    }
+}
+
+impl RetrySpec {
+    /// Wait before the execution after `attempt` (from 1) failed, without jitter.
+    pub fn backoff(&self, attempt: u16) -> Duration {
+        let doublings = u32::from(attempt.saturating_sub(1)).min(32);
+        let wait = self.backoff_ms.saturating_mul(1 << doublings);
+        Duration::from_millis(wait.min(self.backoff_max_ms))
+    }
+}
+
+/// A deployed function, as published to every component. JSON on the wire and in the catalog.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FunctionSpec {
+    /// Unique in its namespace: letters, digits, `-`, `_`, `.`.
+    pub name: String,
+    /// Its pool of workers.
+    pub namespace: String,
+    /// Who answers for it and is charged.
+    pub tenant: String,
+    /// How its code runs.
+    pub runtime: RuntimeKind,
+    /// How arguments and result pass.
+    pub abi: Abi,
+    /// Whether calls share an instance.
+    pub instance: InstanceMode,
+    /// SHA-256 of the wasm file, hexadecimal; set when deployed.
+    pub artefact: String,
+    /// Bytes of the wasm file; set when deployed.
+    pub artefact_bytes: u64,
+    /// Larger is more important, 1 to 255; a call may say otherwise.
+    pub criticality: u8,
+    /// A call should be done this long after its start time, ms; a call may say otherwise.
+    pub deadline_ms: u64,
+    /// One execution may last this long, ms, including waiting for its slices.
+    pub timeout_ms: u64,
+    /// Linear memory of one instance, bytes at most.
+    pub memory_bytes: u64,
+    /// Calls of this function executing at once, over all workers.
+    pub concurrency: u32,
+    /// What happens to a call that failed.
+    pub retry: RetrySpec,
+    /// Counts deployments of this name, from 1; set by the catalog.
+    pub version: u32,
+}
+
+impl Default for FunctionSpec {
+    fn default() -> FunctionSpec {
+        FunctionSpec {
+            name: String::new(),
+            namespace: "default".into(),
+            tenant: "default".into(),
+            runtime: RuntimeKind::Wasm,
+            abi: Abi::Auto,
+            instance: InstanceMode::Reuse,
+            artefact: String::new(),
+            artefact_bytes: 0,
+            criticality: 100,
+            deadline_ms: 24 * 3600 * 1000,
+            timeout_ms: 30_000,
+            memory_bytes: 64 << 20,
+            concurrency: 1000,
+            retry: RetrySpec::default(),
+            version: 0,
+        }
+    }
+}
+
+/// What is wrong with a manifest, where, and what to write instead.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SpecError {
+    /// The key, or line and column.
+    pub place: String,
+    /// What is wrong and the remedy.
+    pub message: String,
+}
+
+impl fmt::Display for SpecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)
+    }
+}
+
+impl std::error::Error for SpecError {}
+
+impl FunctionSpec {
+    /// Its id on the wire.
+    pub fn id(&self) -> FunctionId {
+        FunctionId::of(&self.namespace, &self.name)
+    }
+
+    /// Checks every field's range.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        check_name("name", &self.name)?;
+        check_name("namespace", &self.namespace)?;
+        check_name("tenant", &self.tenant)?;
+        check_range("criticality", u64::from(self.criticality), 1, 255)?;
+        check_range("deadline", self.deadline_ms, 1, 7 * 24 * 3600 * 1000)?;
+        check_range("timeout", self.timeout_ms, 1, 24 * 3600 * 1000)?;
+        check_range("memory", self.memory_bytes, 64 << 10, 4 << 30)?;
+        check_range("concurrency", u64::from(self.concurrency), 1, 1_000_000)?;
+        check_range("retry.attempts", u64::from(self.retry.attempts), 1, 1000)?;
+        check_range("artefact_bytes", self.artefact_bytes, 0, ARTEFACT_BYTES_MAX as u64)
+    }
+}
+
+fn check_name(place: &str, name: &str) -> Result<(), SpecError> {
+    let error = |message: String| Err(SpecError { place: place.into(), message });
+    if name.is_empty() {
+        return error("is missing or empty".into());
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return error(format!("has {} bytes, at most {NAME_BYTES_MAX} allowed", name.len()));
+    }
+    let wrong = |c: &char| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_' | '.');
+    match name.chars().find(wrong) {
+        Some(c) => error(format!("`{name}` holds {c:?}; use letters, digits, `-`, `_` and `.`")),
+        None if name.starts_with('.') => error(format!("`{name}` starts with a dot")),
+        None => Ok(()),
+    }
+}
+
+fn check_range(place: &str, value: u64, low: u64, high: u64) -> Result<(), SpecError> {
+    if (low..=high).contains(&value) {
+        return Ok(());
+    }
+    Err(SpecError { place: place.into(), message: format!("is {value}, must be between {low} and {high}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_up_to_its_maximum() {
+        let retry = RetrySpec { attempts: 9, backoff_ms: 100, backoff_max_ms: 1000 };
+        let waits: Vec<u128> = (1..=6).map(|n| retry.backoff(n).as_millis()).collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1000, 1000]);
+        assert_eq!(retry.backoff(u16::MAX).as_millis(), 1000);
+    }
+
+    #[test]
+    fn a_bad_name_is_told() {
+        let spec = FunctionSpec { name: "a b".into(), ..FunctionSpec::default() };
+        assert!(spec.validate().unwrap_err().to_string().contains("name: `a b` holds ' '"));
+    }
+}

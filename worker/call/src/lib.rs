@@ -1,0 +1,21 @@
+//! The words of the platform: what a call is, and how it looks in a buffer.
+//!
+//! Every other crate depends on this one and this one on none of them. Nothing here does I/O or reads a clock.
+//!
+//! The modules stand in the order in which a call meets them.
+
+pub mod ids;
+pub mod time;
+pub mod limits;
+pub mod frame;
+pub mod body;
+pub mod outcome;
+pub mod function;
+pub mod admin;
+
+pub use body::{Arguments, Attribute, Verdict, VerdictCode};
+pub use frame::{Frame, FrameError, Header, Kind};
+pub use function::{FunctionSpec, SpecError};
+pub use ids::{CallId, Epoch, FunctionId};
+pub use outcome::{Status, Usage};
+pub use time::{Instant, WallTime};

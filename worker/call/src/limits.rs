@@ -1,0 +1,117 @@
+//! The one place for limits: what bounds a frame, a queue, a core. Relations between them are proved at compile time.
+//!
+//! A limit that an operator may change is a field of [`Limits`]; a limit of the formats is a constant.
+
+use std::time::Duration;
+
+/// Bytes of the fixed frame header: one cache line, so that routing a frame touches one line only.
+pub const HEADER_BYTES: usize = 64;
+/// Every frame starts at a multiple of this: rkyv's `u128` needs 16, and a 16-aligned receive buffer then keeps
+/// every frame readable in place.
+pub const FRAME_ALIGN: usize = 16;
+/// Bytes of the largest frame body. 4 MiB holds the largest arguments with room for attributes and an envelope.
+pub const BODY_BYTES_MAX: usize = 4 << 20;
+/// Bytes of the largest arguments of a call. Larger ones belong in a store, with a reference in the call.
+pub const ARGUMENTS_BYTES_MAX: usize = 1 << 20;
+/// Bytes of the largest output of a call; more is cut off and the outcome says so.
+pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// Bytes of captured stderr per call; the rest is dropped and the outcome says so.
+pub const STDERR_BYTES_MAX: usize = 16 << 10;
+/// Attributes of a call, and bytes of one key or value. The sum must fit beside the arguments.
+pub const ATTRIBUTES_MAX: usize = 64;
+/// Bytes of one attribute key or value.
+pub const ATTRIBUTE_BYTES_MAX: usize = 1024;
+/// Bytes of the largest deployable wasm file: componentised Python is 18 MB.
+pub const ARTEFACT_BYTES_MAX: usize = 64 << 20;
+/// How far ahead a start time may lie. The paper speaks of hours; a week bounds the pinned log.
+pub const START_AHEAD_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Longest name of a function, namespace or tenant, in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+
+// A frame is described by a 32-bit length.
+const _: () = assert!(BODY_BYTES_MAX <= u32::MAX as usize / 2);
+// Arguments and all attributes, with rkyv's bookkeeping (16 bytes each), and the envelope of a lease fit into a body.
+const _: () = assert!(
+    ARGUMENTS_BYTES_MAX + ATTRIBUTES_MAX * (2 * ATTRIBUTE_BYTES_MAX + 32) + 2 * HEADER_BYTES + 1024 <= BODY_BYTES_MAX
+);
+// Output and stderr travel in one outcome frame.
+const _: () = assert!(OUTPUT_BYTES_MAX + STDERR_BYTES_MAX + 2 * HEADER_BYTES + 1024 <= BODY_BYTES_MAX);
+const _: () = assert!(HEADER_BYTES.is_multiple_of(FRAME_ALIGN));
+
+/// What an operator may set. Every decider takes all its memory in `new(&Limits)` and none later.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Deployed functions. The paper's month has 18,377 distinct ones; ours starts with room for a large namespace.
+    pub functions_max: usize,
+    /// Calls accepted and not yet finished, whether waiting, leased or delayed.
+    pub calls_max: usize,
+    /// Bytes of frames of pending calls held in memory; beyond it a submit is refused as "full".
+    pub pending_bytes_max: usize,
+    /// Outcomes kept for `calls show` and late waiters.
+    pub outcomes_max: usize,
+    /// Dead letters kept; beyond it the oldest is dropped, and counted.
+    pub dead_letters_max: usize,
+    /// Calls in the RunQ: the flow control of the scheduler (the paper does not give its length). Two rounds of
+    /// every slot of two 512-slot cores keep them busy without committing to an order too early.
+    pub runq_max: usize,
+    /// Calls of one function moved from the durable queue into its FuncBuffer ahead of need.
+    pub func_buffer_max: usize,
+    /// Worker cores connected at once.
+    pub cores_max: usize,
+    /// Client connections at once.
+    pub clients_max: usize,
+    /// A lease whose worker has not been heard of for this long is offered again.
+    pub lease: Duration,
+    /// How often a worker core says that it lives. A tenth of the lease: nine may be lost.
+    pub heartbeat: Duration,
+    /// Bytes of a log segment, pre-written.
+    pub segment_bytes: u64,
+    /// Bytes of a log group: what one write carries at most.
+    pub group_bytes: usize,
+    /// Log writes in flight. Four reach the disk's best rate on the reference machine (1.25 GB/s at 64 KiB).
+    pub groups_in_flight: usize,
+    /// Deliveries of one call after which a call that keeps killing its worker goes to the dead letters.
+    pub deliveries_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            functions_max: 20_000,
+            calls_max: 1 << 20,
+            pending_bytes_max: 1 << 30,
+            outcomes_max: 1 << 16,
+            dead_letters_max: 1 << 16,
+            runq_max: 4096,
+            func_buffer_max: 4096,
+            cores_max: 256,
+            clients_max: 1024,
+            lease: Duration::from_secs(5),
+            heartbeat: Duration::from_millis(500),
+            segment_bytes: 64 << 20,
+            group_bytes: 256 << 10,
+            groups_in_flight: 4,
+            deliveries_max: 10,
+        }
+    }
+}
+
+impl Limits {
+    /// Small limits, for tests that want to reach them.
+    pub fn small() -> Limits {
+        Limits {
+            functions_max: 16,
+            calls_max: 1024,
+            pending_bytes_max: 1 << 20,
+            outcomes_max: 1024,
+            dead_letters_max: 256,
+            runq_max: 64,
+            func_buffer_max: 64,
+            cores_max: 8,
+            clients_max: 16,
+            segment_bytes: 256 << 10,
+            group_bytes: 16 << 10,
+            ..Limits::default()
+        }
+    }
+}

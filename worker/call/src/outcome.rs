@@ -1,0 +1,102 @@
+//! How a call ended.
+
+use serde::{Deserialize, Serialize};
+
+/// How one execution of a call ended. The number is on the wire and on disk; never reuse one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u8)]
+pub enum Status {
+    /// The function returned; for a command, with exit status 0.
+    Ok = 0,
+    /// A command returned an exit status other than 0; see `Usage::exit_code`.
+    Exit = 1,
+    /// The guest trapped: unreachable, out-of-bounds access, division by zero, and the like.
+    Trap = 2,
+    /// The call ran longer than its function's time-out.
+    Timeout = 3,
+    /// The guest asked for more memory than its function may have, and failed for it.
+    Memory = 4,
+    /// The guest's stack overflowed.
+    Stack = 5,
+    /// The function's reply was not a reply: a pointer outside its memory, or too long.
+    BadReply = 6,
+    /// The worker has no such function, or it could not be instantiated.
+    Unavailable = 7,
+    /// The worker core died or froze while it held the lease.
+    WorkerLost = 8,
+}
+
+impl Status {
+    /// All, in the order of their numbers.
+    pub const ALL: [Status; 9] = [
+        Status::Ok,
+        Status::Exit,
+        Status::Trap,
+        Status::Timeout,
+        Status::Memory,
+        Status::Stack,
+        Status::BadReply,
+        Status::Unavailable,
+        Status::WorkerLost,
+    ];
+
+    /// From its number on the wire.
+    pub fn from_wire(number: u8) -> Option<Status> {
+        Status::ALL.get(usize::from(number)).copied()
+    }
+
+    /// Whether the call is finished well.
+    pub fn is_ok(self) -> bool {
+        self == Status::Ok
+    }
+
+    /// The word users see: the same as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Exit => "exit",
+            Status::Trap => "trap",
+            Status::Timeout => "timeout",
+            Status::Memory => "memory",
+            Status::Stack => "stack",
+            Status::BadReply => "bad-reply",
+            Status::Unavailable => "unavailable",
+            Status::WorkerLost => "worker-lost",
+        }
+    }
+}
+
+/// What one execution took. Travels in the outcome frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// From the lease's arrival on the core to the first instruction, ns.
+    pub wait_ns: u64,
+    /// From the first instruction to the last, including time in which other calls ran between slices, ns.
+    pub run_ns: u64,
+    /// CPU time of the call's own slices, ns.
+    pub cpu_ns: u64,
+    /// Largest size of the instance's linear memory, bytes.
+    pub memory_bytes: u64,
+    /// Exit status of a command, 0 otherwise.
+    pub exit_code: i32,
+    /// The instance was made for this call (no warm one was there, or the function asks for a fresh one).
+    pub cold: bool,
+    /// Output or stderr was cut at its limit.
+    pub truncated: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_names_are_stable() {
+        for (number, status) in Status::ALL.into_iter().enumerate() {
+            assert_eq!(status as usize, number);
+            assert_eq!(Status::from_wire(number as u8), Some(status));
+            assert_eq!(serde_json::to_value(status).unwrap(), status.name());
+        }
+        assert_eq!(Status::from_wire(9), None);
+    }
+}

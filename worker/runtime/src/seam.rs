@@ -1,0 +1,69 @@
+//! The seam between the core loop and what runs a call.
+
+use call::body::ArchivedArguments;
+use call::{CallId, FunctionId, FunctionSpec, Status, Usage};
+
+/// One of the core's slots, from 0. A slot holds one call from `begin` to `release`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SlotId(pub u32);
+
+/// A call to begin. The arguments are borrowed from the frame: a runtime copies what it needs past `begin`.
+#[derive(Clone, Copy)]
+pub struct Begin<'a> {
+    /// Which call.
+    pub call: CallId,
+    /// Which function.
+    pub function: FunctionId,
+    /// What the function reads, in place in the client's frame.
+    pub arguments: &'a ArchivedArguments<'static>,
+    /// How many times the call has been delivered, from 1.
+    pub attempt: u16,
+}
+
+/// What a slice came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// The slice is used up; the call wants another one.
+    Yielded,
+    /// The call has ended; see [`Runtime::ended`].
+    Ended,
+}
+
+/// How a call ended, readable until the slot is released.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended<'a> {
+    /// How.
+    pub status: Status,
+    /// Memory, exit code, cold, truncated. Times are the core's to fill in.
+    pub usage: Usage,
+    /// What the function returned.
+    pub output: &'a [u8],
+    /// Its stderr, or the text of a trap.
+    pub stderr: &'a [u8],
+}
+
+/// What runs calls on one core. Nothing here blocks, and nothing allocates for a warm reused instance.
+pub trait Runtime {
+    /// A function is there, or changed. Its artefact may not be loaded before its first call.
+    fn publish(&mut self, function: FunctionId, spec: &FunctionSpec);
+    /// A function is gone. Calls that run finish.
+    fn retire(&mut self, function: FunctionId);
+    /// Begins a call in a free slot and runs its first slice. Failure to begin is an outcome like any other
+    /// ([`Status::Unavailable`] and so on), not an error here.
+    fn begin(&mut self, slot: SlotId, begin: &Begin<'_>) -> Progress;
+    /// Runs another slice of a call that yielded.
+    fn resume(&mut self, slot: SlotId) -> Progress;
+    /// Ends a call that yielded, with this status ([`Status::Timeout`]). It is `Ended` afterwards.
+    fn stop(&mut self, slot: SlotId, status: Status);
+    /// How the call in this slot ended.
+    ///
+    /// # Panics
+    /// If it has not.
+    fn ended(&self, slot: SlotId) -> Ended<'_>;
+    /// Frees the slot, keeping a warm instance where the function allows.
+    fn release(&mut self, slot: SlotId);
+    /// Housekeeping while the core is idle: drop instances unused for long, take back memory. Short.
+    fn idle(&mut self) {}
+    /// Which backend is in force for each thing, for people.
+    fn backends(&self) -> Vec<(String, String)>;
+}

@@ -1,0 +1,1 @@
+//! The core loop: ingress, admit, dispatch, execute, egress; one pinned process per core.
