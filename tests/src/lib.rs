@@ -1,1 +1,2 @@
-//! Simulation, conformance, properties, allocation, crash, kernel and end-to-end tests.
+//! Tests of the whole: structure, crash, end to end. Simulation, conformance and allocation are crates beside this
+//! one, so that each builds without the others.
