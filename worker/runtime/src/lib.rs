@@ -5,5 +5,10 @@
 //! simulation.
 
 pub mod seam;
+pub mod scripted;
 
+#[cfg(test)]
+mod testing;
+
+pub use scripted::Scripted;
 pub use seam::{Begin, Ended, Progress, Runtime, SlotId};
