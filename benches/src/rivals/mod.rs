@@ -1,0 +1,73 @@
+//! Other systems, each as a real server at its best known setting, driven by the shape of client that suits it.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+pub mod beanstalkd;
+pub mod redis;
+
+/// What a rival reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// Jobs that went the whole way, per second.
+    pub jobs_per_s: f64,
+    /// CPU of the server and of this process, microseconds per job.
+    pub cpu_us: f64,
+}
+
+/// A server process with a folder of its own; both are gone when this is dropped.
+pub struct Server {
+    child: Child,
+    /// Where its files and sockets are.
+    pub folder: PathBuf,
+}
+
+impl Server {
+    /// Starts `command` with a fresh folder as its working directory.
+    ///
+    /// # Errors
+    /// If the program is not installed: the message names the Debian package to install.
+    pub fn start(name: &str, package: &str, command: impl FnOnce(&PathBuf) -> Command) -> io::Result<Server> {
+        let folder = std::env::temp_dir().join(format!("millrace-rival-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder)?;
+        let child = command(&folder).current_dir(&folder).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let child = child.map_err(|e| io::Error::new(e.kind(), format!("{name}: {e}; apt-get install {package}")))?;
+        Ok(Server { child, folder })
+    }
+
+    /// CPU time the server has used.
+    pub fn cpu(&self) -> Duration {
+        process_cpu(self.child.id())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// CPU time, user and system, of a process and its threads.
+pub fn process_cpu(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    // After the name: field 11 is utime, field 12 stime, in ticks of 1/100 s.
+    Duration::from_millis((ticks(11) + ticks(12)) * 10)
+}
+
+/// Tries until a server answers, for five seconds.
+pub fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let begun = Instant::now();
+    loop {
+        match attempt() {
+            Err(_) if begun.elapsed() < Duration::from_secs(5) => std::thread::sleep(Duration::from_millis(20)),
+            result => return result,
+        }
+    }
+}
