@@ -190,8 +190,35 @@ pub struct NodeStatus {
     pub segments: u64,
     /// Cold starts reported by workers.
     pub cold_starts: u64,
+    /// Connections closed because the client did not read what was sent to it.
+    #[serde(default)]
+    pub slow_clients: u64,
+    /// From when a call could have started to its lease.
+    #[serde(default)]
+    pub queueing: Quantiles,
+    /// Execution on the core.
+    #[serde(default)]
+    pub execution: Quantiles,
+    /// From when a call could have started to its good end.
+    #[serde(default)]
+    pub end_to_end: Quantiles,
     /// Whether it is draining.
     pub draining: bool,
+}
+
+/// A distribution of times since the node's start; all zero if there were none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Quantiles {
+    /// How many times were recorded.
+    pub count: u64,
+    /// Median, ns.
+    pub p50_ns: u64,
+    /// 99 of 100 were at most this, ns.
+    pub p99_ns: u64,
+    /// 999 of 1000 were at most this, ns.
+    pub p999_ns: u64,
+    /// The longest, ns.
+    pub max_ns: u64,
 }
 
 /// A function and where it stands.

@@ -16,7 +16,7 @@
 //! | 48 | 8 | deadline | submit, lease: deadline; retry: not before |
 //! | 56 | 1 | level | submit, lease: criticality; outcome, done, dead: [`Status`] |
 //! | 57 | 1 | | zero |
-//! | 58 | 2 | attempt | lease, outcome, retry: how many times the call has been delivered, from 1 |
+//! | 58 | 2 | attempt | lease, outcome, retry: how many times the call has been delivered, from 1; answer: how many frames with more of the same body follow |
 //! | 60 | 4 | | zero |
 //!
 //! The body of a [`Kind::Lease`] is a whole submit frame, byte for byte as the client wrote it: a *sealed* body,
