@@ -1,0 +1,58 @@
+//! Routes of `/v1/artefacts`.
+
+use crate::admin::error::{ApiError, Reply};
+use crate::admin::http::Shared;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use serde::Serialize;
+use std::future::poll_fn;
+use std::pin::Pin;
+
+/// A stored artefact.
+#[derive(Serialize)]
+pub struct Stored {
+    /// Its SHA-256.
+    artefact: String,
+    /// Its size.
+    bytes: u64,
+}
+
+/// `PUT /v1/artefacts/{sha256}`: streamed to disk, verified, durable when answered. Putting it twice is fine.
+pub async fn put(
+    State(admin): State<Shared>,
+    Path(sha256): Path<String>,
+    body: Body,
+) -> Reply<(StatusCode, Json<Stored>)> {
+    if let Some(bytes) = admin.store.bytes(&sha256) {
+        return Ok((StatusCode::OK, Json(Stored { artefact: sha256, bytes })));
+    }
+    let mut upload = admin.store.begin(&sha256)?;
+    let mut body = body;
+    while let Some(frame) = poll_fn(|cx| axum::body::HttpBody::poll_frame(Pin::new(&mut body), cx)).await {
+        let frame = frame.map_err(|error| {
+            ApiError::unprocessable(format!("the upload broke off: {error}"), "send it again")
+        })?;
+        if let Ok(chunk) = frame.into_data() {
+            upload.write(&chunk)?;
+        }
+    }
+    // An fsync of up to 64 MiB: not on the thread that answers everybody.
+    let bytes = tokio::task::spawn_blocking(|| upload.finish())
+        .await
+        .map_err(|error| ApiError::from_answer("internal".into(), error.to_string()))??;
+    Ok((StatusCode::CREATED, Json(Stored { artefact: sha256, bytes })))
+}
+
+/// `GET /v1/artefacts/{sha256}`: where hosts fetch what they compile.
+pub async fn get(State(admin): State<Shared>, Path(sha256): Path<String>) -> Reply<impl IntoResponse> {
+    let absent = || {
+        let message = format!("there is no artefact {sha256}");
+        ApiError::not_found(message, "upload it with PUT /v1/artefacts/{sha256}")
+    };
+    let path = admin.store.path(&sha256).ok_or_else(absent)?;
+    let bytes = tokio::fs::read(path).await.map_err(|_| absent())?;
+    Ok(([(header::CONTENT_TYPE, "application/wasm")], bytes))
+}

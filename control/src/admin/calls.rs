@@ -1,0 +1,173 @@
+//! Routes that submit a call and ask for one.
+
+use crate::admin::error::{ApiError, Reply};
+use crate::admin::http::{Admin, Shared};
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use call::admin::{Answer, Ask, CallState};
+use call::body::{Submit, append_submit};
+use call::frame::FrameBuf;
+use call::{Arguments, CallId, FunctionId, VerdictCode, WallTime};
+use serde::{Deserialize, Serialize};
+use std::io::Read;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A client may wait this long for an outcome in one request: longer than most proxies would let it.
+const WAIT_MS_MAX: u64 = 10 * 60 * 1000;
+
+/// Query of a submit.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Terms {
+    /// The call's id, so that the same request may be sent twice; made here if absent.
+    call: Option<String>,
+    /// Not before.
+    at: Option<String>,
+    /// To be done by.
+    deadline: Option<String>,
+    /// 1 to 255.
+    criticality: Option<u8>,
+    /// Answer with the outcome if it comes within so many ms.
+    wait: Option<u64>,
+}
+
+/// An accepted call.
+#[derive(Serialize)]
+struct Accepted {
+    /// Its id.
+    call: String,
+    /// `accepted`, or `duplicate` if the queue had it already.
+    verdict: &'static str,
+}
+
+/// `POST /v1/functions/{namespace}/{name}/calls`: on disk when answered.
+pub async fn submit(
+    State(admin): State<Shared>,
+    Path((namespace, name)): Path<(String, String)>,
+    terms: Result<Query<Terms>, QueryRejection>,
+    payload: Result<Bytes, BytesRejection>,
+) -> Reply<Response> {
+    let (terms, payload) = (terms?.0, payload?);
+    let now = wall();
+    let call = match &terms.call {
+        Some(text) => text.parse().map_err(|e| bad("call", format!("{e}")))?,
+        None => CallId::new(now.0 / 1_000_000, entropy()?),
+    };
+    let mut frame = FrameBuf::new();
+    let submit = Submit {
+        call,
+        function: FunctionId::of(&namespace, &name),
+        start_at: time("at", terms.at.as_deref(), now)?,
+        deadline: time("deadline", terms.deadline.as_deref(), now)?,
+        criticality: terms.criticality.unwrap_or(0),
+        // Whoever comes over HTTP may ask for the result later.
+        want_outcome: true,
+        arguments: Arguments { payload: &payload, attributes: &[] },
+    };
+    append_submit(&mut frame, &submit).map_err(|_| ApiError::refused(VerdictCode::Malformed, 0))?;
+    let (verdict, retry_after_ms) = admin.link.submit(call, frame).await?;
+    if !verdict.is_held() {
+        return Err(ApiError::refused(verdict, retry_after_ms));
+    }
+    if let Some(wait) = terms.wait {
+        let state = ask(&admin, call, wait).await?;
+        return Ok((status_of(&state), Json(state)).into_response());
+    }
+    let verdict = if verdict == VerdictCode::Accepted { "accepted" } else { "duplicate" };
+    Ok((StatusCode::ACCEPTED, Json(Accepted { call: call.to_string(), verdict })).into_response())
+}
+
+/// Query of a look at a call.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Patience {
+    /// Answer when it has ended, or after so many ms.
+    wait_ms: Option<u64>,
+}
+
+/// `GET /v1/calls/{id}?wait_ms=`
+pub async fn show(
+    State(admin): State<Shared>,
+    Path(id): Path<String>,
+    patience: Result<Query<Patience>, QueryRejection>,
+) -> Reply<Json<CallState>> {
+    let call: CallId = id.parse().map_err(|e| bad("id", format!("{e}")))?;
+    Ok(Json(ask(&admin, call, patience?.wait_ms.unwrap_or(0)).await?))
+}
+
+async fn ask(admin: &Admin, call: CallId, wait_ms: u64) -> Reply<CallState> {
+    let ask = Ask::Call { call: call.to_string(), wait_ms: wait_ms.min(WAIT_MS_MAX) };
+    match admin.link.ask(ask).await? {
+        Answer::Call(state) => Ok(state),
+        other => Err(ApiError::unexpected(other)),
+    }
+}
+
+/// 200 for a call that has ended, 202 for one that has not.
+fn status_of(state: &CallState) -> StatusCode {
+    let ended = matches!(state.state.as_str(), "done" | "dead");
+    if ended { StatusCode::OK } else { StatusCode::ACCEPTED }
+}
+
+fn bad(place: &str, message: String) -> ApiError {
+    ApiError::unprocessable(format!("{place}: {message}"), "correct the named parameter")
+}
+
+/// Unix nanoseconds, a time as RFC 3339 has it, or a duration from now; zero if not given.
+fn time(place: &str, text: Option<&str>, now: WallTime) -> Reply<WallTime> {
+    let Some(text) = text else { return Ok(WallTime(0)) };
+    if let Ok(nanos) = text.parse() {
+        return Ok(WallTime(nanos));
+    }
+    if let Ok(from_now) = humantime::parse_duration(text) {
+        return Ok(now + from_now);
+    }
+    let at = humantime::parse_rfc3339_weak(text).ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    at.map(|at| WallTime(call::time::nanos(at))).ok_or_else(|| {
+        bad(
+            place,
+            format!("`{text}` is no time: give 2026-11-21T08:30:00Z, 90s from now, or Unix nanoseconds"),
+        )
+    })
+}
+
+fn wall() -> WallTime {
+    WallTime(SystemTime::now().duration_since(UNIX_EPOCH).map(call::time::nanos).unwrap_or(0))
+}
+
+/// 128 random bits of the kernel.
+pub fn entropy() -> std::io::Result<u128> {
+    let mut bytes = [0u8; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+impl From<std::io::Error> for ApiError {
+    fn from(error: std::io::Error) -> ApiError {
+        ApiError::from_answer("internal".into(), error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn times_are_read_in_three_ways() {
+        let now = WallTime(1_000);
+        assert_eq!(time("at", None, now).unwrap(), WallTime(0));
+        assert_eq!(
+            time("at", Some("1700000000000000000"), now).unwrap(),
+            WallTime(1_700_000_000_000_000_000)
+        );
+        assert_eq!(time("at", Some("90s"), now).unwrap(), now + Duration::from_secs(90));
+        assert_eq!(time("at", Some("1970-01-01T00:00:05Z"), now).unwrap(), WallTime(5_000_000_000));
+        let error = serde_json::to_value(time("deadline", Some("soon"), now).unwrap_err()).unwrap();
+        assert!(error["message"].as_str().unwrap().starts_with("deadline: `soon` is no time"), "{error}");
+    }
+}

@@ -1,0 +1,180 @@
+//! The router, and the thread it runs on.
+
+use crate::admin::catalog_file::CatalogFile;
+use crate::admin::error::ApiError;
+use crate::admin::link::Link;
+use crate::admin::{artefacts, calls, functions, operations, signals};
+use crate::artefacts::ArtefactStore;
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::IntoResponse;
+use axum::routing::{MethodRouter, delete, get, post, put};
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+
+/// What the cold side needs to know.
+pub struct AdminOptions {
+    /// Where it listens: bound by the caller, so that a port in use is an error of the start.
+    pub listener: TcpListener,
+    /// The node's Unix socket.
+    pub socket: PathBuf,
+    /// The secret of [`call::admin::Hello::Admin`].
+    pub secret: String,
+    /// The catalog as recovered.
+    pub catalog: CatalogFile,
+    /// The artefact store.
+    pub store: ArtefactStore,
+    /// SIGTERM and SIGINT, blocked in every thread, as a descriptor: each becomes a drain.
+    pub signals: Option<nix::sys::signalfd::SignalFd>,
+}
+
+/// What routes share.
+pub(super) struct Admin {
+    pub link: Link,
+    pub store: ArtefactStore,
+    /// Held over a whole deployment: one after the other.
+    pub catalog: Mutex<CatalogFile>,
+}
+
+pub(super) type Shared = Arc<Admin>;
+
+/// The description of every route below; a test holds the two equal.
+pub const OPENAPI: &str = include_str!("../../openapi.json");
+
+/// JSON bodies: a manifest is a page, not a book.
+const JSON_BYTES_MAX: usize = 256 << 10;
+
+/// One route: a method, its path, and what answers.
+struct Route(Method, &'static str, MethodRouter<Shared>);
+
+fn routes() -> Vec<Route> {
+    // Artefacts and payloads bound themselves; everything else has the small bound of the router.
+    let unbounded = DefaultBodyLimit::disable;
+    let payload = || DefaultBodyLimit::max(call::limits::ARGUMENTS_BYTES_MAX);
+    vec![
+        Route(Method::PUT, "/v1/artefacts/{sha256}", put(artefacts::put).layer(unbounded())),
+        Route(Method::GET, "/v1/artefacts/{sha256}", get(artefacts::get)),
+        Route(Method::GET, "/v1/functions", get(functions::list)),
+        Route(Method::PUT, "/v1/functions/{namespace}/{name}", put(functions::deploy)),
+        Route(Method::GET, "/v1/functions/{namespace}/{name}", get(functions::show)),
+        Route(Method::DELETE, "/v1/functions/{namespace}/{name}", delete(functions::remove)),
+        Route(Method::POST, "/v1/functions/{namespace}/{name}/calls", post(calls::submit).layer(payload())),
+        Route(Method::GET, "/v1/calls/{id}", get(calls::show)),
+        Route(Method::GET, "/v1/queues", get(operations::queues)),
+        Route(Method::GET, "/v1/queues/{namespace}/{name}/peek", get(operations::peek)),
+        Route(Method::GET, "/v1/dead-letters", get(operations::dead_letters)),
+        Route(Method::POST, "/v1/dead-letters/redrive", post(operations::redrive)),
+        Route(Method::GET, "/v1/workers", get(operations::workers)),
+        Route(Method::GET, "/v1/status", get(operations::status)),
+        Route(Method::POST, "/v1/drain", post(operations::drain)),
+        Route(Method::GET, "/openapi.json", get(openapi)),
+    ]
+}
+
+fn router(admin: Shared) -> Router {
+    let mut router = Router::new();
+    for Route(_, path, answer) in routes() {
+        router = router.route(path, answer);
+    }
+    router
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
+        .with_state(admin)
+}
+
+/// Serves until the process ends. Blocks: the caller gives it a thread.
+///
+/// # Errors
+/// If the runtime cannot be made; what goes wrong in a request is that request's answer.
+pub fn serve(options: AdminOptions) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let link = Link::start(options.socket, options.secret);
+        if let Some(signals) = options.signals {
+            tokio::spawn(signals::drain_on_signal(signals, link.clone()));
+        }
+        let admin = Admin { link, store: options.store, catalog: Mutex::new(options.catalog) };
+        options.listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(options.listener)?;
+        axum::serve(listener, router(Arc::new(admin))).await
+    })
+}
+
+async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
+}
+
+async fn no_route(uri: Uri) -> ApiError {
+    ApiError::not_found(format!("there is nothing at {}", uri.path()), "see GET /openapi.json for all routes")
+}
+
+async fn no_method(method: Method, uri: Uri) -> ApiError {
+    let message = format!("{} does not take {method}", uri.path());
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "bad-request",
+        message,
+        "see GET /openapi.json for all routes",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_openapi_file_has_every_route_and_no_other() {
+        let file: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        assert!(file["openapi"].as_str().unwrap().starts_with("3.1"));
+        let mut described = BTreeSet::new();
+        for (path, item) in file["paths"].as_object().unwrap() {
+            for method in item.as_object().unwrap().keys().filter(|k| *k != "parameters") {
+                described.insert((method.to_uppercase(), path.clone()));
+            }
+        }
+        let served: BTreeSet<_> = routes().iter().map(|r| (r.0.to_string(), r.1.to_string())).collect();
+        assert_eq!(described, served);
+    }
+
+    #[test]
+    fn every_reference_in_the_openapi_file_leads_somewhere() {
+        fn references<'a>(value: &'a serde_json::Value, found: &mut Vec<&'a str>) {
+            match value {
+                serde_json::Value::Object(map) => {
+                    found.extend(map.get("$ref").and_then(|r| r.as_str()));
+                    map.values().for_each(|v| references(v, found));
+                }
+                serde_json::Value::Array(list) => list.iter().for_each(|v| references(v, found)),
+                _ => {}
+            }
+        }
+        let file: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let mut found = Vec::new();
+        references(&file, &mut found);
+        assert!(!found.is_empty());
+        for reference in found {
+            let pointer = reference.strip_prefix('#').expect("local references only");
+            assert!(file.pointer(pointer).is_some(), "{reference} is not in the file");
+        }
+    }
+
+    #[test]
+    fn schemas_name_every_field_of_the_words() {
+        let file: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let same = |schema: &str, value: serde_json::Value| {
+            let keys =
+                |v: &serde_json::Value| v.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+            assert_eq!(keys(&file["components"]["schemas"][schema]["properties"]), keys(&value), "{schema}");
+        };
+        same("FunctionSpec", serde_json::to_value(call::FunctionSpec::default()).unwrap());
+        same("NodeStatus", serde_json::to_value(call::admin::NodeStatus::default()).unwrap());
+        same("RetrySpec", serde_json::to_value(call::function::RetrySpec::default()).unwrap());
+        same("Usage", serde_json::to_value(call::Usage::default()).unwrap());
+    }
+}

@@ -1,0 +1,181 @@
+//! The wire between the cold side and the ring thread: one Unix connection, asks and answers told apart by stamp,
+//! submits by call id. Connects again by itself.
+
+use call::admin::{Answer, Ask, Hello};
+use call::body::{ArchivedVerdict, verdicts};
+use call::frame::{Frame, FrameBuf, Header, Kind, append, frame_bytes};
+use call::{CallId, VerdictCode};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+
+/// The node cannot be spoken to.
+#[derive(Debug)]
+pub struct LinkDown;
+
+/// What became of a submit, and when to come back if it was refused as full (ms).
+pub type Judged = (VerdictCode, u32);
+
+enum Wish {
+    Ask(Box<Ask>, oneshot::Sender<Answer>),
+    /// An encoded submit frame.
+    Submit(CallId, FrameBuf, oneshot::Sender<Judged>),
+}
+
+/// Cheap to clone; all clones share the connection.
+#[derive(Clone)]
+pub struct Link {
+    wishes: mpsc::Sender<Wish>,
+}
+
+/// Wishes that wait while the connection is being made; HTTP clients beyond them wait at their own door.
+const WISHES_MAX: usize = 256;
+/// How much of an answer is read at once.
+const READ_BYTES: usize = 64 << 10;
+/// Between two tries to connect.
+const RETRY: Duration = Duration::from_millis(50);
+
+impl Link {
+    /// Starts the task that keeps the connection. Must be called inside a runtime.
+    pub fn start(socket: PathBuf, secret: String) -> Link {
+        let (wishes, receiver) = mpsc::channel(WISHES_MAX);
+        tokio::spawn(keep(socket, secret, receiver));
+        Link { wishes }
+    }
+
+    /// Asks and waits for the answer.
+    pub async fn ask(&self, ask: Ask) -> Result<Answer, LinkDown> {
+        let (answer, answered) = oneshot::channel();
+        self.wishes.send(Wish::Ask(Box::new(ask), answer)).await.map_err(|_| LinkDown)?;
+        answered.await.map_err(|_| LinkDown)
+    }
+
+    /// Submits an encoded frame and waits for its verdict.
+    pub async fn submit(&self, call: CallId, frame: FrameBuf) -> Result<Judged, LinkDown> {
+        let (verdict, judged) = oneshot::channel();
+        self.wishes.send(Wish::Submit(call, frame, verdict)).await.map_err(|_| LinkDown)?;
+        judged.await.map_err(|_| LinkDown)
+    }
+}
+
+async fn keep(socket: PathBuf, secret: String, mut wishes: mpsc::Receiver<Wish>) {
+    while !wishes.is_closed() {
+        if let Ok(mut talk) = Talk::open(&socket, &secret).await {
+            // Whatever ends the connection, those who wait hear `LinkDown` as the talk is dropped.
+            let _ = talk.run(&mut wishes).await;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// One connection's life.
+struct Talk {
+    stream: UnixStream,
+    received: FrameBuf,
+    stamp: u64,
+    asked: BTreeMap<u64, (oneshot::Sender<Answer>, Vec<u8>)>,
+    submitted: BTreeMap<CallId, Vec<oneshot::Sender<Judged>>>,
+}
+
+impl Talk {
+    async fn open(socket: &Path, secret: &str) -> io::Result<Talk> {
+        let mut stream = UnixStream::connect(socket).await?;
+        let hello = Hello::Admin { secret: secret.to_owned() };
+        stream.write_all(&json_frame(&Header::new(Kind::Hello), &hello)).await?;
+        let (asked, submitted) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Talk { stream, received: FrameBuf::new(), stamp: 0, asked, submitted })
+    }
+
+    async fn run(&mut self, wishes: &mut mpsc::Receiver<Wish>) -> io::Result<()> {
+        let mut chunk = vec![0u8; READ_BYTES];
+        loop {
+            tokio::select! {
+                wish = wishes.recv() => match wish {
+                    Some(wish) => self.send(wish).await?,
+                    None => return Ok(()),
+                },
+                read = self.stream.read(&mut chunk) => match read? {
+                    0 => return Ok(()),
+                    bytes => self.receive(&chunk[..bytes])?,
+                },
+            }
+        }
+    }
+
+    async fn send(&mut self, wish: Wish) -> io::Result<()> {
+        match wish {
+            Wish::Ask(ask, answer) => {
+                self.stamp += 1;
+                self.asked.insert(self.stamp, (answer, Vec::new()));
+                let header = Header { stamp: self.stamp, ..Header::new(Kind::Ask) };
+                self.stream.write_all(&json_frame(&header, &*ask)).await
+            }
+            Wish::Submit(call, frame, verdict) => {
+                self.submitted.entry(call).or_default().push(verdict);
+                self.stream.write_all(&frame).await
+            }
+        }
+    }
+
+    fn receive(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.received.extend_from_slice(bytes);
+        let received = std::mem::take(&mut self.received);
+        let mut rest = &received[..];
+        let mut taken = 0;
+        while let Some(whole) = frame_bytes(rest).map_err(io::Error::other)? {
+            if rest.len() < whole {
+                break;
+            }
+            let (frame, used) = Frame::parse(rest).map_err(io::Error::other)?;
+            self.hear(&frame)?;
+            rest = &rest[used..];
+            taken += used;
+        }
+        self.received.extend_from_slice(&received[taken..]);
+        Ok(())
+    }
+
+    fn hear(&mut self, frame: &Frame<'_>) -> io::Result<()> {
+        match frame.kind() {
+            Kind::Answer => self.hear_answer(frame)?,
+            Kind::Verdicts => {
+                for verdict in verdicts(frame.body()).map_err(io::Error::other)? {
+                    self.hear_verdict(verdict)?;
+                }
+            }
+            // The node's hello; outcomes of calls whose HTTP client waits through an ask.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A long answer comes in parts; `attempt` says how many follow.
+    fn hear_answer(&mut self, frame: &Frame<'_>) -> io::Result<()> {
+        let Some((_, parts)) = self.asked.get_mut(&frame.stamp()) else { return Ok(()) };
+        parts.extend_from_slice(frame.body());
+        if frame.attempt() == 0 {
+            let (answer, whole) = self.asked.remove(&frame.stamp()).expect("found above");
+            // An HTTP client that went away does not hear it; that is all.
+            let _ = answer.send(serde_json::from_slice(&whole)?);
+        }
+        Ok(())
+    }
+
+    fn hear_verdict(&mut self, verdict: &ArchivedVerdict) -> io::Result<()> {
+        let code = verdict.code().map_err(io::Error::other)?;
+        for waiting in self.submitted.remove(&verdict.call()).unwrap_or_default() {
+            let _ = waiting.send((code, verdict.retry_after_ms.to_native()));
+        }
+        Ok(())
+    }
+}
+
+fn json_frame(header: &Header, body: &impl serde::Serialize) -> FrameBuf {
+    let mut out = FrameBuf::new();
+    append(&mut out, header, &serde_json::to_vec(body).expect("plain data"));
+    out
+}

@@ -1,0 +1,18 @@
+//! The cold side: the operator's HTTP+JSON API, on a thread of its own.
+//!
+//! It owns the catalog file and the artefact store, may block on files, and talks to the ring thread as a client
+//! does: over the node's own Unix socket, with [`call::Kind::Ask`] and [`call::Kind::Answer`] frames. A route maps
+//! to one [`call::admin::Ask`] and returns its answer unchanged as JSON.
+
+pub mod http;
+mod error;
+mod link;
+mod functions;
+mod artefacts;
+mod calls;
+mod operations;
+mod catalog_file;
+mod signals;
+
+pub use catalog_file::CatalogFile;
+pub use http::{AdminOptions, serve};
