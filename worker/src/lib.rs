@@ -1,1 +1,22 @@
-//! The core loop: ingress, admit, dispatch, execute, egress; one pinned process per core.
+//! The worker: one pinned process per core, and a small supervisor around them.
+//!
+//! The modules stand in the order in which a call passes them; [`config`] and [`plan`] come before the first call,
+//! [`process`], [`supervisor`] and [`host`] are what surrounds the loop.
+
+pub mod config;
+pub mod plan;
+pub mod core;
+mod ingress;
+mod admit;
+mod dispatch;
+mod execute;
+mod egress;
+mod functions;
+mod slots;
+mod parking;
+pub mod stats;
+
+pub use config::Config;
+pub use core::Core;
+pub use plan::{CorePlan, Plan, PlanError};
+pub use stats::Stats;

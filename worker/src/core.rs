@@ -1,0 +1,221 @@
+//! One core: a state machine over a driver and a runtime. The production process, the tests and the simulator run
+//! the same one; what differs is the driver, the runtime, and who calls [`Core::turn`].
+//!
+//! The stages stand in their own files, in the order in which a call passes: [`crate::ingress`] reads what the node
+//! sent, [`crate::admit`] keeps the credits, [`crate::dispatch`] decides what runs next, [`crate::execute`] runs a
+//! slice, [`crate::egress`] sends the outcome.
+//!
+//! A core neither blocks (only `reap`, which the caller makes between two turns, does) nor prints. After `new` it
+//! allocates for a publish, for a connection and for a frame larger than any before; for a call it does not.
+
+use crate::admit::Credits;
+use crate::dispatch::{Queues, Round};
+use crate::functions::Functions;
+use crate::ingress::Link;
+use crate::parking::Parking;
+use crate::plan::CorePlan;
+use crate::slots::{Slots, State};
+use crate::stats::Stats;
+use call::frame::FrameBuf;
+use call::limits::Limits;
+use call::{Instant, Status};
+use driver::{Arrivals, Driver};
+use runtime::{Runtime, SlotId};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// How long the connection may take to close after the last frame; then the core leaves without waiting for it.
+const LEAVE: Duration = Duration::from_secs(1);
+
+/// Whether the core takes calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// Takes calls.
+    Serving,
+    /// Takes none, finishes what it holds, until `by`.
+    Draining { by: Instant },
+    /// Has said that it is finished; waits for the connection to close, until `by`.
+    Leaving { by: Instant },
+    /// May exit.
+    Left,
+}
+
+/// One core. See the module.
+pub struct Core<D, R> {
+    pub(crate) plan: CorePlan,
+    pub(crate) limits: Limits,
+    pub(crate) driver: D,
+    pub(crate) runtime: R,
+    pub(crate) link: Link,
+    pub(crate) functions: Functions,
+    pub(crate) credits: Credits,
+    pub(crate) slots: Slots,
+    pub(crate) parking: Parking,
+    pub(crate) queues: Queues,
+    /// Where frames are encoded before they are given to the driver.
+    pub(crate) out: FrameBuf,
+    /// Slots whose outcome found no room in the connection.
+    pub(crate) unsent: VecDeque<SlotId>,
+    pub(crate) phase: Phase,
+    pub(crate) stats: Stats,
+    pub(crate) notes: Vec<String>,
+}
+
+impl<D: Driver, R: Runtime> Core<D, R> {
+    /// A core that will connect at its first turn. `runtime` has `plan.slots` slots.
+    pub fn new(plan: CorePlan, limits: Limits, driver: D, runtime: R) -> Core<D, R> {
+        let slots = plan.slots;
+        Core {
+            link: Link::new(driver.now()),
+            functions: Functions::new(),
+            credits: Credits::new(),
+            slots: Slots::new(slots),
+            parking: Parking::new(slots),
+            queues: Queues::new(slots),
+            out: FrameBuf::with_capacity(64 << 10),
+            unsent: VecDeque::with_capacity(slots as usize),
+            phase: Phase::Serving,
+            stats: Stats::new(),
+            notes: Vec::new(),
+            plan,
+            limits,
+            driver,
+            runtime,
+        }
+    }
+
+    /// One round: serves what `arrivals` brought, runs slices, queues what is to be sent. Gives the instant until
+    /// which the caller may sleep in `reap`; one that has passed means that there is work left.
+    ///
+    /// In each round all short calls that fit the round's time come first and then one slice of one long call, so
+    /// that short calls pass long ones, and the ring is served at least once per slice and round time.
+    pub fn turn(&mut self, arrivals: &Arrivals) -> Instant {
+        let mut round = Round::begin(self.driver.precise(), self.plan.round);
+        self.begin_waiting(&mut round);
+        self.ingress(arrivals, &mut round);
+        self.expire(round.clock);
+        self.slice_long(&mut round);
+        self.admit(round.clock);
+        self.leave(round.clock);
+        self.sleep_until()
+    }
+
+    /// Takes no new calls, finishes those it holds, tells the node and ends; see [`Core::finished`].
+    pub fn drain(&mut self) {
+        if self.phase == Phase::Serving {
+            self.phase = Phase::Draining { by: self.driver.now() + self.plan.drain };
+        }
+    }
+
+    /// Whether the core has drained and may be dropped.
+    pub fn finished(&self) -> bool {
+        self.phase == Phase::Left
+    }
+
+    /// The driver, for `reap`.
+    pub fn driver(&mut self) -> &mut D {
+        &mut self.driver
+    }
+
+    /// The runtime, for tests that look into it.
+    pub fn runtime(&self) -> &R {
+        &self.runtime
+    }
+
+    /// What it has counted.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Whether it is connected and greeted.
+    pub fn connected(&self) -> bool {
+        matches!(self.link, Link::Up { .. })
+    }
+
+    /// Calls it holds.
+    pub fn held(&self) -> u32 {
+        self.slots.held()
+    }
+
+    /// What happened that a person may want to know, oldest first; the caller prints it.
+    pub fn notes(&mut self) -> std::vec::Drain<'_, String> {
+        self.notes.drain(..)
+    }
+
+    /// Its invariants: every held slot is in exactly one place, and no call was taken without a credit.
+    pub fn check(&self) {
+        let count = |is: fn(State) -> bool| self.slots.count_of(is);
+        let waiting = count(|state| matches!(state, State::Parked | State::Running));
+        assert_eq!(waiting, self.queues.len(), "each parked or running call is in one queue");
+        let ended = count(|state| matches!(state, State::Ended | State::Refused(_)));
+        assert_eq!(ended, self.unsent.len(), "each ended call waits for room");
+        assert_eq!(self.slots.held() as usize, waiting + ended, "each held slot is somewhere");
+        if self.connected() && self.phase == Phase::Serving {
+            self.credits.check(self.slots.count(), self.slots.held());
+        }
+    }
+
+    /// Drops every call it holds; the node leases them again, to this core or another.
+    pub(crate) fn drop_held(&mut self) {
+        self.queues.clear();
+        self.unsent.clear();
+        for slot in (0..self.slots.count()).map(SlotId) {
+            match self.slots.get(slot).state {
+                State::Free => continue,
+                State::Parked => self.parking.leave(slot),
+                State::Running => {
+                    self.runtime.stop(slot, Status::WorkerLost);
+                    self.runtime.release(slot);
+                }
+                State::Ended => self.runtime.release(slot),
+                State::Refused(_) => {}
+            }
+            self.stats.lost += 1;
+            self.slots.give(slot);
+        }
+    }
+
+    /// The steps of a drain.
+    fn leave(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Serving | Phase::Left => {}
+            Phase::Leaving { by } if now < by => {}
+            Phase::Leaving { .. } => self.phase = Phase::Left,
+            Phase::Draining { by } => {
+                if now >= by && self.slots.held() > 0 {
+                    self.note(format!("event=drain-cut-short calls={}", self.slots.held()));
+                    self.drop_held();
+                }
+                if self.slots.held() == 0 && self.say_drained() {
+                    self.phase = Phase::Leaving { by: now + LEAVE };
+                }
+                if self.link.connection().is_none() {
+                    self.phase = Phase::Left;
+                }
+            }
+        }
+    }
+
+    /// Until when there is nothing to do unless something arrives.
+    fn sleep_until(&self) -> Instant {
+        if !self.queues.is_empty() || self.phase == Phase::Left {
+            return Instant(0);
+        }
+        let alarm = match self.link {
+            Link::Down { retry_at, .. } => retry_at,
+            Link::Greeting { give_up_at, .. } => give_up_at,
+            Link::Up { .. } => self.credits.heartbeat_at(),
+        };
+        match self.phase {
+            Phase::Draining { by } | Phase::Leaving { by } => alarm.min(by),
+            Phase::Serving | Phase::Left => alarm,
+        }
+    }
+
+    /// Keeps a line for [`Core::notes`]; the newest are lost if nobody reads them.
+    pub(crate) fn note(&mut self, line: String) {
+        if self.notes.len() < 64 {
+            self.notes.push(line);
+        }
+    }
+}

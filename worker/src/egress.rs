@@ -1,0 +1,102 @@
+//! Last stage: the outcome goes to the node. It is encoded once, into a buffer that is used again and again; if the
+//! connection has no room, the call keeps its slot, and its result stays where the runtime has it, until there is.
+
+use crate::core::{Core, Phase};
+use crate::ingress::Link;
+use crate::slots::State;
+use call::body::{self, Reply};
+use call::frame::{FrameError, Header, Kind};
+use call::{Status, Usage};
+use driver::{Driver, SendError};
+use runtime::{Runtime, SlotId};
+
+impl<D: Driver, R: Runtime> Core<D, R> {
+    /// A call has ended: sends its outcome, or keeps it until there is room.
+    pub(crate) fn ended(&mut self, slot: SlotId) {
+        let held = self.slots.get_mut(slot);
+        held.state = State::Ended;
+        let ended = self.runtime.ended(slot);
+        self.stats.record(ended.status, &held.times(ended.usage));
+        self.send_or_keep(slot);
+    }
+
+    /// A lease that is malformed ends as a call that could not be begun.
+    pub(crate) fn refuse(&mut self, slot: SlotId, error: FrameError) {
+        self.slots.get_mut(slot).state = State::Refused(error);
+        self.stats.record(Status::Unavailable, &Usage::default());
+        self.send_or_keep(slot);
+    }
+
+    /// Sends what waited, while there is room.
+    pub(crate) fn send_unsent(&mut self) {
+        while let Some(slot) = self.unsent.front().copied() {
+            if !self.send_outcome(slot) {
+                return;
+            }
+            self.unsent.pop_front();
+        }
+    }
+
+    /// Tells the node that the core has finished what it held, and closes. False while there is no room for that.
+    pub(crate) fn say_drained(&mut self) -> bool {
+        let Link::Up { connection } = self.link else {
+            return self.link.connection().map(|connection| self.driver.close(connection)).is_some();
+        };
+        match self.driver.send(connection, &Header::new(Kind::Drain).encode(&[])) {
+            Err(SendError::Full) => false,
+            Ok(()) | Err(SendError::Closed) => {
+                self.driver.close(connection);
+                true
+            }
+        }
+    }
+
+    fn send_or_keep(&mut self, slot: SlotId) {
+        if !self.unsent.is_empty() || !self.send_outcome(slot) {
+            self.stats.kept += 1;
+            self.unsent.push_back(slot);
+        }
+    }
+
+    /// Sends an outcome and frees the slot; false if the connection has no room.
+    fn send_outcome(&mut self, slot: SlotId) -> bool {
+        let Some(connection) = self.link.connection() else {
+            unreachable!("a lost connection takes its calls along")
+        };
+        self.encode(slot);
+        match self.driver.send(connection, &self.out) {
+            Err(SendError::Full) => return false,
+            Ok(()) => {}
+            // Its `Closed` is on the way; the node leases the call again.
+            Err(SendError::Closed) => self.stats.lost += 1,
+        }
+        if self.slots.get(slot).state == State::Ended {
+            self.runtime.release(slot);
+        }
+        self.slots.give(slot);
+        if self.phase == Phase::Serving {
+            self.credits.grant();
+        }
+        true
+    }
+
+    /// Encodes the outcome of the call in this slot into `out`.
+    fn encode(&mut self, slot: SlotId) {
+        let held = self.slots.get(slot);
+        self.out.clear();
+        let encoded = match held.state {
+            State::Ended => {
+                let ended = self.runtime.ended(slot);
+                let reply = Reply::new(&held.times(ended.usage), ended.output, ended.stderr);
+                body::append_outcome(&mut self.out, &held.lease, ended.status, &reply)
+            }
+            State::Refused(error) => {
+                let text = format!("the lease's body is malformed: {error}");
+                let reply = Reply::new(&Usage::default(), &[], text.as_bytes());
+                body::append_outcome(&mut self.out, &held.lease, Status::Unavailable, &reply)
+            }
+            state => unreachable!("the outcome of a call that is {state:?}"),
+        };
+        encoded.expect("a runtime keeps output and stderr within their limits");
+    }
+}

@@ -1,0 +1,125 @@
+//! The core's slots: which lease is in which, and how far it has come. All memory is taken in `new`.
+
+use call::frame::{FrameError, Header, Kind};
+use call::{Frame, Instant, Usage};
+use runtime::SlotId;
+use std::time::Duration;
+
+/// How far the call in a slot has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum State {
+    /// There is none.
+    Free,
+    /// Arrived, and copied into parking memory until its turn comes.
+    Parked,
+    /// Begun, and wants another slice.
+    Running,
+    /// Ended, and its outcome is not sent yet.
+    Ended,
+    /// Never begun, since its lease was malformed, and its outcome is not sent yet.
+    Refused(FrameError),
+}
+
+/// One slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot {
+    /// How far the call has come.
+    pub state: State,
+    /// The lease's envelope: what the outcome repeats.
+    pub lease: Header,
+    /// When the lease arrived.
+    pub arrived: Instant,
+    /// When its first slice began.
+    pub begun: Instant,
+    /// When its last slice so far ended.
+    pub ran_until: Instant,
+    /// How long it may last from its begin.
+    pub timeout: Duration,
+    /// When it must have ended.
+    pub timeout_at: Instant,
+    /// Whether it is expected to end within its first slice.
+    pub short: bool,
+    /// CPU time of its slices so far.
+    pub cpu_ns: u64,
+}
+
+impl Slot {
+    /// What the call took: the runtime's account with the core's times.
+    pub fn times(&self, usage: Usage) -> Usage {
+        let nanos = |from: Instant, to: Instant| to.0.saturating_sub(from.0);
+        Usage {
+            wait_ns: nanos(self.arrived, self.begun),
+            run_ns: nanos(self.begun, self.ran_until),
+            cpu_ns: self.cpu_ns,
+            ..usage
+        }
+    }
+}
+
+/// All slots of a core.
+pub(crate) struct Slots {
+    slots: Box<[Slot]>,
+    /// Free slots; the last one freed is taken first, since its memory is warm.
+    free: Vec<SlotId>,
+}
+
+impl Slots {
+    pub fn new(count: u32) -> Slots {
+        let empty = Slot {
+            state: State::Free,
+            lease: Header::new(Kind::Lease),
+            arrived: Instant(0),
+            begun: Instant(0),
+            ran_until: Instant(0),
+            timeout: Duration::ZERO,
+            timeout_at: Instant::NEVER,
+            short: true,
+            cpu_ns: 0,
+        };
+        let slots = vec![empty; count as usize].into_boxed_slice();
+        Slots { slots, free: (0..count).rev().map(SlotId).collect() }
+    }
+
+    /// Takes a free slot for a lease that has just arrived; `None` if all are taken. Its state is the caller's to set.
+    pub fn take(&mut self, lease: &Frame<'_>, now: Instant) -> Option<SlotId> {
+        let id = self.free.pop()?;
+        let slot = &mut self.slots[id.0 as usize];
+        assert_eq!(slot.state, State::Free, "a slot on the free list is free");
+        slot.lease = lease.header();
+        slot.arrived = now;
+        slot.timeout_at = Instant::NEVER;
+        slot.cpu_ns = 0;
+        Some(id)
+    }
+
+    /// Gives a slot back.
+    pub fn give(&mut self, id: SlotId) {
+        let slot = &mut self.slots[id.0 as usize];
+        assert_ne!(slot.state, State::Free, "a slot is freed once");
+        slot.state = State::Free;
+        self.free.push(id);
+    }
+
+    pub fn get(&self, id: SlotId) -> &Slot {
+        &self.slots[id.0 as usize]
+    }
+
+    pub fn get_mut(&mut self, id: SlotId) -> &mut Slot {
+        &mut self.slots[id.0 as usize]
+    }
+
+    /// Slots in all.
+    pub fn count(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// Slots that hold a call.
+    pub fn held(&self) -> u32 {
+        (self.slots.len() - self.free.len()) as u32
+    }
+
+    /// How many slots are in a state that `is`.
+    pub fn count_of(&self, is: impl Fn(State) -> bool) -> usize {
+        self.slots.iter().filter(|slot| is(slot.state)).count()
+    }
+}
