@@ -9,9 +9,9 @@
 //! before it on its connection; nothing else after the start.
 
 pub mod arrivals;
+mod framing;
 pub mod seam;
+pub mod sim;
 
 pub use arrivals::{Arrivals, Event};
-pub use seam::{
-    BlockId, Closed, ConnectionId, Driver, Endpoint, FileId, ListenerId, SendError, Token,
-};
+pub use seam::{BlockId, Closed, ConnectionId, Driver, Endpoint, FileId, ListenerId, SendError, Token};
