@@ -158,6 +158,7 @@ pub enum Effect {
 #[derive(Debug)]
 pub struct Effects {
     list: Vec<Effect>,
+    room: usize,
 }
 
 impl Effects {
@@ -167,12 +168,12 @@ impl Effects {
     /// If `capacity` is zero.
     pub fn new(capacity: usize) -> Effects {
         assert!(capacity > 0, "a scheduler without effects decides nothing");
-        Effects { list: Vec::with_capacity(capacity) }
+        Effects { list: Vec::with_capacity(capacity), room: capacity }
     }
 
     /// Whether a turn stopped for want of room.
     pub fn is_full(&self) -> bool {
-        self.list.len() == self.list.capacity()
+        self.list.len() == self.room
     }
 
     /// Takes all effects out, in their order.

@@ -1,0 +1,282 @@
+//! The calls the scheduler holds, and the FuncBuffer of each function: criticality, then deadline, then arrival.
+//!
+//! A FuncBuffer is a leftist heap whose nodes are the calls themselves, in one array for all functions. Putting in
+//! and taking out cost O(log n) in the worst case, not only on average, and a function with one call costs what
+//! one call costs: 20,000 arrays of the largest length would not fit.
+
+use crate::words::{CallRef, CoreRef, FunctionRef};
+use call::WallTime;
+
+const NONE: u32 = u32::MAX;
+
+/// Where a call stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Place {
+    /// The scheduler does not hold it.
+    Absent,
+    /// In its function's FuncBuffer.
+    Buffered,
+    /// In the RunQ.
+    Queued,
+    /// Dispatched to its core.
+    Running,
+}
+
+/// 32 bytes per call: two to a cache line.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// Smaller goes first; see [`order`].
+    order: u128,
+    left: u32,
+    right: u32,
+    function: FunctionRef,
+    core: CoreRef,
+    place: Place,
+    /// Nodes on the way down the right side. Below 32, since a heap of rank r has 2^r - 1 nodes or more.
+    rank: u8,
+}
+
+const _: () = assert!(size_of::<Entry>() == 32);
+
+/// The order of one function's calls in one number: more critical first, then the earlier deadline, then the
+/// earlier arrival. 56 bits of arrivals last 700 years at three million a second.
+fn order(criticality: u8, deadline: WallTime, arrival: u64) -> u128 {
+    assert!(arrival < 1 << 56, "arrivals are numbered by 56 bits");
+    (u128::from(u8::MAX - criticality) << 120) | (u128::from(deadline.0) << 56) | u128::from(arrival)
+}
+
+/// All calls of the scheduler by number, and the heaps over them.
+#[derive(Debug)]
+pub struct Calls {
+    entries: Vec<Entry>,
+    arrivals: u64,
+}
+
+/// The heap of one function: its best call and how many it has.
+#[derive(Clone, Copy, Debug)]
+pub struct FuncBuffer {
+    root: u32,
+    len: u32,
+}
+
+impl FuncBuffer {
+    /// No calls.
+    pub const EMPTY: FuncBuffer = FuncBuffer { root: NONE, len: 0 };
+
+    /// How many calls.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether there are no calls.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Calls {
+    /// Room for calls numbered below `calls_max`.
+    pub fn new(calls_max: usize) -> Calls {
+        assert!(calls_max < NONE as usize, "calls are numbered by 32 bits");
+        let absent = Entry {
+            order: 0,
+            left: NONE,
+            right: NONE,
+            function: FunctionRef(NONE),
+            core: CoreRef(u16::MAX),
+            place: Place::Absent,
+            rank: 0,
+        };
+        Calls { entries: vec![absent; calls_max], arrivals: 0 }
+    }
+
+    /// Takes a call in, into its function's buffer.
+    ///
+    /// # Panics
+    /// If the scheduler holds the call already.
+    pub fn admit(
+        &mut self,
+        buffer: &mut FuncBuffer,
+        call: CallRef,
+        function: FunctionRef,
+        criticality: u8,
+        deadline: WallTime,
+    ) {
+        let order = order(criticality, deadline, self.arrivals);
+        self.arrivals += 1;
+        let entry = self.entry_mut(call);
+        assert_eq!(entry.place, Place::Absent, "{call:?} is offered while the scheduler holds it");
+        entry.order = order;
+        entry.function = function;
+        self.put(buffer, call);
+    }
+
+    /// Puts a call that is held already into its function's buffer, where its order says.
+    pub fn put(&mut self, buffer: &mut FuncBuffer, call: CallRef) {
+        let entry = self.entry_mut(call);
+        assert_ne!(entry.place, Place::Buffered, "{call:?} is in its buffer");
+        entry.place = Place::Buffered;
+        (entry.left, entry.right, entry.rank) = (NONE, NONE, 1);
+        buffer.root = self.merge(buffer.root, call.0);
+        buffer.len += 1;
+    }
+
+    /// Takes the best call out of a buffer and moves it to `place`.
+    pub fn take(&mut self, buffer: &mut FuncBuffer, place: Place) -> Option<CallRef> {
+        let best = self.best(buffer)?;
+        let (left, right) = (self.entry(best).left, self.entry(best).right);
+        buffer.root = self.merge(left, right);
+        buffer.len -= 1;
+        self.entry_mut(best).place = place;
+        Some(best)
+    }
+
+    /// The best call of a buffer.
+    pub fn best(&self, buffer: &FuncBuffer) -> Option<CallRef> {
+        (buffer.root != NONE).then_some(CallRef(buffer.root))
+    }
+
+    /// Joins two heaps. The recursion goes down their right sides only: at most 2 log2(n + 1) deep.
+    fn merge(&mut self, a: u32, b: u32) -> u32 {
+        if a == NONE || b == NONE {
+            return a.min(b);
+        }
+        let first = self.entries[a as usize].order <= self.entries[b as usize].order;
+        let (top, below) = if first { (a, b) } else { (b, a) };
+        let right = self.merge(self.entries[top as usize].right, below);
+        let left = self.entries[top as usize].left;
+        let (left, right) = if self.rank(left) < self.rank(right) { (right, left) } else { (left, right) };
+        let rank = self.rank(right) + 1;
+        let entry = &mut self.entries[top as usize];
+        (entry.left, entry.right, entry.rank) = (left, right, rank);
+        top
+    }
+
+    fn rank(&self, node: u32) -> u8 {
+        if node == NONE { 0 } else { self.entries[node as usize].rank }
+    }
+
+    fn entry(&self, call: CallRef) -> &Entry {
+        &self.entries[call.0 as usize]
+    }
+
+    fn entry_mut(&mut self, call: CallRef) -> &mut Entry {
+        &mut self.entries[call.0 as usize]
+    }
+
+    /// Where the call stands.
+    pub fn place(&self, call: CallRef) -> Place {
+        self.entry(call).place
+    }
+
+    /// The function of a call that is held.
+    pub fn function(&self, call: CallRef) -> FunctionRef {
+        self.entry(call).function
+    }
+
+    /// How critical a held call is.
+    pub fn criticality(&self, call: CallRef) -> u8 {
+        u8::MAX - (self.entry(call).order >> 120) as u8
+    }
+
+    /// The core of a call that runs.
+    pub fn core(&self, call: CallRef) -> CoreRef {
+        self.entry(call).core
+    }
+
+    /// Moves a call from the RunQ to a core.
+    pub fn run(&mut self, call: CallRef, core: CoreRef) {
+        let entry = self.entry_mut(call);
+        assert_eq!(entry.place, Place::Queued, "{call:?} runs from the RunQ only");
+        (entry.place, entry.core) = (Place::Running, core);
+    }
+
+    /// Lets go of a call.
+    pub fn forget(&mut self, call: CallRef) {
+        self.entry_mut(call).place = Place::Absent;
+    }
+
+    /// Numbers of all calls held, with place and function.
+    pub fn iter(&self) -> impl Iterator<Item = (CallRef, Place, FunctionRef)> {
+        let held = |entry: &&Entry| entry.place != Place::Absent;
+        let all = self.entries.iter().enumerate().filter(move |(_, entry)| held(entry));
+        all.map(|(at, entry)| (CallRef(at as u32), entry.place, entry.function))
+    }
+
+    /// Panics unless the buffer is a leftist heap of as many calls as it says, all of them buffered for `function`.
+    pub fn check(&self, buffer: &FuncBuffer, function: FunctionRef) {
+        let mut nodes = 0;
+        let mut open: Vec<u32> = self.best(buffer).map(|call| call.0).into_iter().collect();
+        while let Some(at) = open.pop() {
+            nodes += 1;
+            let entry = &self.entries[at as usize];
+            assert_eq!((entry.place, entry.function), (Place::Buffered, function), "call {at}");
+            assert!(self.rank(entry.left) >= self.rank(entry.right), "call {at} leans to the right");
+            assert_eq!(entry.rank, self.rank(entry.right) + 1, "rank of call {at}");
+            for child in [entry.left, entry.right].into_iter().filter(|&child| child != NONE) {
+                assert!(entry.order < self.entries[child as usize].order, "call {at} is worse than {child}");
+                open.push(child);
+            }
+        }
+        assert_eq!(nodes, buffer.len, "calls in the buffer of {function:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const F: FunctionRef = FunctionRef(3);
+
+    fn filled(calls: &[(u8, u64)]) -> (Calls, FuncBuffer) {
+        let (mut all, mut buffer) = (Calls::new(calls.len()), FuncBuffer::EMPTY);
+        for (at, &(criticality, deadline)) in calls.iter().enumerate() {
+            all.admit(&mut buffer, CallRef(at as u32), F, criticality, WallTime(deadline));
+            all.check(&buffer, F);
+        }
+        (all, buffer)
+    }
+
+    proptest! {
+        #[test]
+        fn calls_leave_by_criticality_then_deadline_then_arrival(
+            calls in proptest::collection::vec((1..=4u8, prop_oneof![0..4u64, Just(u64::MAX)]), 0..200),
+        ) {
+            let (mut all, mut buffer) = filled(&calls);
+            let mut expected: Vec<usize> = (0..calls.len()).collect();
+            expected.sort_by_key(|&at| (u8::MAX - calls[at].0, calls[at].1, at));
+            for at in expected {
+                let call = CallRef(at as u32);
+                prop_assert_eq!(all.criticality(call), calls[at].0);
+                prop_assert_eq!(all.take(&mut buffer, Place::Queued), Some(call));
+                all.check(&buffer, F);
+            }
+            prop_assert!(buffer.is_empty() && all.take(&mut buffer, Place::Queued).is_none());
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_put_back_keeps_its_turn() {
+        let (mut all, mut buffer) = filled(&[(1, 5), (1, 5), (1, 5)]);
+        let first = all.take(&mut buffer, Place::Queued).unwrap();
+        all.put(&mut buffer, first);
+        assert_eq!(all.take(&mut buffer, Place::Queued), Some(first));
+    }
+
+    #[test]
+    #[should_panic(expected = "is worse than")]
+    fn canary_order() {
+        let (mut all, buffer) = filled(&[(1, 1), (1, 2), (1, 3)]);
+        all.entries[0].order = order(1, WallTime(9), 0);
+        all.check(&buffer, F);
+    }
+
+    #[test]
+    #[should_panic(expected = "is offered while the scheduler holds it")]
+    fn canary_offered_twice() {
+        let (mut all, mut buffer) = filled(&[(1, 1)]);
+        all.admit(&mut buffer, CallRef(0), F, 1, WallTime(1));
+    }
+}

@@ -1,0 +1,223 @@
+//! The laws of the crate's documentation, held against random inputs and a node that keeps its own books.
+
+mod model;
+
+use call::limits::Limits;
+use model::{Bug, CORES, FUNCTIONS, HOSTS, Model, limits};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use scheduler::{CallRef, CoreRef, Depth, FunctionRef, HostRef};
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Deploy(u32, u32),
+    Delete(u32),
+    Ready(u32, u16),
+    HostDown(u16),
+    CoreUp(u16, u32),
+    Credit(u16, u64),
+    Drain(u16),
+    CoreDown(u16),
+    Submit(u32, u8, u64),
+    End(usize),
+    Turn(u64, bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => (0..FUNCTIONS, 1..4u32).prop_map(|(f, n)| Step::Deploy(f, n)),
+        1 => (0..FUNCTIONS).prop_map(Step::Delete),
+        6 => (0..FUNCTIONS, 0..HOSTS).prop_map(|(f, h)| Step::Ready(f, h)),
+        1 => (0..HOSTS).prop_map(Step::HostDown),
+        3 => (0..CORES, 0..4u32).prop_map(|(c, n)| Step::CoreUp(c, n)),
+        6 => (0..CORES, 0..4u64).prop_map(|(c, n)| Step::Credit(c, n)),
+        1 => (0..CORES).prop_map(Step::Drain),
+        1 => (0..CORES).prop_map(Step::CoreDown),
+        20 => (0..FUNCTIONS, 1..4u8, 0..9u64).prop_map(|(f, c, d)| Step::Submit(f, c, d)),
+        8 => any::<usize>().prop_map(Step::End),
+        10 => (any::<u64>(), any::<bool>()).prop_map(|(r, refuse)| Step::Turn(r, refuse)),
+    ]
+}
+
+/// Starts from a platform that works, so that the first faults find something to break.
+fn run(steps: &[Step], effects: usize, bug: Bug) {
+    let mut model = Model::new(&limits(), effects, bug);
+    (0..FUNCTIONS).for_each(|function| model.deploy(FunctionRef(function), 2));
+    (0..CORES).for_each(|core| model.core_up(CoreRef(core), 2));
+    for step in steps {
+        match *step {
+            Step::Deploy(function, concurrency) => model.deploy(FunctionRef(function), concurrency),
+            Step::Delete(function) => model.delete(FunctionRef(function)),
+            Step::Ready(function, host) => model.ready(FunctionRef(function), HostRef(host)),
+            Step::HostDown(host) => model.host_down(HostRef(host)),
+            Step::CoreUp(core, slots) => model.core_up(CoreRef(core), slots),
+            Step::Credit(core, more) => model.credit(CoreRef(core), more),
+            Step::Drain(core) => model.drain(CoreRef(core)),
+            Step::CoreDown(core) => model.core_down(CoreRef(core)),
+            Step::Submit(function, criticality, deadline) => {
+                model.submit(FunctionRef(function), criticality, deadline);
+            }
+            Step::End(which) => model.end(which),
+            Step::Turn(random, refuse) => model.turn(random, refuse),
+        }
+    }
+    model.settle();
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_laws_hold_and_every_call_runs(
+        steps in proptest::collection::vec(step(), 0..160),
+        effects in 1..8usize,
+    ) {
+        run(&steps, effects, Bug::None);
+    }
+
+    /// All calls wait, then one turn has credits for all of them: laws 1 and 2 say the whole order.
+    #[test]
+    fn one_turn_dispatches_in_the_order_of_the_laws(
+        calls in proptest::collection::vec((0..FUNCTIONS, 1..4u8, 0..4u64), 0..80),
+    ) {
+        let mut model = all_ready(1000);
+        let mut submitted = BTreeMap::new();
+        for (at, &(function, criticality, deadline)) in calls.iter().enumerate() {
+            let call = model.submit(FunctionRef(function), criticality, deadline).expect("room for all");
+            submitted.insert(call, (u8::MAX - criticality, deadline, at));
+        }
+        model.turn(1, false);
+        model.credit(CoreRef(0), 1000);
+        model.turn(2, false);
+        let order: Vec<_> = model.dispatched.iter().map(|(call, of, _)| (submitted[call], *of)).collect();
+        prop_assert_eq!(order.len(), calls.len());
+        prop_assert!(order.is_sorted_by_key(|((level, ..), _)| *level), "criticality is strict: {:?}", order);
+        for function in (0..FUNCTIONS).map(FunctionRef) {
+            let own = order.iter().filter(|(_, of)| *of == function);
+            prop_assert!(own.is_sorted_by_key(|(key, _)| *key), "order inside {:?}: {:?}", function, order);
+        }
+        for level in order.chunk_by(|a, b| a.0.0 == b.0.0) {
+            let of: Vec<FunctionRef> = level.iter().map(|(_, of)| *of).collect();
+            prop_assert!(goes_round(&of), "equals do not take turns: {:?}", of);
+        }
+    }
+}
+
+/// While two functions both have calls left, neither is more than one call ahead.
+fn goes_round(order: &[FunctionRef]) -> bool {
+    let count = |list: &[FunctionRef], of: FunctionRef| list.iter().filter(|at| **at == of).count();
+    (0..order.len()).all(|at| {
+        let (before, after) = order.split_at(at);
+        let waiting = || (0..FUNCTIONS).map(FunctionRef).filter(|of| count(after, *of) > 0);
+        let served: Vec<usize> = waiting().map(|of| count(before, of)).collect();
+        served.iter().max().unwrap_or(&0) - served.iter().min().unwrap_or(&0) <= 1
+    })
+}
+
+/// One core without slots of its own (so that the RunQ stays short), everything ready, long buffers.
+fn all_ready(concurrency: u32) -> Model {
+    let mut model = Model::new(&Limits { func_buffer_max: 96, ..limits() }, 256, Bug::None);
+    model.core_up(CoreRef(0), 1);
+    for function in (0..FUNCTIONS).map(FunctionRef) {
+        model.deploy(function, concurrency);
+        model.ready(function, HostRef(0));
+    }
+    // The first poll finds the calls of all functions at once.
+    model
+}
+
+#[test]
+fn a_function_that_waits_for_its_own_cores_holds_up_nobody() {
+    let mut model = Model::new(&limits(), 16, Bug::None);
+    let (stuck, flowing) = (FunctionRef(0), FunctionRef(1));
+    for (function, host, core) in [(stuck, HostRef(0), CoreRef(0)), (flowing, HostRef(1), CoreRef(2))] {
+        model.deploy(function, 100);
+        model.core_up(core, 4);
+        model.ready(function, host);
+    }
+    let mut expected = Vec::new();
+    for _ in 0..20 {
+        expected.extend(model.submit(stuck, 200, 0));
+    }
+    model.turn(0, false);
+    (0..20).for_each(|_| drop(model.submit(flowing, 100, 0)));
+    model.turn(1, false);
+    assert_eq!(model.scheduler.run_q_len(), 7, "six of the window, and one that is more critical or none");
+    for round in 0..40 {
+        model.credit(CoreRef(2), 1);
+        model.turn(round, false);
+    }
+    let of = |model: &Model, which| -> Vec<CallRef> {
+        model.dispatched.iter().filter(|(_, of, _)| *of == which).map(|(call, ..)| *call).collect()
+    };
+    assert_eq!(of(&model, flowing).len(), 20);
+    assert_eq!(of(&model, stuck).len(), 0);
+    for round in 0..40 {
+        model.credit(CoreRef(0), 1);
+        model.turn(round, false);
+    }
+    assert_eq!(of(&model, stuck), expected, "and its own order is kept");
+}
+
+#[test]
+fn a_critical_call_passes_a_run_q_full_of_others() {
+    let mut model = all_ready(1000);
+    (0..40).for_each(|_| drop(model.submit(FunctionRef(0), 50, 0)));
+    (0..4).for_each(|random| model.turn(random, false));
+    let critical = model.submit(FunctionRef(1), 200, 9).unwrap();
+    (0..2).for_each(|random| model.turn(random, false));
+    model.credit(CoreRef(0), 1);
+    model.turn(9, false);
+    assert_eq!(model.dispatched, [(critical, FunctionRef(1), CoreRef(0))]);
+}
+
+#[test]
+fn a_deleted_function_gives_its_calls_back_at_once() {
+    let mut model = all_ready(1000);
+    (0..40).for_each(|_| drop(model.submit(FunctionRef(0), 50, 0)));
+    (0..3).for_each(|random| model.turn(random, false));
+    assert!(model.scheduler.depth(FunctionRef(0)).queued > 0);
+    model.delete(FunctionRef(0));
+    model.turn(5, false);
+    assert_eq!((model.scheduler.depth(FunctionRef(0)), model.unfinished()), (Depth::default(), 0));
+}
+
+/// Runs the property with a planted bug and panics with what the checks say of it.
+fn planted(bug: Bug) {
+    let steps = proptest::collection::vec(step(), 0..160);
+    let config = Config { failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
+    let found = TestRunner::new(config).run(&steps, |steps| {
+        run(&steps, 8, bug);
+        Ok(())
+    });
+    panic!("{found:?}");
+}
+
+#[test]
+#[should_panic(expected = "more calls than credits")]
+fn canary_credits() {
+    planted(Bug::CreditTooMany);
+}
+
+#[test]
+#[should_panic(expected = "more calls at once than the function's concurrency")]
+fn canary_concurrency() {
+    planted(Bug::ConcurrencyTooHigh);
+}
+
+#[test]
+#[should_panic(expected = "is offered while the scheduler holds it")]
+fn canary_end_forgotten() {
+    planted(Bug::EndForgotten);
+}
+
+#[test]
+#[should_panic(expected = "not ready")]
+fn canary_readiness() {
+    planted(Bug::ReadyInvented);
+}
+
+#[test]
+#[should_panic(expected = "equals do not take turns")]
+fn canary_fairness() {
+    assert!(goes_round(&[0, 0, 1].map(FunctionRef)), "equals do not take turns");
+}
