@@ -219,3 +219,6 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
