@@ -18,7 +18,8 @@
 //! 3. **In the RunQ** the most critical call runs first, and calls of one level in the order in which they came.
 //!    A RunQ that is full takes only a call more critical than all in it.
 //! 4. **Never more**: a core gets at most as many calls as it granted credits; a function has at most
-//!    `concurrency` calls in the RunQ and running, counted when a call enters.
+//!    `concurrency` calls in the RunQ and running. (One deployed again with a lower concurrency gets no call until
+//!    its running calls are fewer.)
 //! 5. **Nobody waits for another's core**: a call whose ready cores are out of credits goes back to its FuncBuffer
 //!    while others have credits, and its function is *blocked* until one of its own cores has credits again. It
 //!    may then be overtaken by calls of its function that were still in the RunQ.

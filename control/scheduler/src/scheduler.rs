@@ -274,11 +274,13 @@ impl Scheduler {
         self.reconsider(function);
     }
 
-    /// Sends the RunQ's best call to a core, or sets it aside if no core that is ready for it has credits.
+    /// Sends the RunQ's best call to a core, or sets it aside: if no core that is ready for it has credits, or if
+    /// its function was deployed again with a lower concurrency since the call was chosen.
     fn place(&mut self, level: u8, call: CallRef, out: &mut Effects) {
         let function = self.calls.function(call);
         let of = self.functions.get_mut(function);
-        let Some(core) = self.lb.pick(of.ready_cores) else {
+        let room = of.running < of.concurrency;
+        let Some(core) = self.lb.pick(of.ready_cores).filter(|_| room) else {
             self.put_back(level, call);
             if self.functions.get(function).may_run() {
                 self.functions.set_turn(function, Turn::Blocked);

@@ -4,6 +4,7 @@
 use call::WallTime;
 use call::limits::Limits;
 use scheduler::{CallRef, CoreRef, Depth, Effect, Effects, FunctionRef, HostRef, Input, Scheduler};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Functions of the model.
@@ -151,14 +152,14 @@ impl Model {
 
     /// A host's supervisor dies.
     pub fn host_down(&mut self, host: HostRef) {
-        self.deployed.values_mut().for_each(|deployed| drop(deployed.ready.remove(&host)));
+        self.deployed.values_mut().for_each(|deployed| deployed.ready.retain(|ready| *ready != host));
         self.tell(Input::HostDown { host });
     }
 
     /// A core connects, if it is not connected.
     pub fn core_up(&mut self, core: CoreRef, slots: u32) {
-        if !self.cores.contains_key(&core) {
-            self.cores.insert(core, Connected { granted: 0, used: 0, draining: false });
+        if let Entry::Vacant(free) = self.cores.entry(core) {
+            free.insert(Connected { granted: 0, used: 0, draining: false });
             self.tell(Input::CoreUp { core, host: host_of(core.0), slots });
         }
     }
