@@ -15,6 +15,8 @@ mod functions;
 mod slots;
 mod parking;
 pub mod stats;
+pub mod supervisor;
+pub mod host;
 
 pub use config::Config;
 pub use core::Core;

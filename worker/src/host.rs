@@ -1,0 +1,382 @@
+//! The host's session with the node: gets every function, has its artefact fetched, checked and compiled into the
+//! host's cache, and answers whether calls of it may be sent here.
+//!
+//! It is off the path of calls: plain blocking sockets, two threads. One reads what the node publishes; the other
+//! compiles, one artefact at a time and at low priority, so that the cores keep their CPUs.
+
+use crate::plan::Plan;
+use call::admin::Hello;
+use call::frame::{self, FrameBuf, Header, Kind};
+use call::limits::{ARTEFACT_BYTES_MAX, HEADER_BYTES};
+use call::{Frame, FunctionId, FunctionSpec, Status};
+use driver::Endpoint;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+/// Wait before the node is tried again after the connection was lost; doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(100);
+/// Longest wait.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// How long the node may take to send an artefact.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
+/// Tries to fetch an artefact before the function is said to have failed here.
+const FETCH_TRIES: u32 = 4;
+/// Nice value of the compiling thread.
+const NICE: i32 = 10;
+
+/// What makes an artefact ready to run on this host.
+pub trait Compile: Send + Sync + 'static {
+    /// Whether the function's artefact is compiled and in the cache.
+    fn is_compiled(&self, spec: &FunctionSpec) -> bool;
+    /// Checks and compiles `wasm` into the cache.
+    ///
+    /// # Errors
+    /// A sentence for the function's owner.
+    fn compile(&self, spec: &FunctionSpec, wasm: &[u8]) -> Result<(), String>;
+}
+
+/// The wish to have functions compiled, and the way to answer.
+#[derive(Default)]
+struct Desk {
+    /// The newest version of each function that is not compiled yet.
+    wanted: BTreeMap<FunctionId, FunctionSpec>,
+    /// Base of the node's admin API.
+    admin: String,
+    /// The connection, while there is one.
+    node: Option<Box<dyn Write + Send>>,
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<(Mutex<Desk>, Condvar)>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Desk> {
+        self.0.0.lock().expect("no thread panics while it holds the desk")
+    }
+}
+
+/// Starts the session. It never ends: a lost connection is made again.
+///
+/// # Errors
+/// If a thread cannot be started.
+pub fn start(plan: &Plan, compile: impl Compile) -> io::Result<()> {
+    let shared = Shared::default();
+    let (compiler, artefacts) = (shared.clone(), plan.artefacts.clone());
+    let named = |name: &str| std::thread::Builder::new().name(name.into());
+    named("compile").spawn(move || compile_for_ever(&compiler, artefacts, &compile))?;
+    let (node, host) = (plan.host_node.clone(), plan.host.clone());
+    named("host-session").spawn(move || connect_for_ever(&shared, &node, &host))?;
+    Ok(())
+}
+
+fn connect_for_ever(shared: &Shared, node: &Endpoint, host: &str) {
+    let mut wait = RETRY_MIN;
+    loop {
+        match session(shared, node, host, &mut wait) {
+            Ok(()) => say(format_args!("event=host-disconnected node={node} reason=\"closed by the node\"")),
+            Err(error) if wait == RETRY_MIN => {
+                say(format_args!("event=host-disconnected node={node} reason=\"{error}\""));
+            }
+            // Told once; it is tried again silently.
+            Err(_) => {}
+        }
+        let mut desk = shared.lock();
+        desk.node = None;
+        desk.wanted.clear();
+        drop(desk);
+        std::thread::sleep(wait);
+        wait = (wait * 2).min(RETRY_MAX);
+    }
+}
+
+/// One connection, until it ends.
+fn session(shared: &Shared, node: &Endpoint, host: &str, wait: &mut Duration) -> io::Result<()> {
+    let (mut from, mut to) = connect(node)?;
+    let hello = Hello::Host { host: host.into(), pid: std::process::id() };
+    let body = serde_json::to_vec(&hello).expect("a hello is plain words and numbers");
+    let mut out = FrameBuf::new();
+    frame::append(&mut out, &Header::new(Kind::Hello), &body);
+    to.write_all(&out)?;
+    let mut buffer = FrameBuf::new();
+    let mut to = Some(to);
+    loop {
+        let Some(frame) = read_frame(&mut from, &mut buffer)? else { return Ok(()) };
+        match frame.kind() {
+            Kind::Hello => {
+                let Hello::Node { admin, version, .. } = json(&frame)? else {
+                    return Err(malformed("the peer is no node"));
+                };
+                say(format_args!("event=host-connected node={node} version={version} admin={admin}"));
+                *wait = RETRY_MIN;
+                let mut desk = shared.lock();
+                desk.admin = admin;
+                desk.node = to.take();
+            }
+            Kind::Publish => {
+                let spec: FunctionSpec = json(&frame)?;
+                shared.lock().wanted.insert(frame.function(), spec);
+                shared.0.1.notify_one();
+            }
+            Kind::Retire => drop(shared.lock().wanted.remove(&frame.function())),
+            // Nothing else concerns a host; a newer node may say more.
+            _ => {}
+        }
+    }
+}
+
+fn connect(node: &Endpoint) -> io::Result<(Box<dyn Read>, Box<dyn Write + Send>)> {
+    match node {
+        Endpoint::Tcp(at) => {
+            let stream = TcpStream::connect_timeout(at, Duration::from_secs(5))?;
+            stream.set_nodelay(true)?;
+            Ok((Box::new(stream.try_clone()?), Box::new(stream)))
+        }
+        Endpoint::Unix(path) => {
+            let stream = UnixStream::connect(path)?;
+            Ok((Box::new(stream.try_clone()?), Box::new(stream)))
+        }
+        Endpoint::Shm(_) => unreachable!("the plan refuses it"),
+    }
+}
+
+/// The next frame, in `buffer`; `None` if the peer closed between two frames.
+fn read_frame<'a>(from: &mut impl Read, buffer: &'a mut FrameBuf) -> io::Result<Option<Frame<'a>>> {
+    buffer.clear();
+    buffer.resize(HEADER_BYTES, 0);
+    let first = from.read(buffer)?;
+    if first == 0 {
+        return Ok(None);
+    }
+    from.read_exact(&mut buffer[first..])?;
+    let whole = frame::frame_bytes(buffer).map_err(malformed)?.expect("a whole header");
+    buffer.resize(whole, 0);
+    from.read_exact(&mut buffer[HEADER_BYTES..])?;
+    Ok(Some(Frame::parse(buffer).map_err(malformed)?.0))
+}
+
+fn json<T: serde::de::DeserializeOwned>(frame: &Frame<'_>) -> io::Result<T> {
+    serde_json::from_slice(frame.body()).map_err(malformed)
+}
+
+fn malformed(error: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+}
+
+fn compile_for_ever(shared: &Shared, artefacts: Option<PathBuf>, compile: &impl Compile) {
+    // SAFETY: plain numbers; on Linux, 0 means the calling thread. If it is refused, compiling is only less polite.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+    loop {
+        let mut desk = shared.lock();
+        let (function, spec, admin) = loop {
+            if let Some((function, spec)) = desk.wanted.pop_first() {
+                break (function, spec, desk.admin.clone());
+            }
+            desk = shared.0.1.wait(desk).expect("no thread panics while it holds the desk");
+        };
+        drop(desk);
+        let result = ready(&spec, artefacts.as_ref(), &admin, compile);
+        let (name, version) = (&spec.name, spec.version);
+        match &result {
+            Ok(()) => say(format_args!("event=ready function={}/{name} version={version}", spec.namespace)),
+            Err(reason) => say(format_args!(
+                "event=not-ready function={}/{name} version={version} reason={reason:?}",
+                spec.namespace
+            )),
+        }
+        answer(shared, function, version, result);
+    }
+}
+
+fn answer(shared: &Shared, function: FunctionId, version: u32, result: Result<(), String>) {
+    let level = if result.is_ok() { Status::Ok } else { Status::Unavailable } as u8;
+    let header = Header { function, stamp: u64::from(version), level, ..Header::new(Kind::Ready) };
+    let body = result.err().map(|reason| serde_json::to_vec(&reason).expect("a string"));
+    let mut out = FrameBuf::new();
+    frame::append(&mut out, &header, body.as_deref().unwrap_or_default());
+    let mut desk = shared.lock();
+    if let Some(node) = &mut desk.node {
+        // If the connection is gone the node publishes all functions again over the next one.
+        let _ = node.write_all(&out);
+    }
+}
+
+/// Has the artefact compiled and in the cache, or says why not.
+fn ready(
+    spec: &FunctionSpec,
+    artefacts: Option<&PathBuf>,
+    admin: &str,
+    compile: &impl Compile,
+) -> Result<(), String> {
+    if compile.is_compiled(spec) {
+        return Ok(());
+    }
+    let wasm = fetch(spec, artefacts, admin)?;
+    let is = sha256(&wasm);
+    if is != spec.artefact {
+        return Err(format!(
+            "the artefact's SHA-256 is {is}, but {} was deployed; deploy it again",
+            spec.artefact
+        ));
+    }
+    compile.compile(spec, &wasm)
+}
+
+/// The wasm file: from the node's store if it is on this host, else over HTTP.
+fn fetch(spec: &FunctionSpec, artefacts: Option<&PathBuf>, admin: &str) -> Result<Vec<u8>, String> {
+    if let Some(store) = artefacts
+        && let Ok(wasm) = std::fs::read(store.join(format!("{}.wasm", spec.artefact)))
+    {
+        return Ok(wasm);
+    }
+    let url = format!("{admin}/v1/artefacts/{}", spec.artefact);
+    let mut wait = RETRY_MIN;
+    let mut tries = 1;
+    loop {
+        match get(&url) {
+            Ok(wasm) => return Ok(wasm),
+            Err(error) if tries == FETCH_TRIES => {
+                return Err(format!(
+                    "GET {url} failed {tries} times: {error}; is the admin API reachable from here?"
+                ));
+            }
+            Err(_) => std::thread::sleep(wait),
+        }
+        tries += 1;
+        wait *= 2;
+    }
+}
+
+fn get(url: &str) -> Result<Vec<u8>, ureq::Error> {
+    let mut response =
+        ureq::get(url).config().proxy(None).timeout_global(Some(FETCH_TIMEOUT)).build().call()?;
+    response.body_mut().with_config().limit(ARTEFACT_BYTES_MAX as u64).read_to_vec()
+}
+
+/// SHA-256 in lower-case hexadecimal digits.
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes everything");
+        text
+    })
+}
+
+fn say(what: std::fmt::Arguments<'_>) {
+    eprintln!("millrace worker: {what}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// A compiler that refuses one word and remembers nothing.
+    struct Fake;
+
+    impl Compile for Fake {
+        fn is_compiled(&self, spec: &FunctionSpec) -> bool {
+            spec.name == "cached"
+        }
+        fn compile(&self, _: &FunctionSpec, wasm: &[u8]) -> Result<(), String> {
+            if wasm == b"bad" { Err("not wasm".into()) } else { Ok(()) }
+        }
+    }
+
+    fn send(to: &mut TcpStream, header: Header, body: &[u8]) {
+        let mut out = FrameBuf::new();
+        frame::append(&mut out, &header, body);
+        to.write_all(&out).expect("the host reads");
+    }
+
+    fn publish(to: &mut TcpStream, name: &str, artefact: String) {
+        let spec = FunctionSpec { name: name.into(), artefact, version: 3, ..FunctionSpec::default() };
+        let header = Header { function: spec.id(), ..Header::new(Kind::Publish) };
+        send(to, header, &serde_json::to_vec(&spec).unwrap());
+    }
+
+    /// The reason in the next Ready, empty if it is ready.
+    fn answered(from: &mut TcpStream, name: &str) -> String {
+        let mut buffer = FrameBuf::new();
+        let frame = read_frame(from, &mut buffer).unwrap().expect("an answer");
+        assert_eq!((frame.kind(), frame.stamp()), (Kind::Ready, 3));
+        assert_eq!(frame.function(), FunctionId::of("default", name));
+        if frame.status().unwrap().is_ok() { String::new() } else { json(&frame).unwrap() }
+    }
+
+    fn greeted(node: &TcpListener, admin: &str) -> TcpStream {
+        let (mut host, _) = node.accept().unwrap();
+        let mut buffer = FrameBuf::new();
+        let frame = read_frame(&mut host, &mut buffer).unwrap().expect("a hello");
+        assert!(matches!(json(&frame).unwrap(), Hello::Host { host, .. } if host == "here"));
+        let hello = Hello::Node { version: "0".into(), incarnation: 1, admin: admin.into() };
+        send(&mut host, Header::new(Kind::Hello), &serde_json::to_vec(&hello).unwrap());
+        host
+    }
+
+    /// Serves one body to each GET.
+    fn serve_http(body: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, mut head) = (stream.unwrap(), [0; 4096]);
+                let read = stream.read(&mut head).unwrap();
+                let found = head[..read].starts_with(b"GET /v1/artefacts/");
+                let status = if found { "200 OK" } else { "404 Not Found" };
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                    body.len()
+                );
+                stream.write_all(answer.as_bytes()).unwrap();
+                stream.write_all(body).unwrap();
+            }
+        });
+        base
+    }
+
+    #[test]
+    fn a_host_makes_functions_ready_or_says_why_not() {
+        let store = tempfile::tempdir().unwrap();
+        let node = TcpListener::bind("127.0.0.1:0").unwrap();
+        let plan = Plan {
+            host: "here".into(),
+            node: Endpoint::Tcp(node.local_addr().unwrap()),
+            host_node: Endpoint::Tcp(node.local_addr().unwrap()),
+            cache: store.path().into(),
+            artefacts: Some(store.path().into()),
+            cpus: vec![0],
+            slots: 1,
+            drain: Duration::ZERO,
+        };
+        let (good, bad) = (sha256(b"good"), sha256(b"bad"));
+        std::fs::write(store.path().join(format!("{bad}.wasm")), b"bad").unwrap();
+        std::fs::write(store.path().join("0000.wasm"), b"changed").unwrap();
+        start(&plan, Fake).unwrap();
+
+        let mut host = greeted(&node, &serve_http(b"good"));
+        for (name, artefact, reason) in [
+            ("cached", "absent".to_owned(), ""),
+            ("over-http", good, ""),
+            ("refused", bad, "not wasm"),
+            ("changed", "0000".to_owned(), "the artefact's SHA-256 is"),
+        ] {
+            publish(&mut host, name, artefact);
+            let answer = answered(&mut host, name);
+            assert!(
+                if reason.is_empty() { answer.is_empty() } else { answer.contains(reason) },
+                "{name}: {answer}"
+            );
+        }
+        drop(host);
+        let mut host = greeted(&node, "http://127.0.0.1:1");
+        publish(&mut host, "unreachable", "absent".into());
+        let answer = answered(&mut host, "unreachable");
+        assert!(answer.contains("failed 4 times") && answer.contains("admin API"), "{answer}");
+    }
+}

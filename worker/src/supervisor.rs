@@ -1,0 +1,186 @@
+//! The process around the cores: starts one process per CPU, starts it again when it dies, drains all at the end.
+//!
+//! It runs no call. A core that dies takes its own calls only; the node leases them again as soon as the dead
+//! process's connection closes, and the new core connects by itself. When the supervisor dies, the kernel kills the
+//! cores (`PR_SET_PDEATHSIG`), so that no core lives on unseen.
+//!
+//! What happens is told on stderr, a line of `key=value` words each.
+
+use crate::plan::Plan;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, pthread_sigmask};
+use nix::unistd::{Pid, getppid};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// Wait before a core that died is started again; doubles with each death that follows soon, up to [`RESTART_MAX`].
+const RESTART_MIN: Duration = Duration::from_millis(100);
+/// Longest wait.
+const RESTART_MAX: Duration = Duration::from_secs(5);
+/// A core that lived this long was healthy: its next death waits [`RESTART_MIN`] again.
+const HEALTHY: Duration = Duration::from_secs(10);
+/// What a core gets beyond its drain time before it is killed.
+const KILL_AFTER: Duration = Duration::from_secs(3);
+/// How often the supervisor looks around if no signal comes.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// One core's process, or the plan to start it.
+struct Core {
+    cpu: u32,
+    child: Option<Child>,
+    started: Instant,
+    /// When it is to be started, if it does not run.
+    start_at: Instant,
+    wait: Duration,
+}
+
+/// Runs the cores of a plan until SIGTERM or SIGINT, then drains them. `command` makes the command of the core on a
+/// CPU, usually this executable's `core --cpu N`.
+///
+/// Must be called by the main thread before it starts others: it blocks signals for all of them.
+///
+/// # Errors
+/// If signals cannot be blocked or the first start of a core fails: the executable or its arguments are wrong.
+pub fn run(plan: &Plan, command: impl Fn(u32) -> Command) -> io::Result<()> {
+    let signals = signals()?;
+    let now = Instant::now();
+    let core = |cpu: &u32| Core { cpu: *cpu, child: None, started: now, start_at: now, wait: RESTART_MIN };
+    let mut cores: Vec<Core> = plan.cpus.iter().map(core).collect();
+    for core in &mut cores {
+        core.start(&command)?;
+    }
+    let mut kill_at: Option<Instant> = None;
+    loop {
+        match signals.recv_timeout(next_look(&cores, kill_at)) {
+            Ok(Signal::SIGTERM | Signal::SIGINT) if kill_at.is_none() => {
+                say(format_args!("event=draining cores={}", cores.len()));
+                signal_all(&cores, Signal::SIGTERM);
+                kill_at = Some(Instant::now() + plan.drain + KILL_AFTER);
+            }
+            Ok(Signal::SIGUSR1) => signal_all(&cores, Signal::SIGUSR1),
+            Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                unreachable!("the thread that waits for signals never ends")
+            }
+        }
+        cores.iter_mut().for_each(|core| core.look(kill_at.is_some()));
+        match kill_at {
+            Some(_) if cores.iter().all(|core| core.child.is_none()) => return Ok(()),
+            Some(at) if Instant::now() >= at => signal_all(&cores, Signal::SIGKILL),
+            Some(_) => {}
+            None => cores.iter_mut().for_each(|core| core.restart(&command)),
+        }
+    }
+}
+
+impl Core {
+    fn start(&mut self, command: &impl Fn(u32) -> Command) -> io::Result<()> {
+        let child = spawn(command(self.cpu))?;
+        say(format_args!("event=core-started cpu={} pid={}", self.cpu, child.id()));
+        self.started = Instant::now();
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Notices the process's end.
+    fn look(&mut self, draining: bool) {
+        let Some(child) = &mut self.child else { return };
+        let status = match child.try_wait() {
+            Ok(None) => return,
+            Ok(Some(status)) => status,
+            Err(error) => return say(format_args!("event=wait-failed cpu={} reason=\"{error}\"", self.cpu)),
+        };
+        let pid = child.id();
+        self.child = None;
+        if draining {
+            return say(format_args!("event=core-ended cpu={} pid={pid} {}", self.cpu, Ending(status)));
+        }
+        self.wait = if self.started.elapsed() >= HEALTHY { RESTART_MIN } else { self.wait };
+        self.start_at = Instant::now() + self.wait;
+        let restart_ms = self.wait.as_millis();
+        say(format_args!(
+            "event=core-died cpu={} pid={pid} {} restart_ms={restart_ms}",
+            self.cpu,
+            Ending(status)
+        ));
+        self.wait = (self.wait * 2).min(RESTART_MAX);
+    }
+
+    /// Starts it again if it is time to.
+    fn restart(&mut self, command: &impl Fn(u32) -> Command) {
+        if self.child.is_some() || Instant::now() < self.start_at {
+            return;
+        }
+        if let Err(error) = self.start(command) {
+            say(format_args!("event=core-start-failed cpu={} reason=\"{error}\"", self.cpu));
+            self.start_at = Instant::now() + RESTART_MAX;
+        }
+    }
+}
+
+/// How a process ended, as `key=value` words.
+struct Ending(ExitStatus);
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use std::os::unix::process::ExitStatusExt;
+        match (self.0.code(), self.0.signal().map(Signal::try_from)) {
+            (Some(code), _) => write!(f, "exit={code}"),
+            (None, Some(Ok(signal))) => write!(f, "signal={signal}"),
+            (None, _) => write!(f, "status={:?}", self.0),
+        }
+    }
+}
+
+/// A core's process: dies with this one, has no signal blocked, and is not in the terminal's process group, so that
+/// Ctrl-C reaches the supervisor only, which then drains it.
+fn spawn(mut command: Command) -> io::Result<Child> {
+    let parent = nix::unistd::getpid();
+    let prepare = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        if getppid() != parent {
+            // The supervisor died before the line above took effect.
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+        Ok(())
+    };
+    command.process_group(0);
+    // SAFETY: between fork and exec `prepare` makes three system calls; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(prepare) };
+    command.spawn()
+}
+
+/// Blocks the supervisor's signals in this and all later threads, and gives them as messages.
+fn signals() -> io::Result<Receiver<Signal>> {
+    let set = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD, Signal::SIGUSR1]);
+    set.thread_block()?;
+    let (to, from) = mpsc::channel();
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        while let Ok(signal) = set.wait() {
+            if to.send(signal).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(from)
+}
+
+fn signal_all(cores: &[Core], signal: Signal) {
+    for child in cores.iter().filter_map(|core| core.child.as_ref()) {
+        // One that has just ended and is not waited for yet takes the signal too: its pid is not free.
+        let _ = kill(Pid::from_raw(child.id() as i32), signal);
+    }
+}
+
+fn next_look(cores: &[Core], kill_at: Option<Instant>) -> Duration {
+    let starts = cores.iter().filter(|core| core.child.is_none()).map(|core| core.start_at);
+    let next = starts.chain(kill_at).min();
+    next.map_or(LOOK, |at| at.saturating_duration_since(Instant::now())).min(LOOK)
+}
+
+fn say(what: std::fmt::Arguments<'_>) {
+    eprintln!("millrace worker: {what}");
+}
