@@ -1,0 +1,156 @@
+//! The utilization controller: how much opportunistic work the workers can take now.
+//!
+//! It publishes S; the opportunistic limit of a function is its quota times S. While the cores are used less than
+//! the target, S rises by a step each period; in the band between target and overload it stays, so that it does
+//! not swing; at overload it falls to zero at once, since opportunistic work can wait and the rest cannot.
+//! (XFaaS section 4.6; the paper gives neither period nor target, so they are [`Settings`].)
+
+use crate::snapshot::{Publisher, Snapshot};
+
+/// Thousandths: of a core's time, or of a quota.
+pub type Permille = u32;
+
+/// What an operator may choose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Below this mean utilisation S rises. The paper's fleet runs at 66% over a day; a core that serves short
+    /// calls keeps its queueing delay low up to about 80%.
+    pub target: Permille,
+    /// From this mean utilisation on S is zero. Above `target`: the band between them is the hysteresis.
+    pub overload: Permille,
+    /// How much S rises in one period: from nothing to the whole quota in twenty.
+    pub step: Permille,
+    /// The largest S: idle workers may be given more than the quotas' sum.
+    pub most: Permille,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { target: 800, overload: 900, step: 50, most: 2000 }
+    }
+}
+
+/// The controller.
+#[derive(Debug)]
+pub struct Utilization {
+    settings: Settings,
+    /// Utilisation of each core as last reported; none if it is not there.
+    cores: Vec<Option<Permille>>,
+    publisher: Publisher<Permille>,
+}
+
+impl Utilization {
+    /// Begins with S = 0: nothing is known of the cores yet. `published` is the newest version consumers may have.
+    ///
+    /// # Panics
+    /// If the target is not below overload, or the step is zero.
+    pub fn new(settings: Settings, cores_max: usize, published: u64) -> Utilization {
+        assert!(settings.target < settings.overload, "the band of hysteresis is empty: {settings:?}");
+        assert!(settings.step > 0, "S would never rise: {settings:?}");
+        Utilization { settings, cores: vec![None; cores_max], publisher: Publisher::new(published, 0) }
+    }
+
+    /// A core was busy for this share of the last period; none if it is gone.
+    pub fn observe(&mut self, core: usize, busy: Option<Permille>) {
+        self.cores[core] = busy.map(|busy| busy.min(1000));
+    }
+
+    /// Mean utilisation of the cores that are there.
+    pub fn mean(&self) -> Option<Permille> {
+        let known = self.cores.iter().flatten();
+        let count = known.clone().count() as u64;
+        let sum: u64 = known.map(|&busy| u64::from(busy)).sum();
+        sum.checked_div(count).map(|mean| mean as Permille)
+    }
+
+    /// Decides for one period. A snapshot comes out if S changed. Without cores there is no capacity: S is zero.
+    pub fn turn(&mut self) -> Option<Snapshot<Permille>> {
+        let Settings { target, overload, step, most } = self.settings;
+        let before = self.publisher.newest().value;
+        let after = match self.mean() {
+            None => 0,
+            Some(mean) if mean >= overload => 0,
+            Some(mean) if mean >= target => before,
+            Some(_) => most.min(before + step),
+        };
+        self.publisher.publish(after).copied()
+    }
+
+    /// S as published last.
+    pub fn newest(&self) -> Snapshot<Permille> {
+        *self.publisher.newest()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn controller(cores: usize) -> Utilization {
+        Utilization::new(Settings::default(), cores, 0)
+    }
+
+    proptest! {
+        #[test]
+        fn s_rises_under_target_stays_in_the_band_and_falls_at_overload(
+            periods in proptest::collection::vec(proptest::collection::vec(proptest::option::of(0..1200u32), 4), 0..100),
+        ) {
+            let settings = Settings::default();
+            let mut controller = controller(4);
+            for busy in periods {
+                let before = controller.newest();
+                busy.iter().enumerate().for_each(|(core, busy)| controller.observe(core, *busy));
+                let published = controller.turn();
+                let after = controller.newest();
+                prop_assert_eq!(published, (before != after).then_some(after));
+                prop_assert!(after.version == before.version || after.version == before.version + 1);
+                prop_assert!(after.value <= settings.most);
+                match controller.mean() {
+                    None => prop_assert_eq!(after.value, 0),
+                    Some(mean) if mean >= settings.overload => prop_assert_eq!(after.value, 0),
+                    Some(mean) if mean >= settings.target => prop_assert_eq!(after, before),
+                    Some(_) => prop_assert_eq!(after.value, settings.most.min(before.value + settings.step)),
+                }
+            }
+        }
+    }
+
+    /// Closed loop: the load is a fixed part and as much opportunistic work as S admits.
+    fn settle(fixed: u32, per_s: u32) -> Vec<Permille> {
+        let mut controller = controller(1);
+        let load = |controller: &Utilization| fixed + controller.newest().value * per_s / 1000;
+        (0..200)
+            .map(|_| {
+                let now = load(&controller);
+                controller.observe(0, Some(now));
+                controller.turn();
+                now
+            })
+            .collect()
+    }
+
+    #[test]
+    fn idle_capacity_is_filled_to_the_target_and_kept_there() {
+        let load = settle(300, 700);
+        assert!(load[150..].iter().all(|load| (800..900).contains(load)), "{load:?}");
+    }
+
+    #[test]
+    fn a_burst_of_reserved_work_stops_opportunistic_work_at_once() {
+        let mut controller = controller(2);
+        (0..2).for_each(|core| controller.observe(core, Some(100)));
+        for _ in 0..10 {
+            controller.turn();
+        }
+        assert_eq!(controller.newest().value, 500);
+        (0..2).for_each(|core| controller.observe(core, Some(950)));
+        assert_eq!(controller.turn().map(|snapshot| snapshot.value), Some(0));
+    }
+
+    #[test]
+    #[should_panic(expected = "the band of hysteresis is empty")]
+    fn canary_band() {
+        Utilization::new(Settings { target: 900, overload: 900, ..Settings::default() }, 1, 0);
+    }
+}
