@@ -1,0 +1,281 @@
+//! What goes into the durable queue and what comes out of it.
+
+use call::limits::Limits;
+use call::{CallId, Epoch, Frame, FunctionId, Status, VerdictCode, WallTime};
+
+/// A pending call or dead letter: its place in the queue's table, below `limits.calls_max`.
+///
+/// The number may name another call as soon as this one has ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CallRef(pub u32);
+
+/// A function the queue knows: a dense number below `limits.functions_max`, given by [`crate::DurableQ::intern`] and
+/// never taken back, so that the node and the scheduler can index their tables with it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FunctionRef(pub u32);
+
+/// Who holds leases: the node's number for a core's session, below `limits.cores_max`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct HolderRef(pub u16);
+
+/// Where a verdict or an outcome goes: the node's own name for a client's connection, returned as given.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Origin(pub u64);
+
+impl Origin {
+    /// Nobody waits.
+    pub const NOBODY: Origin = Origin(0);
+}
+
+/// The memory of the log's blocks, which belongs to the driver.
+///
+/// The node takes [`block_count`] blocks at the start and lends them with each call that may append to the log, as a
+/// small struct of a driver and its list of blocks. Only blocks without a write in flight are asked for.
+pub trait Blocks {
+    /// The memory of the log's block of this number, at least `limits.group_bytes` long and 16-aligned.
+    fn block(&mut self, number: u32) -> &mut [u8];
+}
+
+/// Bytes of the largest record of the log: a submit with the largest arguments and attributes, or the outcome with the
+/// largest output in its envelope. Where little memory is given to calls, a quarter of it.
+pub fn record_bytes_max(limits: &Limits) -> usize {
+    use call::limits::{ARGUMENTS_BYTES_MAX, ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, HEADER_BYTES};
+    let largest =
+        ARGUMENTS_BYTES_MAX + ATTRIBUTES_MAX * (2 * ATTRIBUTE_BYTES_MAX + 32) + 2 * HEADER_BYTES + 1024;
+    largest.min(limits.pending_bytes_max / 4)
+}
+
+/// How many blocks of `limits.group_bytes` the log needs: those in flight, one that is open, and enough for the largest
+/// record, which must be taken in one piece even when it spans groups.
+pub fn block_count(limits: &Limits) -> usize {
+    let room = limits.group_bytes - crate::log::GROUP_HEADER_BYTES;
+    limits.groups_in_flight + 1 + record_bytes_max(limits).div_ceil(room)
+}
+
+/// What the log wants from the disk. The node executes each at once and in order; completions come back by
+/// [`crate::DurableQ::created`] and [`crate::DurableQ::written`], in any order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogOp {
+    /// Make a segment ([`crate::log::segment_name`]), pre-written with zeros. A number is never used twice.
+    Create {
+        /// Its number.
+        segment: u64,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Write the first `bytes` of a block; on disk when it completes.
+    Write {
+        /// To this segment.
+        segment: u64,
+        /// At this offset, a multiple of 4096.
+        offset: u64,
+        /// From this block of [`Blocks`].
+        block: u32,
+        /// A multiple of 4096.
+        bytes: usize,
+        /// Names the write in [`crate::DurableQ::written`].
+        group: u64,
+    },
+    /// Remove a segment: every call in it has ended, on disk, or stands in a later one.
+    Remove {
+        /// Its number.
+        segment: u64,
+    },
+}
+
+/// What the node must tell someone, because it is on disk now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The verdict of a submit that [`crate::DurableQ::submit`] took.
+    Verdict {
+        /// As given with the submit.
+        origin: Origin,
+        /// The call.
+        call: CallId,
+        /// [`VerdictCode::Accepted`], [`VerdictCode::Duplicate`] or [`VerdictCode::DiskFailed`].
+        code: VerdictCode,
+    },
+    /// A call has ended for good and someone wanted to know. [`crate::DurableQ::outcome`] has the frame, until the
+    /// queue is next changed.
+    Ended {
+        /// Who wanted to know: the connection of the last submit of this id with `WANT_OUTCOME`.
+        origin: Origin,
+        /// The call.
+        call: CallId,
+        /// Its function.
+        function: FunctionId,
+        /// [`Status::Ok`], or why it is a dead letter.
+        status: Status,
+    },
+}
+
+/// What a function says about calls that do not say it themselves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Defaults {
+    /// For calls with criticality 0.
+    pub criticality: u8,
+    /// For calls without a deadline: so long after the start time, ns.
+    pub deadline_ns: u64,
+}
+
+/// A due call for the scheduler.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// Which call.
+    pub call: CallRef,
+    /// Larger is more important, 1 to 255.
+    pub criticality: u8,
+    /// When it should be done.
+    pub deadline: WallTime,
+}
+
+/// A call that may run now: everything of the lease frame. `body` is the submit frame as the client wrote it, so that
+/// `driver.send_parts(core, &lease.header.encode(lease.body), lease.body)` is the whole sending.
+#[derive(Clone, Copy, Debug)]
+pub struct Lease<'a> {
+    /// Kind, flags, call, function, epoch, deadline, criticality and attempt.
+    pub header: call::Header,
+    /// The submit frame, sealed.
+    pub body: &'a [u8],
+    /// When the call could first have started.
+    pub start_at: WallTime,
+    /// Since when it is waiting now (another time than `start_at` after a retry).
+    pub due_at: WallTime,
+}
+
+/// An outcome, or the loss of a lease, took effect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settled {
+    /// The call. If `fate` is [`Fate::Done`], the number is free from now on.
+    pub call: CallRef,
+    /// Its id.
+    pub id: CallId,
+    /// Its function.
+    pub function: FunctionRef,
+    /// When it could first have started.
+    pub start_at: WallTime,
+    /// What happens to it.
+    pub fate: Fate,
+}
+
+/// What happens to a call whose lease has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It ended well.
+    Done,
+    /// It may run again from this time on.
+    Retry {
+        /// Not before.
+        not_before: WallTime,
+    },
+    /// It is a dead letter.
+    Dead,
+    /// The lease was lost without a word of the call: it is due again at once.
+    Again,
+}
+
+/// The epoch of an outcome is not the call's live lease: nothing changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fenced;
+
+/// Where a call stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Appended, not yet on disk.
+    Appended,
+    /// Start time, or the end of a retry's wait, ahead.
+    Scheduled,
+    /// Waiting in its function's queue.
+    Due,
+    /// With the scheduler.
+    Offered,
+    /// With a core.
+    Leased(HolderRef, Epoch),
+    /// In the dead letters.
+    Dead,
+    /// Ended well.
+    Done,
+}
+
+/// What is known of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct CallView<'a> {
+    /// Its id.
+    pub id: CallId,
+    /// Its function.
+    pub function: FunctionId,
+    /// Where it stands.
+    pub state: State,
+    /// How the last execution ended, if there was one that was reported.
+    pub status: Option<Status>,
+    /// When it may first start (zero if that is no longer known), or the end of the wait before a retry.
+    pub start_at: WallTime,
+    /// As the call says; zero if it leaves that to its function.
+    pub deadline: WallTime,
+    /// As the call says; zero if it leaves that to its function.
+    pub criticality: u8,
+    /// Deliveries so far. The queue of a later incarnation knows those that were reported.
+    pub deliveries: u16,
+    /// The submit frame, while the call is pending or dead.
+    pub submit: Option<Frame<'a>>,
+    /// The last outcome, if it is kept.
+    pub outcome: Option<Frame<'a>>,
+}
+
+/// Depth of one function's queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Depth {
+    /// Start time or end of a retry's wait ahead, or not yet on disk.
+    pub scheduled: u32,
+    /// Due and not with the scheduler.
+    pub due: u32,
+    /// With the scheduler.
+    pub offered: u32,
+    /// With a core.
+    pub leased: u32,
+    /// In the dead letters.
+    pub dead: u32,
+    /// Since when the oldest due call is waiting; zero if there is none.
+    pub oldest_due: WallTime,
+}
+
+/// The queue as a whole. What counts up counts from the queue's start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Calls appended to the log.
+    pub accepted: u64,
+    /// Submits of an id that was already held.
+    pub duplicates: u64,
+    /// Leases given.
+    pub leased: u64,
+    /// Calls that ended well.
+    pub completed: u64,
+    /// Executions that failed and were scheduled again.
+    pub retried: u64,
+    /// Calls that went to the dead letters.
+    pub dead: u64,
+    /// Dead letters dropped because there were too many.
+    pub dead_dropped: u64,
+    /// Leases lost with their holder.
+    pub leases_lost: u64,
+    /// Outcomes that were fenced.
+    pub fenced: u64,
+    /// Calls written again to free an old segment.
+    pub relocated: u64,
+    /// Log groups on disk.
+    pub groups: u64,
+    /// Bytes of these.
+    pub log_bytes: u64,
+    /// Calls found in the log at the start.
+    pub recovered: u64,
+    /// Now: calls accepted and not ended, dead letters excluded.
+    pub pending_now: u64,
+    /// Now: leased.
+    pub leased_now: u64,
+    /// Now: dead letters.
+    pub dead_now: u64,
+    /// Now: bytes of frames in memory.
+    pub frame_bytes_now: u64,
+    /// Now: segments of the log.
+    pub segments_now: u64,
+}
