@@ -10,9 +10,8 @@ use call::frame::{self, FrameBuf, Header, Kind};
 use call::limits::{ARTEFACT_BYTES_MAX, HEADER_BYTES};
 use call::{Frame, FunctionId, FunctionSpec, Status};
 use driver::Endpoint;
-use sha2::{Digest, Sha256};
+use runtime::wasm::artefact::{self, ArtefactError};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -31,15 +30,38 @@ const FETCH_TRIES: u32 = 4;
 /// Nice value of the compiling thread.
 const NICE: i32 = 10;
 
-/// What makes an artefact ready to run on this host.
-pub trait Compile: Send + Sync + 'static {
-    /// Whether the function's artefact is compiled and in the cache.
-    fn is_compiled(&self, spec: &FunctionSpec) -> bool;
-    /// Checks and compiles `wasm` into the cache.
+/// What makes an artefact ready to run on this host; [`Artefacts`] in production.
+pub trait Compile: Send + 'static {
+    /// Whether the artefact with this hash is ready, if need be by compiling wasm that is still there; false if its
+    /// wasm must be fetched.
     ///
     /// # Errors
     /// A sentence for the function's owner.
-    fn compile(&self, spec: &FunctionSpec, wasm: &[u8]) -> Result<(), String>;
+    fn ensure(&self, sha256: &str) -> Result<bool, String>;
+    /// Compiles `wasm` into the cache.
+    ///
+    /// # Errors
+    /// A sentence for the function's owner.
+    fn compile(&self, wasm: &[u8]) -> Result<(), String>;
+}
+
+/// The host's cache of compiled artefacts.
+struct Artefacts {
+    cache: PathBuf,
+}
+
+impl Compile for Artefacts {
+    fn ensure(&self, sha256: &str) -> Result<bool, String> {
+        match artefact::ensure(&self.cache, sha256) {
+            Ok(_) => Ok(true),
+            Err(ArtefactError::Missing(_)) => Ok(false),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn compile(&self, wasm: &[u8]) -> Result<(), String> {
+        artefact::compile(&self.cache, wasm).map(|_| ()).map_err(|error| error.to_string())
+    }
 }
 
 /// The wish to have functions compiled, and the way to answer.
@@ -66,7 +88,11 @@ impl Shared {
 ///
 /// # Errors
 /// If a thread cannot be started.
-pub fn start(plan: &Plan, compile: impl Compile) -> io::Result<()> {
+pub fn start(plan: &Plan) -> io::Result<()> {
+    start_with(plan, Artefacts { cache: plan.cache.clone() })
+}
+
+fn start_with(plan: &Plan, compile: impl Compile) -> io::Result<()> {
     let shared = Shared::default();
     let (compiler, artefacts) = (shared.clone(), plan.artefacts.clone());
     let named = |name: &str| std::thread::Builder::new().name(name.into());
@@ -214,18 +240,18 @@ fn ready(
     admin: &str,
     compile: &impl Compile,
 ) -> Result<(), String> {
-    if compile.is_compiled(spec) {
+    if compile.ensure(&spec.artefact)? {
         return Ok(());
     }
     let wasm = fetch(spec, artefacts, admin)?;
-    let is = sha256(&wasm);
+    let is = artefact::sha256(&wasm);
     if is != spec.artefact {
         return Err(format!(
             "the artefact's SHA-256 is {is}, but {} was deployed; deploy it again",
             spec.artefact
         ));
     }
-    compile.compile(spec, &wasm)
+    compile.compile(&wasm)
 }
 
 /// The wasm file: from the node's store if it is on this host, else over HTTP.
@@ -259,14 +285,6 @@ fn get(url: &str) -> Result<Vec<u8>, ureq::Error> {
     response.body_mut().with_config().limit(ARTEFACT_BYTES_MAX as u64).read_to_vec()
 }
 
-/// SHA-256 in lower-case hexadecimal digits.
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string takes everything");
-        text
-    })
-}
-
 fn say(what: std::fmt::Arguments<'_>) {
     eprintln!("millrace worker: {what}");
 }
@@ -280,10 +298,10 @@ mod tests {
     struct Fake;
 
     impl Compile for Fake {
-        fn is_compiled(&self, spec: &FunctionSpec) -> bool {
-            spec.name == "cached"
+        fn ensure(&self, sha256: &str) -> Result<bool, String> {
+            Ok(sha256 == "cached")
         }
-        fn compile(&self, _: &FunctionSpec, wasm: &[u8]) -> Result<(), String> {
+        fn compile(&self, wasm: &[u8]) -> Result<(), String> {
             if wasm == b"bad" { Err("not wasm".into()) } else { Ok(()) }
         }
     }
@@ -354,14 +372,14 @@ mod tests {
             slots: 1,
             drain: Duration::ZERO,
         };
-        let (good, bad) = (sha256(b"good"), sha256(b"bad"));
+        let (good, bad) = (artefact::sha256(b"good"), artefact::sha256(b"bad"));
         std::fs::write(store.path().join(format!("{bad}.wasm")), b"bad").unwrap();
         std::fs::write(store.path().join("0000.wasm"), b"changed").unwrap();
-        start(&plan, Fake).unwrap();
+        start_with(&plan, Fake).unwrap();
 
         let mut host = greeted(&node, &serve_http(b"good"));
         for (name, artefact, reason) in [
-            ("cached", "absent".to_owned(), ""),
+            ("in-the-cache", "cached".to_owned(), ""),
             ("over-http", good, ""),
             ("refused", bad, "not wasm"),
             ("changed", "0000".to_owned(), "the artefact's SHA-256 is"),
