@@ -6,9 +6,11 @@
 
 pub mod seam;
 pub mod scripted;
+pub mod wasm;
 
 #[cfg(test)]
 mod testing;
 
 pub use scripted::Scripted;
 pub use seam::{Begin, Ended, Progress, Runtime, SlotId};
+pub use wasm::{Options, WasmRuntime};

@@ -1,0 +1,202 @@
+//! The functions of a core: light until their first call, then with mapped code.
+
+use super::artefact;
+use super::command;
+use super::fast::{self, Exports};
+use super::host::{Desk, Host, Stdout};
+use super::warm::Place;
+use super::{Seat, wasi};
+use crate::seam::Begin;
+use call::function::{Abi, InstanceMode};
+use call::{FunctionId, FunctionSpec};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use wasmtime::{Engine, InstancePre, Linker, Module, ModuleExport};
+
+/// Sweeps without a call after which a function's code is unmapped.
+const SWEEPS_LOADED: u32 = 40;
+
+/// A published function.
+pub struct Function {
+    name: Rc<str>,
+    artefact: Rc<str>,
+    abi: Abi,
+    instance: InstanceMode,
+    memory_bytes: u64,
+    /// Counts publications, over all functions: instances of another one are not reused.
+    pub generation: u64,
+    /// Its warm instances, the most recently used last.
+    pub warm: Vec<Place>,
+    /// Sweeps since its last cold start.
+    sweeps: u32,
+    code: Option<Code>,
+}
+
+impl Function {
+    /// Whether it runs as `spec` says.
+    pub fn is(&self, spec: &FunctionSpec) -> bool {
+        *self.artefact == spec.artefact
+            && *self.name == spec.name
+            && (self.abi, self.instance, self.memory_bytes) == (spec.abi, spec.instance, spec.memory_bytes)
+    }
+}
+
+/// Mapped code, ready to make instances of.
+#[derive(Clone)]
+struct Code {
+    pre: Rc<InstancePre<Host>>,
+    entry: Entry,
+}
+
+#[derive(Clone, Copy)]
+enum Entry {
+    Fast(Exports),
+    Command(ModuleExport),
+}
+
+/// A function's id is a hash already.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a function id is one number");
+    }
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// All published functions, and what is common to their instances.
+pub struct Functions {
+    functions: HashMap<FunctionId, Function, BuildHasherDefault<AsItIs>>,
+    engine: Engine,
+    linker: Linker<Host>,
+    /// The loop that serves a warm instance; see `serve.wat`.
+    serve: Module,
+    cache_dir: PathBuf,
+    generation: u64,
+}
+
+impl Functions {
+    /// None yet. The artefacts will be looked for in `cache_dir`.
+    pub fn new(engine: &Engine, cache_dir: &Path) -> wasmtime::Result<Functions> {
+        let mut linker = Linker::new(engine);
+        wasi::link(&mut linker)?;
+        let serve = Module::new(engine, include_bytes!("serve.wasm"))?;
+        Ok(Functions {
+            functions: HashMap::default(),
+            engine: engine.clone(),
+            linker,
+            serve,
+            cache_dir: cache_dir.into(),
+            generation: 0,
+        })
+    }
+
+    /// A published function.
+    pub fn get_mut(&mut self, function: FunctionId) -> Option<&mut Function> {
+        self.functions.get_mut(&function)
+    }
+
+    /// Publishes a function, in place of another one of its id.
+    pub fn insert(&mut self, function: FunctionId, spec: &FunctionSpec) {
+        self.generation += 1;
+        let published = Function {
+            name: spec.name.as_str().into(),
+            artefact: spec.artefact.as_str().into(),
+            abi: spec.abi,
+            instance: spec.instance,
+            memory_bytes: spec.memory_bytes,
+            generation: self.generation,
+            warm: Vec::new(),
+            sweeps: 0,
+            code: None,
+        };
+        self.functions.insert(function, published);
+    }
+
+    /// Forgets a function.
+    pub fn remove(&mut self, function: FunctionId) {
+        self.functions.remove(&function);
+    }
+
+    /// Functions whose code is mapped.
+    pub fn loaded(&self) -> usize {
+        self.functions.values().filter(|function| function.code.is_some()).count()
+    }
+
+    /// Unmaps the code of functions that were not called for long.
+    pub fn unload_unused(&mut self) {
+        for function in self.functions.values_mut() {
+            function.sweeps += 1;
+            if function.sweeps > SWEEPS_LOADED && function.warm.is_empty() {
+                function.code = None;
+            }
+        }
+    }
+
+    /// A new instance for a call, not yet run.
+    ///
+    /// # Errors
+    /// Why the function cannot run, for people.
+    ///
+    /// # Panics
+    /// If the function is not published.
+    pub fn seat(&mut self, begin: &Begin<'_>) -> Result<Seat, String> {
+        let function = self.functions.get_mut(&begin.function).expect("the function is published");
+        function.sweeps = 0;
+        let code = match &function.code {
+            Some(code) => code.clone(),
+            None => {
+                let code = load(&self.engine, &self.linker, &self.cache_dir, function)?;
+                function.code.insert(code).clone()
+            }
+        };
+        let desk = Rc::new(Desk::default());
+        let stdout = match code.entry {
+            Entry::Fast(_) => Stdout::Stderr,
+            Entry::Command(_) => Stdout::Output,
+        };
+        let store = Host::store(&self.engine, &desk, &function.name, function.memory_bytes, stdout);
+        let run: std::pin::Pin<Box<dyn Future<Output = wasmtime::Result<()>>>> =
+            match (code.entry, function.instance) {
+                (Entry::Fast(exports), InstanceMode::Fresh) => Box::pin(fast::once(store, code.pre, exports)),
+                (Entry::Fast(exports), InstanceMode::Reuse) => {
+                    Box::pin(fast::forever(store, code.pre, exports, self.serve.clone()))
+                }
+                (Entry::Command(start), _) => {
+                    wasi::environment::write(&mut desk.environment.borrow_mut(), &function.name, begin);
+                    Box::pin(command::run(store, code.pre, start))
+                }
+            };
+        Ok(Seat { run, desk })
+    }
+}
+
+/// Maps a function's code and finds its entry.
+fn load(
+    engine: &Engine,
+    linker: &Linker<Host>,
+    cache_dir: &Path,
+    function: &Function,
+) -> Result<Code, String> {
+    let module = artefact::load(engine, cache_dir, &function.artefact).map_err(|error| error.to_string())?;
+    let fast = Exports::of(&module).map(Entry::Fast);
+    let command = module.get_export_index(command::START).map(Entry::Command);
+    let entry = match function.abi {
+        Abi::Auto => fast.or(command),
+        Abi::Fast => fast,
+        Abi::Wasi => command,
+    };
+    let entry = entry.ok_or_else(|| {
+        format!("the module does not speak the ABI that its manifest says ({:?})", function.abi)
+    })?;
+    let pre = linker.instantiate_pre(&module).map_err(|error| format!("cannot be linked: {error:?}"))?;
+    Ok(Code { pre: Rc::new(pre), entry })
+}

@@ -1,0 +1,206 @@
+//! What a guest sees of the core, and what the core sees of a guest.
+//!
+//! A guest's store is owned by the future that runs it, and is out of reach while that future exists. Core and guest
+//! therefore meet at a [`Desk`]: the core lays a call's payload there and finds output and stderr there.
+
+use super::engine::TABLE_ELEMENTS_MAX;
+use call::Status;
+use call::limits::{OUTPUT_BYTES_MAX, STDERR_BYTES_MAX};
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::ops::Deref;
+use std::rc::Rc;
+use wasmtime::{Engine, Memory, ResourceLimiter, Store, Trap, UpdateDeadline};
+
+/// Buffers larger than this are given back when a call has ended: one large call must not pin memory for ever.
+pub const BUFFER_BYTES_KEPT: usize = 64 << 10;
+
+/// Where the core and one guest exchange a call.
+#[derive(Default)]
+pub struct Desk {
+    /// The arguments.
+    pub payload: RefCell<Vec<u8>>,
+    /// `NAME=value` strings, each ended by a zero byte.
+    pub environment: RefCell<Vec<u8>>,
+    /// What the function returned, or a command's stdout.
+    pub output: RefCell<Vec<u8>>,
+    /// Its stderr.
+    pub stderr: RefCell<Vec<u8>>,
+    /// Output or stderr was cut.
+    pub truncated: Cell<bool>,
+    /// The call is done and the guest waits for the next one.
+    pub served: Cell<bool>,
+    /// Memory was refused during this call.
+    pub memory_refused: Cell<bool>,
+    /// Largest size of the guest's memory so far, bytes.
+    pub memory_bytes: Cell<u64>,
+}
+
+impl Desk {
+    /// Clears what the last call left.
+    pub fn clear(&self) {
+        for buffer in [&self.payload, &self.environment, &self.output, &self.stderr] {
+            let mut buffer = buffer.borrow_mut();
+            buffer.clear();
+            buffer.shrink_to(BUFFER_BYTES_KEPT);
+        }
+        self.truncated.set(false);
+        self.served.set(false);
+        self.memory_refused.set(false);
+    }
+
+    /// Appends to the output as much as the limit allows.
+    pub fn write_output(&self, bytes: &[u8]) {
+        self.append(&self.output, bytes, OUTPUT_BYTES_MAX);
+    }
+
+    /// Appends to stderr as much as the limit allows.
+    pub fn write_stderr(&self, bytes: &[u8]) {
+        self.append(&self.stderr, bytes, STDERR_BYTES_MAX);
+    }
+
+    fn append(&self, to: &RefCell<Vec<u8>>, bytes: &[u8], most: usize) {
+        let mut to = to.borrow_mut();
+        let fits = bytes.len().min(most - to.len());
+        to.extend_from_slice(&bytes[..fits]);
+        if fits < bytes.len() {
+            self.truncated.set(true);
+        }
+    }
+}
+
+/// A value that wasmtime wants to be `Send`, though it never leaves its thread.
+pub struct OnOneThread<T>(pub T);
+
+// SAFETY: a runtime and all its stores and futures stay on one thread: `WasmRuntime` holds `Rc`s outside of this
+// wrapper too and so is not `Send` itself, and wasmtime moves no store data between threads.
+unsafe impl<T> Send for OnOneThread<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for OnOneThread<T> {}
+
+impl<T> Deref for OnOneThread<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// Where a guest's stdout goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stdout {
+    /// A command: it is the result.
+    Output,
+    /// The fast ABI, which returns its result otherwise: what a library prints is a log.
+    Stderr,
+}
+
+/// A guest's store data.
+pub struct Host {
+    /// Shared with the core.
+    pub desk: OnOneThread<Rc<Desk>>,
+    /// The guest's memory, once it is there.
+    pub memory: Option<Memory>,
+    /// Bytes that memory may have.
+    pub memory_bytes_max: u64,
+    /// Where stdout goes.
+    pub stdout: Stdout,
+    /// Bytes of the payload that a command has read from stdin.
+    pub stdin_at: usize,
+    /// Bit n: file descriptor n of stdin, stdout, stderr is open.
+    pub open: u8,
+    /// A command's `argv[0]`.
+    pub name: Rc<str>,
+}
+
+// SAFETY: `name` is an `Rc`; the argument is that of `OnOneThread`.
+unsafe impl Send for Host {}
+
+impl Host {
+    /// A store for a guest, which yields at the end of each slice.
+    pub fn store(
+        engine: &Engine,
+        desk: &Rc<Desk>,
+        name: &Rc<str>,
+        memory_bytes_max: u64,
+        stdout: Stdout,
+    ) -> Store<Host> {
+        let host = Host {
+            desk: OnOneThread(desk.clone()),
+            memory: None,
+            memory_bytes_max,
+            stdout,
+            stdin_at: 0,
+            open: 0b111,
+            name: name.clone(),
+        };
+        let mut store = Store::new(engine, host);
+        store.limiter(|host| host);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
+        store
+    }
+}
+
+impl ResourceLimiter for Host {
+    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let fits = desired as u64 <= self.memory_bytes_max;
+        if fits {
+            self.desk.memory_bytes.set(self.desk.memory_bytes.get().max(desired as u64));
+        } else {
+            self.desk.memory_refused.set(true);
+        }
+        Ok(fits)
+    }
+
+    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS_MAX)
+    }
+}
+
+/// A command ended itself with this exit status.
+#[derive(Debug)]
+pub struct Exit(pub i32);
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "exit status {}", self.0)
+    }
+}
+
+impl std::error::Error for Exit {}
+
+/// A function broke the fast ABI.
+#[derive(Debug)]
+pub struct BadReply(pub String);
+
+impl fmt::Display for BadReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadReply {}
+
+/// How a guest's end is told: status, exit code, and a text for people unless it ended by itself.
+pub fn verdict(end: &wasmtime::Result<()>, desk: &Desk) -> (Status, i32, Option<String>) {
+    let error = match end {
+        Ok(()) => return (Status::Ok, 0, None),
+        Err(error) => error,
+    };
+    match (error.downcast_ref::<Exit>(), error.downcast_ref::<Trap>()) {
+        (Some(Exit(0)), _) => (Status::Ok, 0, None),
+        (Some(Exit(code)), _) if desk.memory_refused.get() => {
+            (Status::Memory, *code, Some(out_of_memory(error)))
+        }
+        (Some(Exit(code)), _) => (Status::Exit, *code, None),
+        _ if error.is::<BadReply>() => (Status::BadReply, 0, Some(error.to_string())),
+        _ if desk.memory_refused.get() => (Status::Memory, 0, Some(out_of_memory(error))),
+        (_, Some(Trap::StackOverflow)) => (Status::Stack, 0, Some(format!("{error:?}"))),
+        (_, Some(_)) => (Status::Trap, 0, Some(format!("{error:?}"))),
+        _ => (Status::Unavailable, 0, Some(format!("cannot be instantiated: {error:?}"))),
+    }
+}
+
+fn out_of_memory(error: &wasmtime::Error) -> String {
+    format!("asked for more memory than `memory` in function.toml allows, then ended: {error:?}")
+}
