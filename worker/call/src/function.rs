@@ -4,6 +4,7 @@ use crate::ids::FunctionId;
 use crate::limits::{ARTEFACT_BYTES_MAX, NAME_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// How the function's code runs.
@@ -152,13 +153,13 @@ impl FunctionSpec {
         check_name("name", &self.name)?;
         check_name("namespace", &self.namespace)?;
         check_name("tenant", &self.tenant)?;
-        check_range("criticality", u64::from(self.criticality), 1, 255)?;
-        check_range("deadline", self.deadline_ms, 1, 7 * 24 * 3600 * 1000)?;
-        check_range("timeout", self.timeout_ms, 1, 24 * 3600 * 1000)?;
-        check_range("memory", self.memory_bytes, 64 << 10, 4 << 30)?;
-        check_range("concurrency", u64::from(self.concurrency), 1, 1_000_000)?;
-        check_range("retry.attempts", u64::from(self.retry.attempts), 1, 1000)?;
-        check_range("artefact_bytes", self.artefact_bytes, 0, ARTEFACT_BYTES_MAX as u64)
+        check_range("criticality", u64::from(self.criticality), 1..=255, "")?;
+        check_range("deadline", self.deadline_ms, 1..=7 * 24 * 3600 * 1000, " ms")?;
+        check_range("timeout", self.timeout_ms, 1..=24 * 3600 * 1000, " ms")?;
+        check_range("memory", self.memory_bytes, 64 << 10..=4 << 30, " bytes")?;
+        check_range("concurrency", u64::from(self.concurrency), 1..=1_000_000, "")?;
+        check_range("retry.attempts", u64::from(self.retry.attempts), 1..=1000, "")?;
+        check_range("artefact", self.artefact_bytes, 0..=ARTEFACT_BYTES_MAX as u64, " bytes")
     }
 }
 
@@ -178,11 +179,13 @@ fn check_name(place: &str, name: &str) -> Result<(), SpecError> {
     }
 }
 
-fn check_range(place: &str, value: u64, low: u64, high: u64) -> Result<(), SpecError> {
-    if (low..=high).contains(&value) {
+fn check_range(place: &str, value: u64, allowed: RangeInclusive<u64>, unit: &str) -> Result<(), SpecError> {
+    if allowed.contains(&value) {
         return Ok(());
     }
-    Err(SpecError { place: place.into(), message: format!("is {value}, must be between {low} and {high}") })
+    let (low, high) = allowed.into_inner();
+    let message = format!("is {value}{unit}, must be between {low}{unit} and {high}{unit}");
+    Err(SpecError { place: place.into(), message })
 }
 
 #[cfg(test)]

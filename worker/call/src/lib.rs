@@ -11,6 +11,7 @@ pub mod frame;
 pub mod body;
 pub mod outcome;
 pub mod function;
+pub mod manifest;
 pub mod admin;
 
 pub use body::{Arguments, Attribute, Verdict, VerdictCode};
