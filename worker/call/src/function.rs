@@ -184,7 +184,7 @@ fn check_range(place: &str, value: u64, allowed: RangeInclusive<u64>, unit: &str
         return Ok(());
     }
     let (low, high) = allowed.into_inner();
-    let message = format!("is {value}{unit}, must be between {low}{unit} and {high}{unit}");
+    let message = format!("is {value}{unit}, must be between {low} and {high}{unit}");
     Err(SpecError { place: place.into(), message })
 }
 
