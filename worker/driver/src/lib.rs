@@ -10,8 +10,12 @@
 
 pub mod arrivals;
 mod framing;
+pub mod clock;
 pub mod seam;
 pub mod sim;
+mod shm;
+pub mod topology;
+pub mod uring;
 
 pub use arrivals::{Arrivals, Event};
 pub use seam::{BlockId, Closed, ConnectionId, Driver, Endpoint, FileId, ListenerId, SendError, Token};

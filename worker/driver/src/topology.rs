@@ -1,0 +1,114 @@
+//! What the machine has for us: CPUs to pin to, memory that may be locked.
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::Pid;
+use std::io;
+
+/// The CPUs this process may run on, in order.
+pub fn cpus() -> Vec<usize> {
+    let mut ids: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// The first `count` CPUs; an error with the remedy if there are fewer.
+pub fn choose_cpus(count: usize) -> io::Result<Vec<usize>> {
+    let mut found = cpus();
+    if found.len() < count {
+        let why = format!(
+            "{count} cores were asked for, this process may use {} ({found:?}); ask for fewer, or widen its CPU set \
+             (taskset, cpuset cgroup, container limit)",
+            found.len()
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    found.truncate(count);
+    Ok(found)
+}
+
+/// Pins the calling thread.
+pub fn pin(cpu: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set)).map_err(|errno| {
+        let why = format!("cannot pin to CPU {cpu}: {errno}; this process may use {:?}", cpus());
+        io::Error::new(io::Error::from(errno).kind(), why)
+    })
+}
+
+/// Bytes that this process may lock in memory; `None` without a limit.
+pub fn memlock_limit() -> Option<u64> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK).ok()?;
+    (soft != libc::RLIM_INFINITY).then_some(soft)
+}
+
+/// glommio refuses to start below this, also for root.
+pub const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
+
+/// An error with the remedy if fewer than `bytes` and an executor's own need may be locked.
+pub fn check_memlock(bytes: u64) -> io::Result<()> {
+    let needed = bytes.max(MEMLOCK_BYTES_MIN);
+    match memlock_limit() {
+        Some(limit) if limit < needed => {
+            Err(io::Error::new(io::ErrorKind::OutOfMemory, memlock_remedy(needed)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What to do about too small a limit.
+pub(crate) fn memlock_remedy(needed: u64) -> String {
+    let limit = memlock_limit().map_or("no limit".to_owned(), |bytes| format!("{} KiB", bytes >> 10));
+    format!(
+        "cannot lock {} KiB of memory for I/O (RLIMIT_MEMLOCK: {limit}); raise it with `ulimit -l {}`, \
+         LimitMEMLOCK= of the service, or memlock in /etc/security/limits.conf",
+        needed >> 10,
+        needed >> 10
+    )
+}
+
+/// Keeps memory from being paged out.
+///
+/// # Errors
+/// With the remedy, if the limit is too small.
+pub fn lock(memory: &[u8]) -> io::Result<()> {
+    // SAFETY: locking changes no contents; the range is a live slice.
+    match unsafe { libc::mlock(memory.as_ptr().cast(), memory.len()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::new(io::Error::last_os_error().kind(), memlock_remedy(memory.len() as u64))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asking_for_too_many_cores_says_how_many_there_are() {
+        let all = cpus();
+        assert_eq!(choose_cpus(all.len()).unwrap(), all);
+        let told = choose_cpus(all.len() + 1).unwrap_err().to_string();
+        assert!(told.contains(&format!("may use {}", all.len())), "{told}");
+    }
+
+    #[test]
+    fn a_thread_really_moves_to_its_cpu() {
+        let cpu = *cpus().last().unwrap();
+        std::thread::spawn(move || {
+            pin(cpu).unwrap();
+            assert_eq!(nix::sched::sched_getcpu().unwrap(), cpu);
+            assert!(pin(4000).is_err());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_small_memlock_limit_is_named_with_its_remedy() {
+        if memlock_limit().is_some() {
+            let told = check_memlock(u64::MAX).unwrap_err().to_string();
+            assert!(told.contains("ulimit -l"), "{told}");
+        }
+        check_memlock(0).unwrap();
+    }
+}
