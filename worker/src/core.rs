@@ -122,6 +122,13 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         &self.runtime
     }
 
+    /// Which backend is in force for each thing, of the driver and of the runtime.
+    pub fn backends(&self) -> Vec<(String, String)> {
+        let mut backends = self.driver.backends();
+        backends.extend(self.runtime.backends());
+        backends
+    }
+
     /// What it has counted.
     pub fn stats(&self) -> &Stats {
         &self.stats

@@ -145,14 +145,12 @@ impl<D: Driver, R: Runtime> Core<D, R> {
     }
 
     fn say_hello(&mut self, connection: ConnectionId) {
-        let mut backends = self.driver.backends();
-        backends.extend(self.runtime.backends());
         let hello = Hello::Core {
             host: self.plan.host.clone(),
             cpu: self.plan.cpu,
             pid: self.plan.pid,
             slots: self.plan.slots,
-            backends,
+            backends: self.backends(),
         };
         let body = serde_json::to_vec(&hello).expect("a hello is plain words and numbers");
         self.out.clear();

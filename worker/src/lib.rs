@@ -15,6 +15,7 @@ mod functions;
 mod slots;
 mod parking;
 pub mod stats;
+pub mod process;
 pub mod supervisor;
 pub mod host;
 

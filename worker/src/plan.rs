@@ -129,12 +129,7 @@ impl Plan {
 
 /// The CPUs that this process may use, ascending.
 pub fn allowed_cpus() -> Vec<u32> {
-    let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
-    let set = set.expect("a process may always read its own affinity");
-    (0..nix::sched::CpuSet::count())
-        .filter(|cpu| set.is_set(*cpu).unwrap_or(false))
-        .map(|cpu| cpu as u32)
-        .collect()
+    driver::topology::cpus().into_iter().map(|cpu| cpu as u32).collect()
 }
 
 fn wrong<T>(option: &'static str, message: String) -> Result<T, PlanError> {

@@ -147,6 +147,8 @@ fn spawn(mut command: Command) -> io::Result<Child> {
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
         Ok(())
     };
+    // With it, each trap would cost 3 us for a backtrace that nobody reads.
+    command.env("RUST_LIB_BACKTRACE", "0");
     command.process_group(0);
     // SAFETY: between fork and exec `prepare` makes three system calls; it neither allocates nor takes a lock.
     unsafe { command.pre_exec(prepare) };
@@ -183,4 +185,106 @@ fn next_look(cores: &[Core], kill_at: Option<Instant>) -> Duration {
 
 fn say(what: std::fmt::Arguments<'_>) {
     eprintln!("millrace worker: {what}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// Where the process under test leaves the pids of its cores; set for that process only.
+    const DIRECTORY: &str = "MILLRACE_TEST_SUPERVISOR";
+
+    /// Not a test: the process under test, started by [`supervisor`]. Does nothing otherwise.
+    #[test]
+    fn process_under_test() {
+        let Some(directory) = std::env::var_os(DIRECTORY) else { return };
+        let plan = Plan {
+            host: "here".into(),
+            node: "tcp:127.0.0.1:1".parse().unwrap(),
+            host_node: "tcp:127.0.0.1:1".parse().unwrap(),
+            cache: "/nonexistent".into(),
+            artefacts: None,
+            cpus: vec![0, 1],
+            slots: 1,
+            drain: Duration::ZERO,
+        };
+        let command = |cpu: u32| {
+            let mut command = Command::new("sh");
+            command.args(["-c", "echo $$ > $0.new && mv $0.new $0 && exec sleep 1000"]);
+            command.arg(Path::new(&directory).join(cpu.to_string()));
+            command
+        };
+        run(&plan, command).expect("it starts");
+    }
+
+    /// A supervisor of two sleeping cores.
+    fn supervisor(directory: &Path) -> Child {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "supervisor::tests::process_under_test", "--test-threads=1", "--nocapture"])
+            .env(DIRECTORY, directory)
+            .spawn()
+            .expect("a test can start itself")
+    }
+
+    /// Waits for something that must come.
+    fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        for _ in 0..2000 {
+            if let Some(seen) = look() {
+                return seen;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{what} never came");
+    }
+
+    fn pid(directory: &Path, cpu: u32, not: Option<Pid>) -> Pid {
+        wait("a core", || {
+            let text = std::fs::read_to_string(directory.join(cpu.to_string())).ok()?;
+            let pid = Pid::from_raw(text.trim().parse().ok()?);
+            (Some(pid) != not).then_some(pid)
+        })
+    }
+
+    /// Sends SIGTERM to the thread that waits for it: the test harness's main thread does not block it, as that of
+    /// the real supervisor does, and would take it.
+    fn terminate(supervisor: u32) {
+        let tasks = std::fs::read_dir(format!("/proc/{supervisor}/task")).unwrap();
+        let is_it = |task: &std::path::PathBuf| {
+            std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "signals")
+        };
+        let task =
+            tasks.map(|task| task.unwrap().path()).find(is_it).expect("a thread that waits for signals");
+        let tid: u32 = task.file_name().unwrap().to_string_lossy().parse().unwrap();
+        // SAFETY: three plain numbers; the supervisor is a child of this test.
+        let sent = unsafe { libc::syscall(libc::SYS_tgkill, supervisor, tid, libc::SIGTERM) };
+        assert_eq!(sent, 0);
+    }
+
+    fn is_gone(pid: Pid) -> bool {
+        kill(pid, None).is_err()
+    }
+
+    #[test]
+    fn a_core_that_dies_is_started_again_and_the_others_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut child = supervisor(directory.path());
+        let (first, second) = (pid(directory.path(), 0, None), pid(directory.path(), 1, None));
+        kill(first, Signal::SIGKILL).unwrap();
+        let third = pid(directory.path(), 0, Some(first));
+        assert!(is_gone(first) && !is_gone(second) && !is_gone(third));
+        terminate(child.id());
+        assert!(child.wait().unwrap().success(), "a drain is no failure");
+        assert!(is_gone(second) && is_gone(third), "no core outlives a drain");
+    }
+
+    #[test]
+    fn no_core_outlives_its_supervisor() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut child = supervisor(directory.path());
+        let cores = [pid(directory.path(), 0, None), pid(directory.path(), 1, None)];
+        child.kill().unwrap();
+        child.wait().unwrap();
+        wait("the end of the cores", || cores.into_iter().all(is_gone).then_some(()));
+    }
 }

@@ -1,0 +1,109 @@
+//! The process of one core, as `millrace core` runs it: pinned to its CPU, with the real driver and runtime.
+//!
+//! SIGTERM drains it, SIGUSR1 has it write its [`crate::Stats`] to stderr, as it does at its end.
+
+use crate::core::Core;
+use crate::plan::Plan;
+use call::limits::Limits;
+use driver::uring::{self, Uring};
+use driver::{Arrivals, Driver, topology};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use runtime::Runtime;
+use runtime::wasm::{self, WasmRuntime};
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// SIGTERM came.
+static DRAIN: AtomicBool = AtomicBool::new(false);
+/// SIGUSR1 came.
+static TELL: AtomicBool = AtomicBool::new(false);
+
+/// Why a core's process could not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The CPU, or the ring; with the remedy.
+    Driver(io::Error),
+    /// The engine or its timer; with the remedy.
+    Runtime(wasm::StartError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Driver(error) => write!(f, "{error}"),
+            StartError::Runtime(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> StartError {
+        StartError::Driver(error)
+    }
+}
+
+/// Runs the core on `cpu` until it has drained. Says on stderr which backend it uses for each thing.
+///
+/// # Errors
+/// If the process may not use what it needs: the CPU, io_uring, address space for the pool of instances.
+pub fn run(plan: &Plan, cpu: u32, limits: &Limits) -> Result<(), StartError> {
+    listen_to_signals().map_err(io::Error::from)?;
+    topology::pin(cpu as usize)?;
+    let mut core = core(plan, cpu, limits)?;
+    for (thing, backend) in core.backends() {
+        eprintln!("millrace core {cpu}: {thing}: {backend}");
+    }
+    let mut arrivals = Arrivals::new();
+    while !core.finished() {
+        let until = core.turn(&arrivals);
+        tend(&mut core, cpu);
+        core.driver().reap(until, &mut arrivals);
+    }
+    tend(&mut core, cpu);
+    eprintln!("millrace core {cpu}: event=ended {}", core.stats());
+    Ok(())
+}
+
+/// The core with its real driver and runtime. Must be made by the thread that will run it.
+///
+/// # Errors
+/// As [`run`].
+pub fn core(plan: &Plan, cpu: u32, limits: &Limits) -> Result<Core<Uring, WasmRuntime>, StartError> {
+    let driver = Uring::new(uring::Options { connections_max: 8, ..uring::Options::default() })?;
+    let options = wasm::Options { slots: plan.slots, ..wasm::Options::new(&plan.cache) };
+    let runtime = WasmRuntime::new(options).map_err(StartError::Runtime)?;
+    Ok(Core::new(plan.core(cpu), limits.clone(), driver, runtime))
+}
+
+extern "C" fn heard(signal: libc::c_int) {
+    match signal {
+        libc::SIGTERM => DRAIN.store(true, Relaxed),
+        _ => TELL.store(true, Relaxed),
+    }
+}
+
+/// Lets the two signals set their flags. Without `SA_RESTART`: a sleeping core is to notice.
+fn listen_to_signals() -> nix::Result<()> {
+    let action = SigAction::new(SigHandler::Handler(heard), SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGTERM, Signal::SIGUSR1] {
+        // SAFETY: the handler does one store to an atomic, which is safe at any instant.
+        unsafe { sigaction(signal, &action)? };
+    }
+    Ok(())
+}
+
+/// What a core's process does beside the core's turns: signals, and lines for people.
+fn tend<D: Driver, R: Runtime>(core: &mut Core<D, R>, cpu: u32) {
+    if DRAIN.swap(false, Relaxed) {
+        core.drain();
+    }
+    for line in core.notes() {
+        eprintln!("millrace core {cpu}: {line}");
+    }
+    if TELL.swap(false, Relaxed) {
+        eprintln!("millrace core {cpu}: event=stats {}", core.stats());
+    }
+}
