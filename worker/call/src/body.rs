@@ -5,7 +5,10 @@
 
 use crate::frame::{self, FrameBuf, FrameError, Header, Kind, flag};
 use crate::ids::{CallId, FunctionId};
-use crate::limits::{ARGUMENTS_BYTES_MAX, ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX};
+use crate::limits::{
+    ARGUMENTS_BYTES_MAX, ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, BODY_BYTES_MAX, OUTPUT_BYTES_MAX,
+    STDERR_BYTES_MAX,
+};
 use crate::outcome::{Status, Usage};
 use crate::time::WallTime;
 use rkyv::api::serialize_using;
@@ -67,6 +70,9 @@ impl ArchivedVerdict {
         VerdictCode::from_wire(self.code.to_native()).ok_or(FrameError::Body)
     }
 }
+
+/// Verdicts of the longest [`Kind::Verdicts`] body, with room for the archive's root.
+pub const VERDICTS_MAX: usize = (BODY_BYTES_MAX - 64) / size_of::<ArchivedVerdict>();
 
 /// "Full" is a different word from "broken".
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -215,9 +221,11 @@ pub fn verdicts(body: &[u8]) -> Result<&[ArchivedVerdict], FrameError> {
     Ok(&read.verdicts)
 }
 
-/// Reads and validates an outcome body.
+/// Reads and validates an outcome body: sizes within limits.
 pub fn reply(body: &[u8]) -> Result<&ArchivedReply<'static>, FrameError> {
-    rkyv::access::<ArchivedReply<'static>, Failure>(body).map_err(|_| FrameError::Body)
+    let read = rkyv::access::<ArchivedReply<'static>, Failure>(body).map_err(|_| FrameError::Body)?;
+    let fits = read.output.len() <= OUTPUT_BYTES_MAX && read.stderr.len() <= STDERR_BYTES_MAX;
+    if fits { Ok(read) } else { Err(FrameError::Body) }
 }
 
 /// A call as a client means it.
@@ -245,7 +253,8 @@ pub struct Submit<'a> {
 /// [`FrameError::Body`] if the arguments are larger than the limits; nothing is appended.
 pub fn append_submit(out: &mut FrameBuf, submit: &Submit<'_>) -> Result<(), FrameError> {
     let arguments = &submit.arguments;
-    let small = |a: &Attribute<'_>| a.key.len() <= ATTRIBUTE_BYTES_MAX && a.value.len() <= ATTRIBUTE_BYTES_MAX;
+    let small =
+        |a: &Attribute<'_>| a.key.len() <= ATTRIBUTE_BYTES_MAX && a.value.len() <= ATTRIBUTE_BYTES_MAX;
     let fits = arguments.payload.len() <= ARGUMENTS_BYTES_MAX
         && arguments.attributes.len() <= ATTRIBUTES_MAX
         && arguments.attributes.iter().all(small);
@@ -265,23 +274,34 @@ pub fn append_submit(out: &mut FrameBuf, submit: &Submit<'_>) -> Result<(), Fram
 }
 
 /// Appends a verdicts frame.
+///
+/// # Errors
+/// [`FrameError::Body`] if there are more than [`VERDICTS_MAX`]; nothing is appended.
 pub fn append_verdicts(out: &mut FrameBuf, verdicts: &[Verdict]) -> Result<(), FrameError> {
+    if verdicts.len() > VERDICTS_MAX {
+        return Err(FrameError::Body);
+    }
     append_archive(out, &Header::new(Kind::Verdicts), &Verdicts { verdicts })
 }
 
 /// Appends an outcome frame about the lease `(call, epoch, attempt)` in `lease`.
+///
+/// # Errors
+/// [`FrameError::Body`] if output or stderr is larger than the limits; nothing is appended.
 pub fn append_outcome(
     out: &mut FrameBuf,
     lease: &Header,
     status: Status,
     reply: &Reply<'_>,
 ) -> Result<(), FrameError> {
+    if reply.output.len() > OUTPUT_BYTES_MAX || reply.stderr.len() > STDERR_BYTES_MAX {
+        return Err(FrameError::Body);
+    }
     let header = Header { kind: Kind::Outcome, flags: 0, deadline: 0, level: status as u8, ..*lease };
     append_archive(out, &header, reply)
 }
 
-type Archiver<'out, 'scratch> =
-    Strategy<Serializer<&'out mut FrameBuf, SubAllocator<'scratch>, ()>, Failure>;
+type Archiver<'out, 'scratch> = Strategy<Serializer<&'out mut FrameBuf, SubAllocator<'scratch>, ()>, Failure>;
 
 /// Serialises behind a header, with scratch memory on the stack: no heap, whatever the value.
 fn append_archive<T>(out: &mut FrameBuf, header: &Header, value: &T) -> Result<(), FrameError>
@@ -315,7 +335,8 @@ mod tests {
 
     #[test]
     fn a_submit_is_read_in_place() {
-        let attributes = [Attribute { key: "traceparent", value: "00-ab-cd-01" }, Attribute { key: "k", value: "" }];
+        let attributes =
+            [Attribute { key: "traceparent", value: "00-ab-cd-01" }, Attribute { key: "k", value: "" }];
         let mut out = FrameBuf::new();
         append_submit(&mut out, &submit(b"hello, world", &attributes)).unwrap();
         let (frame, used) = Frame::parse(&out).unwrap();
@@ -348,6 +369,24 @@ mod tests {
         let mut out = FrameBuf::new();
         let error = append_submit(&mut out, &submit(&vec![0; ARGUMENTS_BYTES_MAX + 1], &[])).unwrap_err();
         assert_eq!((error, out.len()), (FrameError::Body, 0));
+    }
+
+    #[test]
+    fn too_many_verdicts_and_too_large_replies_are_refused_and_leave_nothing() {
+        let mut out = FrameBuf::new();
+        let most = vec![Verdict::new(CallId(1), VerdictCode::Accepted, 0); VERDICTS_MAX + 1];
+        append_verdicts(&mut out, &most[1..]).unwrap();
+        out.clear();
+        assert_eq!(append_verdicts(&mut out, &most), Err(FrameError::Body));
+        let (output, stderr) = (vec![0; OUTPUT_BYTES_MAX + 1], vec![0; STDERR_BYTES_MAX + 1]);
+        let lease = Header::new(Kind::Lease);
+        for (output, stderr) in [(&output[..], &b""[..]), (b"", &stderr)] {
+            let reply = Reply::new(&Usage::default(), output, stderr);
+            assert_eq!(append_outcome(&mut out, &lease, Status::Ok, &reply), Err(FrameError::Body));
+        }
+        assert_eq!(out.len(), 0);
+        let reply = Reply::new(&Usage::default(), &output[1..], &stderr[1..]);
+        append_outcome(&mut out, &lease, Status::Ok, &reply).unwrap();
     }
 
     #[test]

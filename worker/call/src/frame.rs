@@ -7,7 +7,7 @@
 //! | 0 | 4 | magic | `MLRC` |
 //! | 4 | 1 | version | [`VERSION`] |
 //! | 5 | 1 | kind | [`Kind`] |
-//! | 6 | 2 | flags | [`flag`]; unknown bits are refused |
+//! | 6 | 2 | flags | [`flag`]; bits that the kind does not know are refused |
 //! | 8 | 4 | body bytes | without the padding, at most [`BODY_BYTES_MAX`] |
 //! | 12 | 4 | CRC-32C | of bytes 0..12, 16..64 and the body; of the header alone if the body is sealed |
 //! | 16 | 16 | call | [`CallId`] |
@@ -22,8 +22,8 @@
 //! The body of a [`Kind::Lease`] is a whole submit frame, byte for byte as the client wrote it: a *sealed* body,
 //! which brings a CRC of its own and is not summed again. The lease is the small envelope for what changes.
 //!
-//! A broken frame is one whose magic, version, kind, flags, reserved bytes, length or CRC is wrong; the connection
-//! that brought it is closed, the log that holds it ends there.
+//! A broken frame is one whose magic, version, kind, flags, reserved bytes, length or CRC is wrong, or that has a body
+//! although its kind has none; the connection that brought it is closed, the log that holds it ends there.
 
 use crate::ids::{CallId, Epoch, FunctionId};
 use crate::limits::{BODY_BYTES_MAX, FRAME_ALIGN, HEADER_BYTES};
@@ -46,8 +46,6 @@ pub mod flag {
     pub const WANT_OUTCOME: u16 = 1;
     /// The body is a frame of its own, with its own CRC.
     pub const SEALED_BODY: u16 = 2;
-    /// All known bits.
-    pub const ALL: u16 = WANT_OUTCOME | SEALED_BODY;
 }
 
 /// What a frame says. Numbers are on the wire and on disk; never reuse one.
@@ -123,6 +121,22 @@ impl Kind {
         };
         Some(Kind::ALL[usize::from(index)])
     }
+
+    /// The bits of [`flag`] that a frame of this kind may have. Only an envelope has a sealed body: the checksum of
+    /// any other frame covers all of it.
+    pub const fn flags(self) -> u16 {
+        match self {
+            Kind::Submit => flag::WANT_OUTCOME,
+            Kind::Lease => flag::WANT_OUTCOME | flag::SEALED_BODY,
+            Kind::Done | Kind::Retry | Kind::Dead => flag::SEALED_BODY,
+            _ => 0,
+        }
+    }
+
+    /// Whether a frame of this kind is its header and nothing more.
+    pub const fn is_bare(self) -> bool {
+        matches!(self, Kind::Credit | Kind::Retire | Kind::Drain | Kind::Redrive | Kind::Incarnation)
+    }
 }
 
 /// Why bytes are not a frame. None of these can be repaired by reading on.
@@ -134,7 +148,7 @@ pub enum FrameError {
     Version(u8),
     /// A kind this version does not know.
     Kind(u8),
-    /// Flag bits this version does not know.
+    /// Flag bits that the frame's kind does not know.
     Flags(u16),
     /// Reserved bytes are not zero.
     Reserved,
@@ -163,7 +177,7 @@ impl fmt::Display for FrameError {
             }
             FrameError::Version(v) => write!(f, "frame version {v}, this build speaks {VERSION}"),
             FrameError::Kind(k) => write!(f, "unknown frame kind {k}"),
-            FrameError::Flags(b) => write!(f, "unknown frame flags {b:#06x}"),
+            FrameError::Flags(b) => write!(f, "frame flags {b:#06x}, not all known for its kind"),
             FrameError::Reserved => f.write_str("reserved header bytes are not zero"),
             FrameError::TooLong(n) => write!(f, "frame body of {n} bytes, at most {BODY_BYTES_MAX} allowed"),
             FrameError::Crc { said, is } => {
@@ -215,8 +229,14 @@ impl Header {
     }
 
     /// The 64 bytes for a body of this length and content. `body` is summed unless the flags say it is sealed.
+    ///
+    /// # Panics
+    /// If [`Frame::parse`] would refuse the frame: for the body's length, or for flags or a body that its kind does
+    /// not have.
     pub fn encode(&self, body: &[u8]) -> [u8; HEADER_BYTES] {
         assert!(body.len() <= BODY_BYTES_MAX, "a writer checks its body's length first");
+        assert!(self.flags & !self.kind.flags() == 0, "{:?} has no flags {:#06x}", self.kind, self.flags);
+        assert!(body.is_empty() || !self.kind.is_bare(), "{:?} has no body", self.kind);
         let mut out = [0u8; HEADER_BYTES];
         out[0..4].copy_from_slice(&MAGIC);
         out[4] = VERSION;
@@ -291,32 +311,33 @@ pub fn frame_bytes(start: &[u8]) -> Result<Option<usize>, FrameError> {
     if start.len() < HEADER_BYTES {
         return Ok(None);
     }
-    check_fixed(start)?;
+    let kind = check_fixed(start)?;
     let body = u32_at(start, 8);
     if body as usize > BODY_BYTES_MAX {
         return Err(FrameError::TooLong(body));
     }
+    if body > 0 && kind.is_bare() {
+        return Err(FrameError::Body);
+    }
     Ok(Some(padded(HEADER_BYTES + body as usize)))
 }
 
-fn check_fixed(head: &[u8]) -> Result<(), FrameError> {
+fn check_fixed(head: &[u8]) -> Result<Kind, FrameError> {
     if head[0..4] != MAGIC {
         return Err(FrameError::Magic(head[0..4].try_into().expect("four bytes")));
     }
     if head[4] != VERSION {
         return Err(FrameError::Version(head[4]));
     }
-    if Kind::from_wire(head[5]).is_none() {
-        return Err(FrameError::Kind(head[5]));
-    }
+    let kind = Kind::from_wire(head[5]).ok_or(FrameError::Kind(head[5]))?;
     let flags = u16::from_le_bytes([head[6], head[7]]);
-    if flags & !flag::ALL != 0 {
+    if flags & !kind.flags() != 0 {
         return Err(FrameError::Flags(flags));
     }
     if head[57] != 0 || head[60..64] != [0; 4] {
         return Err(FrameError::Reserved);
     }
-    Ok(())
+    Ok(kind)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -484,6 +505,37 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(Frame::parse(&bad).is_err(), "bit {bit}");
         }
+    }
+
+    /// Bytes as a peer could send them, which no writer of ours makes: the checksum is right.
+    fn forged(kind: Kind, flags: u16, body: &[u8]) -> FrameBuf {
+        let mut out = FrameBuf::new();
+        append(&mut out, &Header::new(Kind::Outcome), body);
+        out[5] = kind as u8;
+        out[6..8].copy_from_slice(&flags.to_le_bytes());
+        let head: [u8; HEADER_BYTES] = out[..HEADER_BYTES].try_into().unwrap();
+        let crc = checksum(&head, if flags & flag::SEALED_BODY != 0 { &[] } else { body });
+        out[12..16].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    #[test]
+    fn a_kind_has_the_flags_and_the_body_it_may_have() {
+        for kind in Kind::ALL {
+            for flags in (0..16).map(|bit| 1 << bit) {
+                let parsed = Frame::parse(&forged(kind, flags, b"")).map(|_| ());
+                let allowed = kind.flags() & flags != 0;
+                assert_eq!(parsed, if allowed { Ok(()) } else { Err(FrameError::Flags(flags)) }, "{kind:?}");
+            }
+            let parsed = Frame::parse(&forged(kind, 0, b"x")).map(|_| ());
+            assert_eq!(parsed, if kind.is_bare() { Err(FrameError::Body) } else { Ok(()) }, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_submit_cannot_hide_its_body_from_its_checksum() {
+        let sealed = forged(Kind::Submit, flag::SEALED_BODY, b"arguments");
+        assert_eq!(Frame::parse(&sealed).unwrap_err(), FrameError::Flags(flag::SEALED_BODY));
     }
 
     #[test]

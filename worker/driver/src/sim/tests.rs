@@ -12,7 +12,7 @@ fn at() -> Endpoint {
 fn frames(count: u64) -> FrameBuf {
     let mut out = FrameBuf::new();
     for stamp in 0..count {
-        frame::append(&mut out, &Header { stamp, ..Header::new(Kind::Credit) }, &[7; 100]);
+        frame::append(&mut out, &Header { stamp, ..Header::new(Kind::Outcome) }, &[7; 100]);
     }
     out
 }
