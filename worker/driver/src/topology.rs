@@ -7,7 +7,8 @@ use std::io;
 
 /// The CPUs this process may run on, in order.
 pub fn cpus() -> Vec<usize> {
-    let mut ids: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    let mut ids: Vec<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
     ids.sort_unstable();
     ids
 }

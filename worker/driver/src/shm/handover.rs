@@ -32,6 +32,9 @@ pub(crate) fn take(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     }
     let whole = message.bytes == GREETING.len() && greeting == GREETING;
     taken.filter(|_| whole).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidData, "the peer did not hand over shared memory; is it a shm client?")
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the peer did not hand over shared memory; is it a shm client?",
+        )
     })
 }

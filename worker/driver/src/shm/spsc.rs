@@ -119,7 +119,8 @@ impl Link {
         let indices = &self.segment.control().indices[self.there];
         indices.head.0.store(self.head, Ordering::Release);
         fence(Ordering::SeqCst);
-        if indices.blocked.0.load(Ordering::Relaxed) == 1 && indices.blocked.0.swap(0, Ordering::AcqRel) == 1 {
+        if indices.blocked.0.load(Ordering::Relaxed) == 1 && indices.blocked.0.swap(0, Ordering::AcqRel) == 1
+        {
             self.ring_if_waiting();
         }
     }

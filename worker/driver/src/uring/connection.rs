@@ -96,7 +96,8 @@ impl Connection {
         self.framer.reset();
         self.outbox.reset();
         let (generation, buffers) = (self.generation.wrapping_add(1), self.buffers.take());
-        let (framer, outbox) = (std::mem::replace(&mut self.framer, Framer::new()), std::mem::take(&mut self.outbox));
+        let (framer, outbox) =
+            (std::mem::replace(&mut self.framer, Framer::new()), std::mem::take(&mut self.outbox));
         *self = Connection { generation, buffers, framer, outbox, ..Connection::new() };
     }
 }

@@ -166,8 +166,9 @@ impl Disk {
         let removed = std::fs::remove_file(&path);
         // SAFETY: the entry points to nothing, and owns the descriptor from here on.
         unsafe { ring.push(entry, Subject(Purpose::Forget, 0)) };
-        removed
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot remove {}: {error}", path.display())))
+        removed.map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot remove {}: {error}", path.display()))
+        })
     }
 
     // ---- blocks ----
@@ -180,10 +181,14 @@ impl Disk {
         (block, bytes): (BlockId, usize),
         token: Token,
     ) {
-        assert!(offset.is_multiple_of(DIRECT_ALIGN) && (bytes as u64).is_multiple_of(DIRECT_ALIGN), "aligned I/O");
+        assert!(
+            offset.is_multiple_of(DIRECT_ALIGN) && (bytes as u64).is_multiple_of(DIRECT_ALIGN),
+            "aligned I/O"
+        );
         assert!(bytes <= self.blocks.bytes() && bytes > 0, "within the block");
         let file = self.files.get(file.0).as_raw_fd();
-        let index = self.operations.insert(BlockOperation { token, file, offset, block, bytes, done: 0, writes });
+        let index =
+            self.operations.insert(BlockOperation { token, file, offset, block, bytes, done: 0, writes });
         self.push_block(ring, index);
     }
 
@@ -197,7 +202,9 @@ impl Disk {
                 .offset(offset)
                 .rw_flags(libc::RWF_DSYNC)
                 .build(),
-            (true, false) => opcode::Write::new(fd, at, length).offset(offset).rw_flags(libc::RWF_DSYNC).build(),
+            (true, false) => {
+                opcode::Write::new(fd, at, length).offset(offset).rw_flags(libc::RWF_DSYNC).build()
+            }
             (false, true) => opcode::ReadFixed::new(fd, at, length, block.0 as u16).offset(offset).build(),
             (false, false) => opcode::Read::new(fd, at, length).offset(offset).build(),
         };
@@ -232,7 +239,13 @@ impl Disk {
 
     // ---- making a file ----
 
-    pub(super) fn create(&mut self, ring: &mut Ring, name: &str, bytes: u64, token: Token) -> Result<(), i32> {
+    pub(super) fn create(
+        &mut self,
+        ring: &mut Ring,
+        name: &str,
+        bytes: u64,
+        token: Token,
+    ) -> Result<(), i32> {
         assert!(bytes.is_multiple_of(DIRECT_ALIGN) && bytes > 0, "a file is a whole number of pages");
         self.directory().map_err(|_| libc::ENOTDIR)?;
         let name = CString::new(name).map_err(|_| libc::EINVAL)?;

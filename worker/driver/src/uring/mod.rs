@@ -22,6 +22,8 @@ mod links;
 mod blocks;
 mod files;
 mod rest;
+#[cfg(test)]
+mod tests;
 
 use crate::arrivals::{Arrivals, Raw};
 use crate::clock::{self, Clock};
@@ -186,7 +188,10 @@ impl Uring {
     fn begin(&mut self, into: &mut Arrivals) {
         into.raw.clear();
         into.keep.clear();
-        assert!(Arc::strong_count(&self.loan) == 1, "lend each reap the same `Arrivals`: another one holds frames");
+        assert!(
+            Arc::strong_count(&self.loan) == 1,
+            "lend each reap the same `Arrivals`: another one holds frames"
+        );
         into.raw.append(&mut self.news);
         self.recycle();
         self.accept_again();

@@ -8,8 +8,8 @@ use super::{Listener, Uring};
 use crate::arrivals::{Arrivals, Raw, Span};
 use crate::framing::Tail;
 use crate::seam::{Closed, ConnectionId, Endpoint, ListenerId, SendError};
-use call::frame::FrameError;
 use call::Instant;
+use call::frame::FrameError;
 use call::limits::FRAME_ALIGN;
 use io_uring::{cqueue, opcode, types};
 use std::io;
@@ -79,7 +79,9 @@ impl Uring {
     fn arm_accept(&mut self, id: ListenerId) {
         let listener = &mut self.listeners[id.0 as usize];
         listener.accepting = true;
-        let entry = opcode::AcceptMulti::new(types::Fd(listener.socket.as_raw_fd())).flags(libc::SOCK_CLOEXEC).build();
+        let entry = opcode::AcceptMulti::new(types::Fd(listener.socket.as_raw_fd()))
+            .flags(libc::SOCK_CLOEXEC)
+            .build();
         // SAFETY: the entry points to nothing.
         unsafe { self.ring.push(entry, Subject(Purpose::Accept, id.0)) };
     }
@@ -186,7 +188,8 @@ impl Uring {
     // ---- receive ----
 
     fn arm_receive(&mut self, index: u32) {
-        let group = self.connections[index as usize].buffers.as_ref().expect("an open stream has them").group();
+        let group =
+            self.connections[index as usize].buffers.as_ref().expect("an open stream has them").group();
         let entry = opcode::RecvMulti::new(self.raw_socket(index), group).build();
         self.connections[index as usize].receiving = true;
         // SAFETY: the buffers stay registered until the slot is vacated.
@@ -218,7 +221,13 @@ impl Uring {
         }
     }
 
-    fn take_chunk(&mut self, index: u32, bytes: usize, flags: u32, into: &mut Arrivals) -> Result<(), FrameError> {
+    fn take_chunk(
+        &mut self,
+        index: u32,
+        bytes: usize,
+        flags: u32,
+        into: &mut Arrivals,
+    ) -> Result<(), FrameError> {
         let connection = &mut *self.connections[index as usize];
         let id = connection.id(index);
         let buffers = connection.buffers.as_mut().expect("an open stream has them");

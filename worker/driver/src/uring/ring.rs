@@ -82,7 +82,12 @@ impl Ring {
     pub(super) fn new(entries: u32) -> io::Result<Ring> {
         let attempts: [(&'static str, bool, bool, bool); 3] = [
             ("SINGLE_ISSUER DEFER_TASKRUN TASKRUN_FLAG", true, true, true),
-            ("SINGLE_ISSUER COOP_TASKRUN TASKRUN_FLAG (no DEFER_TASKRUN: kernel before 6.1)", true, false, true),
+            (
+                "SINGLE_ISSUER COOP_TASKRUN TASKRUN_FLAG (no DEFER_TASKRUN: kernel before 6.1)",
+                true,
+                false,
+                true,
+            ),
             ("plain (no COOP_TASKRUN: kernel before 5.19)", false, false, false),
         ];
         let mut refused = None;
@@ -226,12 +231,16 @@ fn explain_setup(error: io::Error) -> io::Error {
         (Some(libc::EPERM), level @ ("1" | "2")) => format!(
             "io_uring is switched off (kernel.io_uring_disabled = {level}); run `sysctl kernel.io_uring_disabled=0`"
         ),
-        (Some(libc::EPERM), _) => "io_uring is forbidden to this process, most likely by a container's seccomp \
+        (Some(libc::EPERM), _) => {
+            "io_uring is forbidden to this process, most likely by a container's seccomp \
              profile; allow io_uring_setup, io_uring_enter and io_uring_register there"
-            .to_owned(),
-        (Some(libc::ENOMEM), _) => "no locked memory left for an io_uring; raise the limit with `ulimit -l` or \
+                .to_owned()
+        }
+        (Some(libc::ENOMEM), _) => {
+            "no locked memory left for an io_uring; raise the limit with `ulimit -l` or \
              LimitMEMLOCK= of the service"
-            .to_owned(),
+                .to_owned()
+        }
         _ => format!("cannot set up an io_uring: {error}"),
     };
     io::Error::new(error.kind(), why)

@@ -100,7 +100,12 @@ fn remove_stale(path: &Path, address: &UnixAddr) -> io::Result<()> {
         }
         Ok(_) => {}
     }
-    let probe = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    let probe = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )?;
     match nix::sys::socket::connect(probe.as_raw_fd(), address) {
         Err(nix::errno::Errno::ECONNREFUSED) => std::fs::remove_file(path),
         Err(nix::errno::Errno::EACCES) => Err(io::ErrorKind::PermissionDenied.into()),
