@@ -187,13 +187,15 @@ pub fn verdict(end: &wasmtime::Result<()>, desk: &Desk) -> (Status, i32, Option<
         Ok(()) => return (Status::Ok, 0, None),
         Err(error) => error,
     };
+    if let Some(BadReply(told)) = error.downcast_ref() {
+        return (Status::BadReply, 0, Some(told.clone()));
+    }
     match (error.downcast_ref::<Exit>(), error.downcast_ref::<Trap>()) {
         (Some(Exit(0)), _) => (Status::Ok, 0, None),
         (Some(Exit(code)), _) if desk.memory_refused.get() => {
             (Status::Memory, *code, Some(out_of_memory(error)))
         }
         (Some(Exit(code)), _) => (Status::Exit, *code, None),
-        _ if error.is::<BadReply>() => (Status::BadReply, 0, Some(error.to_string())),
         _ if desk.memory_refused.get() => (Status::Memory, 0, Some(out_of_memory(error))),
         (_, Some(Trap::StackOverflow)) => (Status::Stack, 0, Some(format!("{error:?}"))),
         (_, Some(_)) => (Status::Trap, 0, Some(format!("{error:?}"))),

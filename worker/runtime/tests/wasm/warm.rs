@@ -1,0 +1,75 @@
+//! Warm instances: reused, bounded, dropped when stale.
+
+use crate::stage::{ALLOC, Stage, echo, fast};
+use call::{FunctionSpec, Status};
+use runtime::Runtime;
+use std::time::Duration;
+
+#[test]
+fn the_least_recently_used_goes_first() {
+    let mut stage = Stage::new();
+    let [a, b, c] = [(), (), ()].map(|()| stage.deploy(echo()));
+    let cold = |stage: &mut Stage, function| stage.call(function, b"").usage.cold;
+    assert!(cold(&mut stage, a) && cold(&mut stage, b) && !cold(&mut stage, a));
+    // Two places: c drives out b, which is older than a.
+    assert!(cold(&mut stage, c) && !cold(&mut stage, a) && !cold(&mut stage, c));
+    assert!(cold(&mut stage, b) && !cold(&mut stage, c) && cold(&mut stage, a));
+}
+
+#[test]
+fn a_new_version_is_not_served_by_an_old_instance() {
+    let mut stage = Stage::new();
+    let function = stage.deploy(fast(ALLOC, "(i64.const 1)", r#"(data (i32.const 0) "1")"#));
+    assert_eq!(stage.call(function, b"").output, b"1");
+    // One instance is in a slot while the next version is published.
+    stage.begin(3, function, b"");
+    let second = wat::parse_str(fast(ALLOC, "(i64.const 1)", r#"(data (i32.const 0) "2")"#)).unwrap();
+    let compiled = runtime::wasm::artefact::compile(stage.cache.path(), &second).unwrap();
+    let spec = FunctionSpec { name: "f".into(), artefact: compiled.sha256, ..FunctionSpec::default() };
+    stage.runtime.publish(function, &spec);
+    assert_eq!(stage.end(3, 0).output, b"1");
+    assert_eq!(stage.call(function, b"").output, b"2");
+    // The same again changes nothing: the instance stays warm.
+    stage.runtime.publish(function, &spec);
+    assert!(!stage.call(function, b"").usage.cold);
+}
+
+#[test]
+fn a_retired_function_is_gone_but_its_running_call_ends() {
+    let mut stage = Stage::new();
+    let function = stage.deploy(crate::stage::slow_echo());
+    let progress = stage.begin(1, function, b"last");
+    stage.runtime.retire(function);
+    assert_eq!(stage.call(function, b"").status, Status::Unavailable);
+    assert_eq!(stage.finish(1, progress).output, b"last");
+}
+
+#[test]
+fn idle_drops_what_was_not_used_for_long() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut stage = Stage::with(|options| options.warm_for = Duration::from_millis(4), cache);
+    let function = stage.deploy(echo());
+    stage.call(function, b"");
+    assert!(!stage.call(function, b"").usage.cold);
+    for _ in 0..8 {
+        std::thread::sleep(Duration::from_millis(2));
+        stage.runtime.idle();
+    }
+    assert!(stage.call(function, b"").usage.cold);
+    assert_eq!(stage.runtime.loaded(), 1);
+    for _ in 0..60 {
+        std::thread::sleep(Duration::from_millis(2));
+        stage.runtime.idle();
+    }
+    assert_eq!(stage.runtime.loaded(), 0);
+    assert_eq!(stage.call(function, b"again").output, b"again");
+}
+
+#[test]
+fn a_published_function_is_not_loaded_before_its_first_call() {
+    let mut stage = Stage::new();
+    let functions = [0; 10].map(|_| stage.deploy(echo()));
+    assert_eq!(stage.runtime.loaded(), 0);
+    stage.call(functions[4], b"");
+    assert_eq!(stage.runtime.loaded(), 1);
+}
