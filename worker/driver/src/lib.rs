@@ -16,6 +16,7 @@ pub mod sim;
 mod shm;
 pub mod topology;
 pub mod uring;
+pub mod shell;
 
 pub use arrivals::{Arrivals, Event};
 pub use seam::{BlockId, Closed, ConnectionId, Driver, Endpoint, FileId, ListenerId, SendError, Token};
