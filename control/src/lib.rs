@@ -1,9 +1,27 @@
 //! The control node: submitter, durable queue, scheduler and worker load balancer on one ring; admin API beside it.
+//!
+//! The modules stand in the order in which a call passes them; [`serve`], [`start`], [`datadir`] and [`recovery`] are
+//! what comes before the first call, [`admin`] is the operator's side, on a thread of its own.
 
-pub mod stats;
 pub mod start;
 pub mod datadir;
 pub mod artefacts;
+pub mod recovery;
+pub mod node;
+mod session;
+mod greeting;
+mod submitter;
+mod queue;
+mod schedule;
+mod worker_lb;
+mod leases;
+mod outcomes;
+mod drain;
+mod catalog;
+mod answers;
+pub mod stats;
 pub mod admin;
 
+pub use node::{Node, NodeOptions, Phase};
+pub use recovery::{Booting, LogError, Stage};
 pub use start::StartError;

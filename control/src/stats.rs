@@ -1,33 +1,17 @@
 //! What the node counts: for operators, never for deciding.
 
+use call::Usage;
 use call::admin::{NodeStatus, Quantiles};
+use call::time::nanos;
 use hdrhistogram::Histogram;
 use std::time::Duration;
 
-/// Counters since the start, and three distributions of times.
+/// What the durable queue does not count: refusals, cold starts, and three distributions of times.
 pub struct Stats {
-    /// Calls accepted, on disk.
-    pub accepted: u64,
     /// Submits refused, of whatever reason.
     pub refused: u64,
-    /// Submits recognised as already held.
-    pub duplicates: u64,
-    /// Leases given.
-    pub leased: u64,
-    /// Calls that ended well.
-    pub completed: u64,
-    /// Executions that failed and were scheduled again.
-    pub retried: u64,
-    /// Calls that went to the dead letters.
-    pub dead: u64,
-    /// Leases that ended because the worker was lost or silent.
-    pub leases_lost: u64,
-    /// Outcomes of an old epoch, ignored.
-    pub fenced: u64,
     /// Cold starts reported by workers.
     pub cold_starts: u64,
-    /// Clients whose connection was closed because they did not read what was sent to them.
-    pub slow_clients: u64,
     queueing: Histogram<u64>,
     execution: Histogram<u64>,
     end_to_end: Histogram<u64>,
@@ -43,52 +27,29 @@ impl Stats {
             Histogram::new_with_bounds(1_000, TIME_MAX.as_nanos() as u64, 2)
                 .expect("1 us is less than a week")
         };
-        Stats {
-            accepted: 0,
-            refused: 0,
-            duplicates: 0,
-            leased: 0,
-            completed: 0,
-            retried: 0,
-            dead: 0,
-            leases_lost: 0,
-            fenced: 0,
-            cold_starts: 0,
-            slow_clients: 0,
-            queueing: times(),
-            execution: times(),
-            end_to_end: times(),
-        }
+        Stats { refused: 0, cold_starts: 0, queueing: times(), execution: times(), end_to_end: times() }
     }
 
-    /// A lease was given this long after the call could have started.
-    pub fn queued(&mut self, ns: u64) {
-        self.queueing.saturating_record(ns);
+    /// A lease was given this long after the call was due.
+    pub fn queued(&mut self, waited: Duration) {
+        self.queueing.saturating_record(nanos(waited));
     }
 
-    /// An execution took this long on its core.
-    pub fn executed(&mut self, ns: u64) {
-        self.execution.saturating_record(ns);
+    /// What an execution took on its core.
+    pub fn executed(&mut self, usage: &Usage) {
+        self.cold_starts += u64::from(usage.cold);
+        self.execution.saturating_record(usage.run_ns);
     }
 
     /// A call ended well this long after it could have started.
-    pub fn ended(&mut self, ns: u64) {
-        self.end_to_end.saturating_record(ns);
+    pub fn ended(&mut self, after: Duration) {
+        self.end_to_end.saturating_record(nanos(after));
     }
 
     /// Fills in what is counted here.
     pub fn report(&self, into: &mut NodeStatus) {
-        into.accepted = self.accepted;
         into.refused = self.refused;
-        into.duplicates = self.duplicates;
-        into.leased = self.leased;
-        into.completed = self.completed;
-        into.retried = self.retried;
-        into.dead = self.dead;
-        into.leases_lost = self.leases_lost;
-        into.fenced = self.fenced;
         into.cold_starts = self.cold_starts;
-        into.slow_clients = self.slow_clients;
         into.queueing = quantiles(&self.queueing);
         into.execution = quantiles(&self.execution);
         into.end_to_end = quantiles(&self.end_to_end);
@@ -121,8 +82,8 @@ mod tests {
     #[test]
     fn times_are_reported_as_quantiles_and_bounded() {
         let mut stats = Stats::new();
-        (1..=100).for_each(|ms| stats.queued(ms * 1_000_000));
-        stats.queued(u64::MAX);
+        (1..=100).for_each(|ms| stats.queued(Duration::from_millis(ms)));
+        stats.queued(Duration::MAX);
         let mut status = NodeStatus::default();
         stats.report(&mut status);
         assert_eq!((status.queueing.count, status.execution), (101, Quantiles::default()));

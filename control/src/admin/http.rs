@@ -28,8 +28,8 @@ pub struct AdminOptions {
     pub catalog: CatalogFile,
     /// The artefact store.
     pub store: ArtefactStore,
-    /// SIGTERM and SIGINT, blocked in every thread, as a descriptor: each becomes a drain.
-    pub signals: Option<nix::sys::signalfd::SignalFd>,
+    /// Signals that drain the node; every thread of the process must block them. None if the process is not ours.
+    pub signals: Option<nix::sys::signal::SigSet>,
 }
 
 /// What routes share.
@@ -96,7 +96,7 @@ pub fn serve(options: AdminOptions) -> io::Result<()> {
     runtime.block_on(async {
         let link = Link::start(options.socket, options.secret);
         if let Some(signals) = options.signals {
-            tokio::spawn(signals::drain_on_signal(signals, link.clone()));
+            signals::drain_on_signal(signals, link.clone())?;
         }
         let admin = Admin { link, store: options.store, catalog: Mutex::new(options.catalog) };
         options.listener.set_nonblocking(true)?;

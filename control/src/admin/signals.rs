@@ -2,27 +2,27 @@
 
 use crate::admin::link::Link;
 use call::admin::Ask;
-use nix::sys::signalfd::SignalFd;
-use std::io;
-use tokio::io::unix::AsyncFd;
+use nix::sys::signal::{SigSet, Signal};
+use std::thread;
+use tokio::runtime::Handle;
 
-/// Waits for signals. The exit status of an end at the second one is that of a process the signal killed.
-pub async fn drain_on_signal(signals: SignalFd, link: Link) -> io::Result<()> {
-    let signals = AsyncFd::new(signals)?;
-    let first = next(&signals).await?;
-    eprintln!("signal {first}: draining; once more ends at once (nothing accepted is lost)");
-    tokio::spawn(async move { link.ask(Ask::Drain).await });
-    let second = next(&signals).await?;
-    eprintln!("signal {second}: ending at once");
-    std::process::exit(128 + second as i32)
+/// The signals that end a node.
+pub fn endings() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
 }
 
-async fn next(signals: &AsyncFd<SignalFd>) -> io::Result<u32> {
-    loop {
-        let mut ready = signals.readable().await?;
-        match signals.get_ref().read_signal()? {
-            Some(signal) => return Ok(signal.ssi_signo),
-            None => ready.clear_ready(),
-        }
-    }
+/// Waits for `signals`, which every thread of the process blocks, on a thread of its own.
+///
+/// The exit status of an end at the second one is that of a process the signal killed.
+pub fn drain_on_signal(signals: SigSet, link: Link) -> std::io::Result<()> {
+    let runtime = Handle::current();
+    let wait = move || -> nix::Result<()> {
+        let first = signals.wait()?;
+        eprintln!("{first}: draining; once more ends at once (nothing accepted is lost)");
+        runtime.spawn(async move { link.ask(Ask::Drain).await });
+        let second = signals.wait()?;
+        eprintln!("{second}: ending at once");
+        std::process::exit(128 + second as i32)
+    };
+    thread::Builder::new().name("signals".into()).spawn(wait).map(|_| ())
 }

@@ -1,0 +1,436 @@
+//! Answers to operators: every [`Ask`] of the admin side ends here. Not on the path of a call.
+
+use crate::catalog::id_of;
+use crate::node::{Node, Phase};
+use crate::outcomes::explanation;
+use crate::schedule::defaults;
+use crate::session::SessionRef;
+use call::admin::{Answer, Ask, CallState, CoreState, FunctionState, NodeStatus, QueueState};
+use call::body::reply;
+use call::frame::{Frame, FrameBuf, Header, Kind, append};
+use call::{CallId, FunctionSpec, Instant, Status, WallTime};
+use driver::Driver;
+use durableq::{CallView, State};
+use scheduler::{FunctionRef, Input};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Bytes of an answer in one frame; a longer one comes in parts.
+const PART_BYTES: usize = 1 << 20;
+
+/// Who waits for the end of a call.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Waiter {
+    call: CallId,
+    session: SessionRef,
+    /// Of the ask.
+    stamp: u64,
+    until: Instant,
+}
+
+/// Asks that are answered when a call has ended, or later.
+#[derive(Default)]
+pub(crate) struct Waiters {
+    by_call: BTreeSet<Waiter>,
+    by_time: BTreeSet<(Instant, Waiter)>,
+    /// Their calls have ended in this round.
+    ready: Vec<Waiter>,
+}
+
+impl Waiters {
+    fn add(&mut self, waiter: Waiter) {
+        self.by_call.insert(waiter);
+        self.by_time.insert((waiter.until, waiter));
+    }
+
+    /// A call has ended: those who wait for it are answered this round.
+    pub(crate) fn ended(&mut self, call: CallId) {
+        while let Some(waiter) = self.next_of(call) {
+            self.by_call.remove(&waiter);
+            self.by_time.remove(&(waiter.until, waiter));
+            self.ready.push(waiter);
+        }
+    }
+
+    fn next_of(&self, call: CallId) -> Option<Waiter> {
+        let least = Waiter { call, session: SessionRef::NOBODY, stamp: 0, until: Instant(0) };
+        self.by_call.range(least..).next().copied().filter(|waiter| waiter.call == call)
+    }
+
+    /// The next to be answered: those whose call has ended, and those whose patience has.
+    fn pop(&mut self, now: Instant) -> Option<Waiter> {
+        if let Some(waiter) = self.ready.pop() {
+            return Some(waiter);
+        }
+        let (until, waiter) = *self.by_time.first()?;
+        if until > now {
+            return None;
+        }
+        self.by_time.pop_first();
+        self.by_call.remove(&waiter);
+        Some(waiter)
+    }
+
+    /// When the next one's patience ends.
+    pub(crate) fn next(&self) -> Instant {
+        self.by_time.first().map_or(Instant::NEVER, |(until, _)| *until)
+    }
+}
+
+impl<D: Driver> Node<D> {
+    /// The admin side asks.
+    pub(crate) fn ask(&mut self, session: SessionRef, frame: &Frame<'_>) {
+        let stamp = frame.stamp();
+        let answer = match serde_json::from_slice(frame.body()) {
+            Ok(ask) => self.answer_to(session, stamp, ask),
+            Err(error) => Some(refusal("bad-request", format!("not a question: {error}"))),
+        };
+        if let Some(answer) = answer {
+            self.answer(session, stamp, &answer);
+        }
+    }
+
+    /// `None` if the answer comes later.
+    fn answer_to(&mut self, session: SessionRef, stamp: u64, ask: Ask) -> Option<Answer> {
+        Some(match ask {
+            Ask::Status => Answer::Status(self.status()),
+            Ask::Deploy { spec } => self.deploy_asked(spec),
+            Ask::Functions => {
+                Answer::Functions(self.catalog.iter().map(|(f, _)| self.function_state(f)).collect())
+            }
+            Ask::Function { function } => match self.catalog.named(&function) {
+                Some(function) => Answer::Function(self.function_state(function)),
+                None => no_function(&function),
+            },
+            Ask::FunctionDelete { function, force } => self.delete_asked(&function, force),
+            Ask::Call { call, wait_ms } => return self.call_asked(session, stamp, &call, wait_ms),
+            Ask::Queues => Answer::Queues(self.queue_states()),
+            Ask::Peek { function, limit } => {
+                let Some(known) = self.queue.function(id_of(&function)) else {
+                    return Some(no_function(&function));
+                };
+                let mut calls = Vec::new();
+                self.queue.peek(known, limit as usize, &mut calls);
+                self.call_states(&calls)
+            }
+            Ask::DeadLetters { function, limit } => {
+                match self.dead_letters(function.as_deref(), limit as usize) {
+                    Ok(calls) => self.call_states(&calls),
+                    Err(refused) => refused,
+                }
+            }
+            Ask::Redrive { function, call } => self.redrive_asked(function.as_deref(), call.as_deref()),
+            Ask::Workers => Answer::Workers(self.core_states()),
+            Ask::Drain => {
+                self.drain();
+                self.drain_asked.push((session, stamp));
+                return None;
+            }
+        })
+    }
+
+    pub(crate) fn answer(&mut self, session: SessionRef, stamp: u64, answer: &Answer) {
+        let body = serde_json::to_vec(answer).expect("plain data");
+        let parts = body.chunks(PART_BYTES);
+        let mut frame = FrameBuf::new();
+        for (at, part) in parts.clone().enumerate() {
+            let attempt = (parts.len() - 1 - at) as u16;
+            frame.clear();
+            append(&mut frame, &Header { stamp, attempt, ..Header::new(Kind::Answer) }, part);
+            self.sessions.send(&mut self.driver, session, &frame);
+        }
+    }
+
+    fn deploy_asked(&mut self, spec: FunctionSpec) -> Answer {
+        match self.deploy(spec) {
+            Ok(function) => Answer::Function(self.function_state(function)),
+            Err(refused) => refused,
+        }
+    }
+
+    fn delete_asked(&mut self, name: &str, force: bool) -> Answer {
+        let Some(function) = self.catalog.named(name) else { return no_function(name) };
+        let known = durableq::FunctionRef(function.0);
+        let depth = self.queue.depth(known);
+        let pending = depth.scheduled + depth.due + depth.offered + depth.leased;
+        if pending > 0 && !force {
+            let message =
+                format!("{pending} calls of {name} are pending; force sends them to the dead letters");
+            return refusal("conflict", message);
+        }
+        self.retire(function);
+        self.catalog.delete(function);
+        self.scheduler.step(Input::FunctionGone { function }, &mut self.effects);
+        // What the scheduler holds and does not run comes back, so that it can be buried.
+        self.schedule();
+        let mut calls = Vec::new();
+        self.queue.peek(known, pending as usize, &mut calls);
+        let mut count = 0;
+        for call in calls {
+            let mut blocks = self.disk.lend(&mut self.driver);
+            count += u64::from(self.queue.bury(&mut blocks, call, Status::Unavailable));
+        }
+        Answer::Done { count }
+    }
+
+    fn call_asked(&mut self, session: SessionRef, stamp: u64, text: &str, wait_ms: u64) -> Option<Answer> {
+        let call: CallId = match text.parse() {
+            Ok(call) => call,
+            Err(error) => return Some(refusal("bad-request", format!("{error}"))),
+        };
+        let Some(view) = self.queue.find(call) else {
+            let message = format!("no call {call} is known: it was never submitted here, or ended long ago");
+            return Some(refusal("not-found", message));
+        };
+        let ended = matches!(view.state, State::Dead | State::Done);
+        if ended || wait_ms == 0 || !self.queue.watch(call) {
+            return Some(self.call_answer(call));
+        }
+        let until = self.driver.now() + Duration::from_millis(wait_ms);
+        self.waiters.add(Waiter { call, session, stamp, until });
+        None
+    }
+
+    /// Answers those whose call has ended, and those who have waited long enough.
+    pub(crate) fn answer_waiters(&mut self, now: Instant) {
+        while let Some(waiter) = self.waiters.pop(now) {
+            let answer = self.call_answer(waiter.call);
+            self.answer(waiter.session, waiter.stamp, &answer);
+        }
+    }
+
+    fn call_answer(&self, call: CallId) -> Answer {
+        match self.queue.find(call) {
+            Some(view) => Answer::Call(self.call_state(&view)),
+            None => refusal("not-found", format!("call {call} has ended and is not kept any more")),
+        }
+    }
+
+    fn dead_letters(&self, function: Option<&str>, limit: usize) -> Result<Vec<durableq::CallRef>, Answer> {
+        let of = match function {
+            Some(name) => Some(self.queue.function(id_of(name)).ok_or_else(|| no_function(name))?),
+            None => None,
+        };
+        let mut calls = Vec::new();
+        self.queue.dead_letters(of, limit, &mut calls);
+        Ok(calls)
+    }
+
+    fn redrive_asked(&mut self, function: Option<&str>, call: Option<&str>) -> Answer {
+        let only: Option<CallId> = match call.map(str::parse).transpose() {
+            Ok(only) => only,
+            Err(error) => return refusal("bad-request", format!("{error}")),
+        };
+        let calls = match self.dead_letters(function, usize::MAX) {
+            Ok(calls) => calls,
+            Err(refused) => return refused,
+        };
+        let mut count = 0;
+        for call in calls {
+            let view = self.queue.view(call).expect("just listed");
+            let wanted = only.is_none_or(|only| only == view.id);
+            // A call whose function is gone would only wait; it stays where an operator sees it.
+            if !wanted || self.catalog.find(view.function).is_none() {
+                continue;
+            }
+            count += u64::from(self.queue.redrive(&mut self.disk.lend(&mut self.driver), call));
+        }
+        match only {
+            Some(only) if count == 0 => refusal(
+                "not-found",
+                format!("{only} is not among the dead letters, or its function is deleted"),
+            ),
+            _ => Answer::Done { count },
+        }
+    }
+
+    fn call_states(&self, calls: &[durableq::CallRef]) -> Answer {
+        let views = calls.iter().filter_map(|call| self.queue.view(*call));
+        Answer::Calls(views.map(|view| self.call_state(&view)).collect())
+    }
+
+    fn call_state(&self, view: &CallView<'_>) -> CallState {
+        let said = view.outcome.and_then(|outcome| reply(outcome.body()).ok());
+        let spec = self.catalog.find(view.function).and_then(|f| self.catalog.get(f)).map(|f| &f.spec);
+        let defaults = spec.map(defaults);
+        let deadline = match (view.deadline.0, &defaults) {
+            (0, Some(defaults)) => view.start_at.0.saturating_add(defaults.deadline_ns),
+            (given, _) => given,
+        };
+        let criticality =
+            if view.criticality == 0 { defaults.map_or(0, |d| d.criticality) } else { view.criticality };
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let stderr = said.map(|reply| text(&reply.stderr));
+        CallState {
+            call: view.id.to_string(),
+            function: self.catalog.name_of(view.function),
+            state: state_name(view).into(),
+            status: view.status,
+            start_at: view.start_at.0,
+            deadline,
+            criticality,
+            attempts: view.deliveries,
+            reason: reason(view, stderr.as_deref()),
+            usage: said.map(|reply| reply.usage()),
+            output: said.map(|reply| text(&reply.output)),
+            stderr,
+        }
+    }
+
+    fn function_state(&self, function: FunctionRef) -> FunctionState {
+        let deployed = self.catalog.get(function).expect("deployed");
+        let depth = self.queue.depth(durableq::FunctionRef(function.0));
+        let state = match (deployed.ready.is_empty(), deployed.failure.is_empty()) {
+            (false, _) => "ready",
+            (true, false) => "failed",
+            (true, true) => "compiling",
+        };
+        FunctionState {
+            spec: deployed.spec.clone(),
+            state: state.into(),
+            reason: deployed.failure.clone(),
+            hosts: deployed.ready.len() as u32,
+            pending: u64::from(depth.scheduled + depth.due + depth.offered + depth.leased),
+            completed: deployed.completed,
+            failed: deployed.failed,
+        }
+    }
+
+    fn queue_states(&self) -> Vec<QueueState> {
+        let now = self.driver.wall();
+        let known = (0..self.queue.functions()).map(durableq::FunctionRef);
+        let states = known.filter_map(|function| {
+            let depth = self.queue.depth(function);
+            let deployed = self.catalog.get(FunctionRef(function.0)).is_some();
+            let held = depth.scheduled + depth.due + depth.offered + depth.leased + depth.dead;
+            (deployed || held > 0).then(|| QueueState {
+                function: self.catalog.name_of(self.queue.function_id(function)),
+                scheduled: depth.scheduled.into(),
+                due: (depth.due + depth.offered).into(),
+                leased: depth.leased.into(),
+                dead: depth.dead.into(),
+                oldest_due_ms: overdue_ms(depth.oldest_due, now),
+            })
+        });
+        states.collect()
+    }
+
+    fn core_states(&self) -> Vec<CoreState> {
+        let now = self.driver.now();
+        let silent = 2 * self.limits.heartbeat;
+        let state = |(core, entry): (scheduler::CoreRef, &crate::worker_lb::Core)| {
+            let quiet = now.since(entry.heard_at);
+            let state = match (entry.draining, quiet > silent) {
+                (true, _) => "draining",
+                (_, true) => "silent",
+                _ => "live",
+            };
+            CoreState {
+                host: self.workers.host_name(entry.host).into(),
+                cpu: entry.cpu,
+                pid: entry.pid,
+                state: state.into(),
+                slots: entry.slots,
+                leased: entry.leased,
+                credits: if entry.is_up { self.scheduler.credits(core) } else { 0 },
+                finished: entry.finished,
+                silent_ms: quiet.as_millis() as u64,
+                backends: entry.backends.clone(),
+            }
+        };
+        self.workers.cores().map(state).collect()
+    }
+
+    /// The node as a whole.
+    pub fn status(&self) -> NodeStatus {
+        let queue = self.queue.counters();
+        let mut status = NodeStatus {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_s: self.driver.now().since(self.started).as_secs(),
+            incarnation: self.queue.incarnation(),
+            backends: self.driver.backends(),
+            accepted: queue.accepted,
+            duplicates: queue.duplicates,
+            leased: queue.leased,
+            completed: queue.completed,
+            retried: queue.retried,
+            dead: queue.dead,
+            leases_lost: queue.leases_lost,
+            fenced: queue.fenced,
+            pending: queue.pending_now,
+            leased_now: queue.leased_now,
+            dead_letters: queue.dead_now,
+            recovered: queue.recovered,
+            groups: queue.groups,
+            log_bytes: queue.log_bytes,
+            segments: queue.segments_now,
+            draining: self.phase != Phase::Serving,
+            ..NodeStatus::default()
+        };
+        self.stats.report(&mut status);
+        status.slow_clients = self.sessions.slow;
+        status
+    }
+}
+
+fn overdue_ms(since: WallTime, now: WallTime) -> u64 {
+    if since == WallTime(0) { 0 } else { now.since(since).as_millis() as u64 }
+}
+
+fn state_name(view: &CallView<'_>) -> &'static str {
+    match view.state {
+        State::Scheduled if view.status.is_some() => "retrying",
+        State::Scheduled => "scheduled",
+        State::Appended | State::Due => "queued",
+        State::Offered => "buffered",
+        State::Leased(..) => "running",
+        State::Dead => "dead",
+        State::Done => "done",
+    }
+}
+
+/// Why the last execution failed: the word for it, and the first line of what it wrote.
+fn reason(view: &CallView<'_>, stderr: Option<&str>) -> String {
+    match view.status {
+        None | Some(Status::Ok) => String::new(),
+        Some(status) => match stderr.and_then(|text| text.lines().find(|line| !line.trim().is_empty())) {
+            Some(line) => format!("{}: {line}", status.name()),
+            None if view.outcome.is_none() => format!("{}: {}", status.name(), explanation(status)),
+            None => status.name().into(),
+        },
+    }
+}
+
+pub(crate) fn refusal(code: &str, message: String) -> Answer {
+    Answer::Error { code: code.into(), message }
+}
+
+fn no_function(name: &str) -> Answer {
+    refusal("not-found", format!("no function {name} is deployed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiters_are_found_by_call_and_by_time() {
+        let waiter = |call, stamp, until| Waiter {
+            call: CallId(call),
+            session: SessionRef::NOBODY,
+            stamp,
+            until: Instant(until),
+        };
+        let mut waiters = Waiters::default();
+        waiters.add(waiter(1, 10, 100));
+        waiters.add(waiter(2, 11, 50));
+        waiters.add(waiter(1, 12, 70));
+        assert_eq!((waiters.next(), waiters.pop(Instant(49))), (Instant(50), None));
+        assert_eq!(waiters.pop(Instant(50)), Some(waiter(2, 11, 50)));
+        waiters.ended(CallId(1));
+        let mut answered = [waiters.pop(Instant(0)).unwrap().stamp, waiters.pop(Instant(0)).unwrap().stamp];
+        answered.sort_unstable();
+        assert_eq!((answered, waiters.pop(Instant::NEVER), waiters.next()), ([10, 12], None, Instant::NEVER));
+    }
+}

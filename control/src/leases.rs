@@ -1,0 +1,85 @@
+//! Leases: out to a core as far as it grants credits, and back when it is lost.
+
+use crate::node::Node;
+use crate::schedule::defaults;
+use crate::session::SessionRef;
+use driver::Driver;
+use durableq::HolderRef;
+use scheduler::{CallRef, CoreRef, FunctionRef, Input};
+
+impl<D: Driver> Node<D> {
+    /// Leases a call to a core: the envelope, and the client's frame as it is.
+    pub(crate) fn lease(&mut self, call: CallRef, function: FunctionRef, core: CoreRef) {
+        let spec = &self.catalog.get(function).expect("dispatched calls are of deployed functions").spec;
+        let (at, holder) = (durableq::CallRef(call.0), HolderRef(core.0));
+        let Some(lease) = self.queue.lease(at, holder, &defaults(spec)) else {
+            // The incarnation is not on disk yet: a moment after the start, and never again.
+            self.queue.give_back(at);
+            self.scheduler.step(Input::NotSent { call }, &mut self.effects);
+            self.stalled = true;
+            return;
+        };
+        let entry = self.workers.core_mut(core).expect("dispatched to a core that is up");
+        entry.leased += 1;
+        self.stats.queued(self.driver.wall().since(lease.due_at));
+        let header = lease.header.encode(lease.body);
+        self.sessions.send_parts(&mut self.driver, entry.session, &header, lease.body);
+    }
+
+    /// A core granted slots; also its heartbeat.
+    pub(crate) fn credit(&mut self, core: CoreRef, granted: u64) {
+        let entry = self.workers.core_mut(core).expect("its session is there");
+        entry.granted = granted;
+        if entry.is_up {
+            self.scheduler.step(Input::Credit { core, granted }, &mut self.effects);
+        }
+    }
+
+    /// A core has finished what it held and takes nothing new.
+    pub(crate) fn core_drains(&mut self, core: CoreRef) {
+        let entry = self.workers.core_mut(core).expect("its session is there");
+        entry.draining = true;
+        if entry.is_up {
+            self.scheduler.step(Input::CoreDrain { core }, &mut self.effects);
+        }
+    }
+
+    /// A core is gone, or silent for so long that it counts as gone: its calls are offered again.
+    pub(crate) fn core_lost(&mut self, core: CoreRef, why: &str) {
+        let lost = self.workers.core_down(core);
+        if lost.is_up {
+            self.scheduler.step(Input::CoreDown { core }, &mut self.effects);
+        }
+        let mut calls = 0u64;
+        while let Some(settled) =
+            self.queue.lose_next(&mut self.disk.lend(&mut self.driver), HolderRef(core.0))
+        {
+            calls += 1;
+            self.count_failure(FunctionRef(settled.function.0));
+        }
+        if calls > 0 {
+            self.note(&format!(
+                "core {} (pid {}) is gone ({why}): {calls} calls run again",
+                lost.cpu, lost.pid
+            ));
+        }
+    }
+
+    /// Cores that were not heard of for a lease's time.
+    pub(crate) fn lose_silent_cores(&mut self) {
+        while let Some(holder) = self.queue.next_silent() {
+            let core = CoreRef(holder.0);
+            let session = self.workers.core(core).expect("holders are cores").session;
+            let why = format!("it was silent for {:?}", self.limits.lease);
+            self.close(session, &why);
+            self.forget_core_of(session, &why);
+        }
+    }
+
+    /// The connection may linger for as long as a frozen peer reads nothing; its core does not.
+    fn forget_core_of(&mut self, session: SessionRef, why: &str) {
+        if let Some(core) = self.sessions.retire(session) {
+            self.core_lost(core, why);
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The node: one state machine on one ring. The production process, the tests and the simulator run the same one;
+//! what differs is the driver and who calls [`Node::turn`].
+//!
+//! The way of a call through the modules: [`crate::session`] tells whose frame it is, [`crate::greeting`] knows the
+//! peer, [`crate::submitter`] judges a submit, [`crate::queue`] makes it durable, [`crate::schedule`] decides when
+//! and where it runs, [`crate::leases`] sends it there, [`crate::outcomes`] ends it. [`crate::answers`] tells
+//! operators about it.
+//!
+//! A node neither blocks (only `reap`, which the caller makes between two turns, does) nor prints. For a call it
+//! allocates nothing and looks up no string; for a connection, a deployment and an operator's question it may.
+
+use crate::answers::Waiters;
+use crate::catalog::Catalog;
+use crate::recovery::{Disk, LogError};
+use crate::session::{Role, Session, SessionRef, Sessions};
+use crate::stats::Stats;
+use crate::worker_lb::Workers;
+use call::frame::{Frame, FrameBuf, Kind};
+use call::limits::Limits;
+use call::{FunctionSpec, Instant};
+use driver::{Arrivals, Closed, ConnectionId, Driver, Endpoint, Event, ListenerId};
+use durableq::{DurableQ, HolderRef};
+use scheduler::{CoreRef, Effects, Scheduler};
+use std::io;
+use std::time::Duration;
+
+/// What a node is told at its start.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Base of the admin API, for hosts: `http://127.0.0.1:7411`.
+    pub admin: String,
+    /// Who knows it may ask: see [`call::admin::Hello::Admin`].
+    pub secret: String,
+    /// How long a drain waits for leases to end; then they are left to the next start.
+    pub drain: Duration,
+}
+
+impl Default for NodeOptions {
+    fn default() -> NodeOptions {
+        NodeOptions { admin: String::new(), secret: String::new(), drain: Duration::from_secs(30) }
+    }
+}
+
+/// Where the node is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Takes calls.
+    Serving,
+    /// Takes no calls and gives no leases, until nothing is leased or `by`.
+    Draining {
+        /// When it stops waiting.
+        by: Instant,
+    },
+    /// Has drained: may be dropped when what it sent has left.
+    Ended,
+    /// The log could not be written: the process must end. A restart recovers everything that was accepted.
+    Failed {
+        /// What the disk said.
+        errno: i32,
+    },
+}
+
+/// A stranger must say hello in this time.
+const HELLO: Duration = Duration::from_secs(10);
+/// Room for what one turn of the scheduler decides; it is asked again while it fills this.
+const EFFECTS: usize = 1024;
+
+/// One control node. See the module.
+pub struct Node<D> {
+    pub(crate) limits: Limits,
+    pub(crate) options: NodeOptions,
+    pub(crate) driver: D,
+    pub(crate) phase: Phase,
+    pub(crate) started: Instant,
+    pub(crate) sessions: Sessions,
+    /// Cores and hosts that have not heard of all functions yet.
+    pub(crate) publishing: Vec<SessionRef>,
+    pub(crate) catalog: Catalog,
+    pub(crate) queue: DurableQ,
+    pub(crate) disk: Disk,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) effects: Effects,
+    /// No lease may be given this round any more.
+    pub(crate) stalled: bool,
+    pub(crate) workers: Workers,
+    pub(crate) waiters: Waiters,
+    /// Who is to be told when the drain has ended.
+    pub(crate) drain_asked: Vec<(SessionRef, u64)>,
+    pub(crate) stats: Stats,
+    /// Where short frames are encoded before they are given to the driver.
+    pub(crate) scratch: FrameBuf,
+    /// Next time to look for peers that say nothing.
+    look_at: Instant,
+}
+
+impl<D: Driver> Node<D> {
+    /// A node on a recovered queue; see [`crate::recovery::Booting`].
+    pub(crate) fn new(
+        limits: Limits,
+        options: NodeOptions,
+        driver: D,
+        queue: DurableQ,
+        disk: Disk,
+        functions: Vec<FunctionSpec>,
+    ) -> Result<Node<D>, LogError> {
+        let now = driver.now();
+        let mut node = Node {
+            sessions: Sessions::new(&limits),
+            publishing: Vec::new(),
+            catalog: Catalog::new(&limits),
+            queue,
+            disk,
+            scheduler: Scheduler::new(&limits),
+            effects: Effects::new(EFFECTS),
+            stalled: false,
+            workers: Workers::new(&limits),
+            waiters: Waiters::default(),
+            drain_asked: Vec::new(),
+            stats: Stats::new(),
+            scratch: FrameBuf::new(),
+            look_at: now,
+            started: now,
+            phase: Phase::Serving,
+            driver,
+            limits,
+            options,
+        };
+        for spec in functions {
+            node.deploy(spec).map_err(|_| LogError::Functions(node.limits.functions_max))?;
+        }
+        Ok(node)
+    }
+
+    /// Listens.
+    ///
+    /// # Errors
+    /// Those of the driver: an address in use, a path that is too long.
+    pub fn listen(&mut self, at: &Endpoint) -> io::Result<ListenerId> {
+        self.driver.listen(at)
+    }
+
+    /// One round: takes what `arrivals` brought, decides, queues what is to be sent and written. Gives the instant
+    /// until which the caller may sleep in `reap`.
+    pub fn turn(&mut self, arrivals: &Arrivals) -> Instant {
+        let now = self.driver.now();
+        self.queue.advance(now, self.driver.wall());
+        for event in arrivals.iter() {
+            self.take(event);
+        }
+        // After the events: whoever spoke in this round is not silent.
+        self.lose_silent_cores();
+        if now >= self.look_at {
+            self.look_at = self.close_strangers(now);
+        }
+        self.publish_all();
+        self.schedule();
+        self.commit();
+        self.answer_waiters(now);
+        self.sessions.send_verdicts(&mut self.driver);
+        self.end_drain(now);
+        self.end_failed();
+        self.sleep_until()
+    }
+
+    fn take(&mut self, event: Event<'_>) {
+        match event {
+            Event::Frame { connection, frame } => self.hear(connection, &frame),
+            Event::Written { token, result } => self.written(token, result),
+            Event::Created { token, result } => self.created(token, result),
+            Event::Read { .. } => unreachable!("a node reads its log before it is one"),
+            Event::Accepted { connection, .. } => {
+                if self.sessions.accept(connection, self.driver.now()).is_none() {
+                    self.note("refused a connection: the table is full (limits clients_max, cores_max)");
+                    self.driver.close(connection);
+                }
+            }
+            Event::Room { connection } => {
+                if let Some(session) = self.sessions.find(connection) {
+                    self.sessions.flush(&mut self.driver, session);
+                }
+            }
+            Event::Closed { connection, reason } => self.closed(connection, &reason),
+            Event::Connected { .. } => unreachable!("a node connects to nobody"),
+        }
+    }
+
+    fn hear(&mut self, connection: ConnectionId, frame: &Frame<'_>) {
+        let Some(session) = self.sessions.find(connection) else { return };
+        let Some(entry) = self.sessions.get(session).filter(|entry| !entry.is_closing()) else { return };
+        match (&entry.role, frame.kind()) {
+            (Role::Client { .. } | Role::Admin, Kind::Submit) => self.submit(session, frame),
+            (Role::Core(core), Kind::Outcome | Kind::Credit | Kind::Drain) => self.hear_core(*core, frame),
+            (Role::Host(host), Kind::Ready) => self.ready(*host, frame),
+            (Role::Admin, Kind::Ask) => self.ask(session, frame),
+            (Role::Stranger, _) => self.greet(session, frame),
+            (_, kind) => self.close(session, &format!("it sent a {kind:?}, which is not its to say")),
+        }
+    }
+
+    fn hear_core(&mut self, core: CoreRef, frame: &Frame<'_>) {
+        self.queue.heartbeat(HolderRef(core.0));
+        self.workers.core_mut(core).expect("its session is there").heard_at = self.driver.now();
+        match frame.kind() {
+            Kind::Outcome => self.outcome(core, frame),
+            Kind::Credit => self.credit(core, frame.stamp()),
+            _ => self.core_drains(core),
+        }
+    }
+
+    fn closed(&mut self, connection: ConnectionId, reason: &Closed) {
+        let Some((session, entry)) = self.sessions.remove(connection) else { return };
+        match entry.role {
+            Role::Core(core) => self.core_lost(core, &reason.to_string()),
+            Role::Host(host) => {
+                if self.workers.supervisor_down(host, session) {
+                    self.host_down(host);
+                }
+            }
+            Role::Stranger | Role::Client { .. } | Role::Admin => {}
+        }
+        if let Closed::Malformed(error) = reason {
+            self.note(&format!("a peer was cut off: {error}"));
+        }
+    }
+
+    /// Closes the connections of strangers that stay so. Gives when to look again.
+    fn close_strangers(&mut self, now: Instant) -> Instant {
+        let is_stale = |s: &Session| s.role == Role::Stranger && !s.is_closing() && s.since + HELLO <= now;
+        let stale: Vec<SessionRef> =
+            self.sessions.iter().filter(|(_, s)| is_stale(s)).map(|(session, _)| session).collect();
+        for session in stale {
+            self.close(session, &format!("it said nothing for {HELLO:?}"));
+        }
+        now + HELLO
+    }
+
+    fn sleep_until(&self) -> Instant {
+        let drain = if let Phase::Draining { by } = self.phase { by } else { Instant::NEVER };
+        self.look_at.min(drain).min(self.queue_until()).min(self.waiters.next())
+    }
+
+    /// Ends a connection and says why.
+    pub(crate) fn close(&mut self, session: SessionRef, why: &str) {
+        self.sessions.close(&mut self.driver, session, why);
+    }
+
+    /// Keeps a line for [`Node::notes`]; the newest are lost if nobody reads them.
+    pub(crate) fn note(&mut self, line: &str) {
+        if self.sessions.notes.len() < NOTES_MAX {
+            self.sessions.notes.push(line.to_owned());
+        }
+    }
+
+    /// What happened that an operator may want to know, oldest first; the caller prints it.
+    pub fn notes(&mut self) -> std::vec::Drain<'_, String> {
+        self.sessions.notes.drain(..)
+    }
+
+    /// Where it is in its life.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The driver, for `reap`.
+    pub fn driver(&mut self) -> &mut D {
+        &mut self.driver
+    }
+
+    /// What it has counted.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Checks every invariant of the deciders. For tests: it walks over everything.
+    pub fn check(&self) {
+        self.scheduler.check();
+        self.queue.check();
+    }
+}
+
+/// Lines kept for an operator between two rounds.
+const NOTES_MAX: usize = 64;

@@ -1,0 +1,84 @@
+//! Outcomes: from a core to the queue, where they are fenced, and, when the end is on disk, to whoever wants to know.
+
+use crate::node::Node;
+use crate::session::SessionRef;
+use call::body::{Reply, append_outcome, reply};
+use call::frame::{Frame, Header, Kind};
+use call::function::RetrySpec;
+use call::{CallId, FunctionId, Status, Usage};
+use driver::Driver;
+use durableq::{Fate, Origin};
+use scheduler::{CallRef, CoreRef, FunctionRef, Input};
+
+/// For calls of a function that was deleted while they ran.
+const NO_RETRY: RetrySpec = RetrySpec { attempts: 1, backoff_ms: 0, backoff_max_ms: 0 };
+
+impl<D: Driver> Node<D> {
+    /// A core reports how a lease ended. Validated here, once, like a submit.
+    pub(crate) fn outcome(&mut self, core: CoreRef, frame: &Frame<'_>) {
+        let (Ok(reply), Ok(_)) = (reply(frame.body()), frame.status()) else {
+            let session = self.workers.core(core).expect("its session is there").session;
+            return self.close(session, "its outcome is malformed");
+        };
+        let usage = reply.usage();
+        let deployed = self.catalog.find(frame.function()).and_then(|function| self.catalog.get(function));
+        let retry = deployed.map_or(&NO_RETRY, |deployed| &deployed.spec.retry);
+        let random = self.driver.random();
+        let mut blocks = self.disk.lend(&mut self.driver);
+        let Ok(settled) = self.queue.settle(&mut blocks, *frame, retry, random) else { return };
+        self.scheduler.step(Input::Ended { call: CallRef(settled.call.0) }, &mut self.effects);
+        let entry = self.workers.core_mut(core).expect("its session is there");
+        entry.leased -= 1;
+        entry.finished += 1;
+        self.stats.executed(&usage);
+        let function = FunctionRef(settled.function.0);
+        if settled.fate == Fate::Done {
+            self.stats.ended(self.driver.wall().since(settled.start_at));
+            if let Some(deployed) = self.catalog.get_mut(function) {
+                deployed.completed += 1;
+            }
+        } else {
+            self.count_failure(function);
+        }
+    }
+
+    /// An execution of a function failed.
+    pub(crate) fn count_failure(&mut self, function: FunctionRef) {
+        if let Some(deployed) = self.catalog.get_mut(function) {
+            deployed.failed += 1;
+        }
+    }
+
+    /// A call has ended for good, on disk.
+    pub(crate) fn ended(&mut self, origin: Origin, call: CallId, function: FunctionId, status: Status) {
+        self.waiters.ended(call);
+        if origin == Origin::NOBODY {
+            return;
+        }
+        let to = SessionRef::of_origin(origin);
+        match self.queue.outcome(call).filter(|outcome| outcome.status() == Ok(status)) {
+            // The core's frame as it is: its body is the reply, its header names call and status.
+            Some(outcome) => {
+                let (header, body) = outcome.bytes().split_first_chunk().expect("a frame has a header");
+                self.sessions.send_parts(&mut self.driver, to, header, body);
+            }
+            None => {
+                self.scratch.clear();
+                let header = Header { call, function, ..Header::new(Kind::Outcome) };
+                let reply = Reply::new(&Usage::default(), b"", explanation(status).as_bytes());
+                append_outcome(&mut self.scratch, &header, status, &reply).expect("a short frame");
+                self.sessions.send(&mut self.driver, to, &self.scratch);
+            }
+        }
+    }
+}
+
+/// Why a call ended without an outcome of a core.
+pub(crate) fn explanation(status: Status) -> &'static str {
+    match status {
+        Status::Ok => "the outcome is not kept any more",
+        Status::WorkerLost => "every worker that ran the call was lost",
+        Status::Unavailable => "the function was deleted while the call was pending",
+        _ => "the call failed; its last outcome is not kept any more",
+    }
+}

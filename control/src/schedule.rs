@@ -1,0 +1,68 @@
+//! The scheduler's glue: tells it what is due, and does what it decides.
+
+use crate::node::Node;
+use call::FunctionSpec;
+use driver::Driver;
+use durableq::Defaults;
+use scheduler::{CallRef, Effect, FunctionRef, Input};
+
+impl<D: Driver> Node<D> {
+    /// Lets the scheduler decide until it has nothing more to say this round.
+    ///
+    /// While draining, too: lost calls must come back. All cores are closed then, so nothing is dispatched.
+    pub(crate) fn schedule(&mut self) {
+        while let Some(function) = self.queue.next_due() {
+            self.due(FunctionRef(function.0));
+        }
+        self.stalled = false;
+        while !self.stalled {
+            let random = self.driver.random();
+            self.scheduler.step(Input::Turn { random }, &mut self.effects);
+            if self.effects.as_slice().is_empty() {
+                return;
+            }
+            self.follow();
+        }
+    }
+
+    /// A function has due calls. Those of a function that is not deployed wait until it is.
+    pub(crate) fn due(&mut self, function: FunctionRef) {
+        if self.catalog.get(function).is_some() {
+            self.scheduler.step(Input::Due { function }, &mut self.effects);
+        }
+    }
+
+    /// Does what the scheduler decided.
+    fn follow(&mut self) {
+        for at in 0..self.effects.as_slice().len() {
+            match self.effects.as_slice()[at] {
+                Effect::Poll { function, max } => self.poll(function, max),
+                Effect::Dispatch { call, function, core } => self.lease(call, function, core),
+                // The queue took these back when the core went down.
+                Effect::Return { core: Some(_), .. } => {}
+                Effect::Return { call, core: None, .. } => self.queue.give_back(durableq::CallRef(call.0)),
+            }
+        }
+        self.effects.clear();
+    }
+
+    fn poll(&mut self, function: FunctionRef, max: u32) {
+        let of = durableq::FunctionRef(function.0);
+        let deployed = self.catalog.get(function).expect("only deployed functions are polled");
+        let defaults = defaults(&deployed.spec);
+        for _ in 0..max {
+            let Some(offer) = self.queue.poll(of, &defaults) else { break };
+            let (call, criticality, deadline) = (CallRef(offer.call.0), offer.criticality, offer.deadline);
+            let offered = Input::Offered { call, function, criticality, deadline };
+            // Inputs other than a turn add no effects: the list being followed stays as it is.
+            self.scheduler.step(offered, &mut self.effects);
+        }
+        let more = self.queue.has_due(of);
+        self.scheduler.step(Input::Polled { function, more }, &mut self.effects);
+    }
+}
+
+/// What a function says about calls that do not say it themselves.
+pub(crate) fn defaults(spec: &FunctionSpec) -> Defaults {
+    Defaults { criticality: spec.criticality, deadline_ns: spec.deadline_ms.saturating_mul(1_000_000) }
+}

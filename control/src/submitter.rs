@@ -1,0 +1,40 @@
+//! The submitter: the trust boundary. What passes here has been validated once, and for good.
+
+use crate::node::{Node, Phase};
+use crate::session::SessionRef;
+use call::VerdictCode;
+use call::body::{Verdict, arguments};
+use call::frame::Frame;
+use driver::Driver;
+
+/// When a client that was told "full" should come back, ms: about what a full queue of short calls needs to free a
+/// visible part of itself.
+const RETRY_AFTER_MS: u32 = 50;
+/// When a client that was told "draining" should come back, ms: a restart takes about as long.
+const RESTART_MS: u32 = 1000;
+
+impl<D: Driver> Node<D> {
+    /// A client submits a call. Its verdict leaves with the others of the round in which it is known.
+    pub(crate) fn submit(&mut self, session: SessionRef, frame: &Frame<'_>) {
+        if let Err(code) = self.accept(session, frame) {
+            let retry_after_ms = match code {
+                VerdictCode::Full | VerdictCode::DiskFailed => RETRY_AFTER_MS,
+                VerdictCode::Draining => RESTART_MS,
+                _ => 0,
+            };
+            self.stats.refused += 1;
+            self.sessions.judge(session, Verdict::new(frame.call(), code, retry_after_ms));
+        }
+    }
+
+    /// Hands the call to the durable queue, whose verdict follows when it is on disk.
+    fn accept(&mut self, session: SessionRef, frame: &Frame<'_>) -> Result<(), VerdictCode> {
+        if self.phase != Phase::Serving {
+            return Err(VerdictCode::Draining);
+        }
+        let function = self.catalog.find(frame.function()).ok_or(VerdictCode::UnknownFunction)?;
+        arguments(frame.body()).map_err(|_| VerdictCode::Malformed)?;
+        let function = durableq::FunctionRef(function.0);
+        self.queue.submit(&mut self.disk.lend(&mut self.driver), *frame, function, session.origin())
+    }
+}
