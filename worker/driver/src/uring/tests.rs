@@ -350,11 +350,11 @@ fn an_existing_file_is_not_made_again_and_a_missing_one_is_named() {
 }
 
 #[test]
-fn a_full_disk_is_an_error_and_leaves_no_half_file() {
+fn a_file_that_cannot_be_reserved_is_an_error_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut party = disk_party(&dir, true);
-    // Beyond what any disk here holds; the reservation fails before a byte is written.
-    party.driver.create("huge", 1 << 43, Token(1));
+    // Beyond what a file system addresses: refused before a block is taken, unlike one that only exceeds the disk.
+    party.driver.create("huge", 1 << 60, Token(1));
     wait_for(&mut party, |seen| seen.files.len() == 1);
     let error = party.seen.files[0].unwrap_err();
     assert!([libc::ENOSPC, libc::EFBIG].contains(&error), "{error}");
