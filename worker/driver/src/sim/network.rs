@@ -8,6 +8,7 @@ use super::world::{Happening, Incoming, Inner, MachineId, ProcessId};
 use crate::arrivals::Span;
 use crate::framing::{Framer, Tail};
 use crate::seam::{Closed, ConnectionId, Endpoint, ListenerId, SendError};
+use call::limits::FRAME_ALIGN;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -189,6 +190,8 @@ impl Inner {
         if end.deaf || matches!(end.state, State::Closing | State::Ended) {
             return Err(SendError::Closed);
         }
+        let last = parts.last().map_or(0, |part| part.len());
+        assert!(parts.len() > 1 || last.is_multiple_of(FRAME_ALIGN), "a whole number of padded frames");
         let bytes = call::frame::padded(parts.iter().map(|part| part.len()).sum());
         if !end.queue.is_empty() && end.queue.len() + bytes > queue_bytes {
             end.refused = true;
