@@ -34,6 +34,16 @@ impl<D: Driver> Node<D> {
         }
     }
 
+    /// Closes every connection behind what is queued on it.
+    pub fn leave(&mut self) {
+        self.sessions.close_all(&mut self.driver);
+    }
+
+    /// Whether no connection is left.
+    pub fn is_alone(&self) -> bool {
+        self.sessions.iter().next().is_none()
+    }
+
     /// Ends the node if the log failed: what was acknowledged is on disk, and nothing more can be.
     pub(crate) fn end_failed(&mut self) {
         if let Some(errno) = self.queue.failed()

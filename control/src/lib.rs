@@ -3,6 +3,7 @@
 //! The modules stand in the order in which a call passes them; [`serve`], [`start`], [`datadir`] and [`recovery`] are
 //! what comes before the first call, [`admin`] is the operator's side, on a thread of its own.
 
+pub mod serve;
 pub mod start;
 pub mod datadir;
 pub mod artefacts;
@@ -24,4 +25,5 @@ pub mod admin;
 
 pub use node::{Node, NodeOptions, Phase};
 pub use recovery::{Booting, LogError, Stage};
+pub use serve::{ControlOptions, Endpoints, serve};
 pub use start::StartError;

@@ -1,19 +1,27 @@
 //! A control node as a process: from options to a ring that serves, to an orderly end.
 
-use crate::admin::{self, AdminOptions, CatalogFile};
+use crate::admin::{self, AdminOptions, CatalogFile, signals};
 use crate::artefacts::ArtefactStore;
 use crate::datadir::{DataDir, write_durably};
 use crate::node::{Node, NodeOptions, Phase};
+use crate::recovery::{Booting, LogError};
 use crate::start::StartError;
-use call::Instant;
+use call::FunctionSpec;
 use call::limits::Limits;
+use driver::shell::{self, Shell};
+use driver::uring::{self, Uring};
 use driver::{Arrivals, Driver, Endpoint};
 use serde::{Deserialize, Serialize};
+use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
+use std::pin::pin;
+use std::sync::mpsc;
+use std::task::{Context, Poll, Waker};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 /// What an operator says about a node; everything else follows.
 #[derive(Clone, Debug)]
@@ -24,7 +32,7 @@ pub struct ControlOptions {
     pub admin: SocketAddr,
     /// Where the native protocol listens on TCP; none for Unix socket and shared memory only.
     pub tcp: Option<SocketAddr>,
-    /// CPU to pin the ring thread to; none leaves it to the kernel.
+    /// CPU to pin the ring thread to, inside an executor of its own; none leaves it to the kernel.
     pub cpu: Option<usize>,
     /// How long to spin for work before sleeping.
     pub spin: Duration,
@@ -32,6 +40,8 @@ pub struct ControlOptions {
     pub drain: Duration,
     /// Whether SIGTERM and SIGINT drain the node. Off where the process is not the node's own, as in tests.
     pub signals: bool,
+    /// Whether endpoints and backends are printed at the start.
+    pub print: bool,
     /// Bounds of everything.
     pub limits: Limits,
 }
@@ -43,20 +53,21 @@ impl Default for ControlOptions {
             admin: SocketAddr::from(([127, 0, 0, 1], 7411)),
             tcp: Some(SocketAddr::from(([127, 0, 0, 1], 7410))),
             cpu: None,
-            spin: Duration::from_micros(50),
-            drain: Duration::from_secs(30),
+            spin: uring::Options::default().spin,
+            drain: NodeOptions::default().drain,
             signals: true,
+            print: true,
             limits: Limits::default(),
         }
     }
 }
 
-/// `run/control.json`: how to reach the node that uses the directory.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `run/control.json`: how to reach the node that uses the directory. There while it serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoints {
     /// Its process.
     pub pid: u32,
-    /// Base of its admin API.
+    /// Base of its admin API: `http://127.0.0.1:7411`.
     pub admin: String,
     /// The native protocol over TCP: `tcp:127.0.0.1:7410`.
     pub tcp: Option<String>,
@@ -67,12 +78,218 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    /// The file's name inside a data directory.
-    pub const FILE: &'static str = "run/control.json";
-
     /// Of the node that uses this data directory.
+    ///
+    /// # Errors
+    /// Not found: no node serves there.
     pub fn read(data: &Path) -> io::Result<Endpoints> {
-        let bytes = std::fs::read(data.join(Endpoints::FILE))?;
+        let bytes = std::fs::read(data.join("run").join(ENDPOINTS))?;
         serde_json::from_slice(&bytes).map_err(io::Error::other)
     }
+}
+
+/// The file of [`Endpoints`], in `run/`.
+const ENDPOINTS: &str = "control.json";
+/// After a SIGKILL the kernel ends an io_uring's accepts in the background: its port is free a moment later.
+const BIND_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries.
+const BIND_RETRY: Duration = Duration::from_millis(50);
+/// What an ended node still sends to its peers must have left in this time.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Everything a node is made of that can fail before its ring turns.
+struct Prepared {
+    options: ControlOptions,
+    data: DataDir,
+    functions: Vec<FunctionSpec>,
+    admin: String,
+    secret: String,
+}
+
+/// Runs a control node on the calling thread until it has drained.
+///
+/// # Errors
+/// [`StartError`] says what, where, and what to do. [`StartError::LogFailed`] is the only one of a node that served.
+pub fn serve(options: ControlOptions) -> Result<(), StartError> {
+    if options.signals {
+        signals::endings().thread_block().map_err(|errno| StartError::Driver(errno.into()))?;
+    }
+    let data = DataDir::open(&options.data)?;
+    data.check_room(2 * options.limits.segment_bytes)?;
+    let catalog = CatalogFile::open(data.root().to_owned(), options.limits.functions_max)?;
+    let functions = catalog.functions().cloned().collect();
+    let artefacts = data.path("artefacts");
+    let store = ArtefactStore::open(artefacts.clone())
+        .map_err(|source| StartError::Io { path: artefacts, source })?;
+    let refused = |source| StartError::ListenAdmin { at: options.admin, source };
+    let listener = retry(|| TcpListener::bind(options.admin)).map_err(refused)?;
+    let admin = format!("http://{}", listener.local_addr().map_err(refused)?);
+    let secret = format!("{:032x}", admin::entropy().map_err(StartError::Driver)?);
+    let (stop, stopped) = oneshot::channel();
+    let cold = AdminOptions {
+        listener,
+        socket: data.path("run/submit.sock"),
+        secret: secret.clone(),
+        catalog,
+        store,
+        signals: options.signals.then(signals::endings),
+        stop: stopped,
+    };
+    // Before the ring thread is pinned: the cold side may run on any CPU.
+    let (begin, thread) = cold_side().map_err(StartError::Driver)?;
+    let result = run(Prepared { options, data, functions, admin, secret }, || drop(begin.send(cold)));
+    drop((begin, stop));
+    let _ = thread.join();
+    result
+}
+
+/// A thread that serves the admin API as soon as it is told how, and ends if it never is.
+fn cold_side() -> io::Result<(mpsc::Sender<AdminOptions>, JoinHandle<()>)> {
+    let (begin, told) = mpsc::channel();
+    let work = move || {
+        if let Ok(options) = told.recv()
+            && let Err(error) = admin::serve(options)
+        {
+            eprintln!("the admin API has ended: {error}");
+        }
+    };
+    Ok((begin, thread::Builder::new().name("admin".into()).spawn(work)?))
+}
+
+/// The ring: pinned inside an executor, or on this thread as it is.
+fn run(prepared: Prepared, begin_cold: impl FnOnce()) -> Result<(), StartError> {
+    let driver = driver_options(&prepared);
+    match prepared.options.cpu {
+        Some(cpu) => shell::run_pinned(cpu, driver, |driver, mut shell| async move {
+            turn(&prepared, driver, Some(&mut shell), begin_cold).await
+        })
+        .map_err(StartError::Driver)?,
+        None => {
+            let driver = Uring::new(driver).map_err(StartError::Driver)?;
+            // Without a shell nothing in it ever waits for an executor.
+            let mut turns = pin!(turn(&prepared, driver, None, begin_cold));
+            match turns.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(result) => result,
+                Poll::Pending => unreachable!("a reap of the driver blocks"),
+            }
+        }
+    }
+}
+
+/// The node's whole life.
+async fn turn(
+    prepared: &Prepared,
+    driver: Uring,
+    mut shell: Option<&mut Shell>,
+    begin_cold: impl FnOnce(),
+) -> Result<(), StartError> {
+    let log = prepared.data.path("log");
+    let failed = |error: LogError| StartError::Log { path: log.clone(), message: error.to_string() };
+    let options = NodeOptions {
+        admin: prepared.admin.clone(),
+        secret: prepared.secret.clone(),
+        drain: prepared.options.drain,
+    };
+    let limits = prepared.options.limits.clone();
+    let mut arrivals = Arrivals::new();
+    let booting = Booting::new(limits, options, driver, prepared.functions.clone()).map_err(failed)?;
+    let mut node = booting.run(&mut arrivals).map_err(failed)?;
+    let endpoints = listen(prepared, &mut node)?;
+    begin_cold();
+    announce(prepared, &endpoints, &node)?;
+    while matches!(node.phase(), Phase::Serving | Phase::Draining { .. }) {
+        let until = node.turn(&arrivals);
+        node.notes().for_each(|line| eprintln!("{line}"));
+        match &mut shell {
+            Some(shell) => shell.reap(node.driver(), until, &mut arrivals).await,
+            None => node.driver().reap(until, &mut arrivals),
+        }
+    }
+    take_leave(&mut node, &mut arrivals);
+    let _ = std::fs::remove_file(prepared.data.path("run").join(ENDPOINTS));
+    match node.phase() {
+        Phase::Failed { errno } => {
+            Err(StartError::LogFailed { path: log, source: io::Error::from_raw_os_error(errno) })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Closes all connections once what is queued on them has left.
+fn take_leave(node: &mut Node<Uring>, arrivals: &mut Arrivals) {
+    let until = node.driver().precise() + FAREWELL;
+    node.leave();
+    while !node.is_alone() && node.driver().precise() < until {
+        node.driver().reap(until, arrivals);
+        node.turn(arrivals);
+    }
+}
+
+fn driver_options(prepared: &Prepared) -> uring::Options {
+    let limits = &prepared.options.limits;
+    uring::Options {
+        data_dir: Some(prepared.data.path("log")),
+        blocks: durableq::block_count(limits),
+        block_bytes: limits.group_bytes,
+        spin: prepared.options.spin,
+        connections_max: (limits.clients_max + 2 * limits.cores_max + 16).min(65_535),
+        ..uring::Options::default()
+    }
+}
+
+fn listen(prepared: &Prepared, node: &mut Node<Uring>) -> Result<Endpoints, StartError> {
+    let mut listen = |at: Endpoint| {
+        if let Endpoint::Unix(path) | Endpoint::Shm(path) = &at {
+            // Left by a node that was killed: the lock says that nobody uses it.
+            let _ = std::fs::remove_file(path);
+        }
+        match retry(|| node.listen(&at)) {
+            Ok(listener) => Ok(node.driver().local(listener).to_string()),
+            Err(source) => Err(StartError::Listen { at, source }),
+        }
+    };
+    Ok(Endpoints {
+        pid: std::process::id(),
+        admin: prepared.admin.clone(),
+        tcp: prepared.options.tcp.map(|at| listen(Endpoint::Tcp(at))).transpose()?,
+        unix: listen(Endpoint::Unix(prepared.data.path("run/submit.sock")))?,
+        shm: listen(Endpoint::Shm(prepared.data.path("run/core.shm")))?,
+    })
+}
+
+/// Tries again for a moment while the address is in use.
+fn retry<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let until = Instant::now() + BIND_PATIENCE;
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                thread::sleep(BIND_RETRY);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Says how to reach the node, to programs and to people.
+fn announce(prepared: &Prepared, endpoints: &Endpoints, node: &Node<Uring>) -> Result<(), StartError> {
+    let run = prepared.data.path("run");
+    let text = serde_json::to_vec_pretty(endpoints).expect("plain data");
+    write_durably(&run, ENDPOINTS, &text).map_err(|source| StartError::Io { path: run, source })?;
+    if !prepared.options.print {
+        return Ok(());
+    }
+    let status = node.status();
+    let data = prepared.data.root().display();
+    println!(
+        "control node {} on {data}: incarnation {}, {} calls recovered, {} functions",
+        status.version,
+        status.incarnation,
+        status.recovered,
+        prepared.functions.len()
+    );
+    let native = [endpoints.tcp.as_ref(), Some(&endpoints.unix), Some(&endpoints.shm)];
+    println!("  {:<12} {}", "admin", endpoints.admin);
+    native.into_iter().flatten().for_each(|at| println!("  {:<12} {at}", "native"));
+    status.backends.iter().for_each(|(thing, backend)| println!("  {thing:<12} {backend}"));
+    Ok(())
 }

@@ -308,6 +308,15 @@ impl Sessions {
         }
     }
 
+    /// Ends every connection, behind what is queued on it.
+    pub fn close_all<D: Driver>(&mut self, driver: &mut D) {
+        for session in self.places.iter_mut().filter_map(|place| place.session.as_mut()) {
+            if !std::mem::replace(&mut session.closing, true) {
+                driver.close(session.connection);
+            }
+        }
+    }
+
     /// Ends a connection from this side and says why.
     pub fn close<D: Driver>(&mut self, driver: &mut D, session: SessionRef, why: &str) {
         let Some(session) = self.get_mut(session) else { return };

@@ -1,4 +1,4 @@
-//! What can be wrong at the start, with place and remedy.
+//! What can keep a node from serving, with place and remedy.
 
 use driver::Endpoint;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Why a node did not start. Nothing was accepted, nothing changed in the log.
+/// Why a node did not start, or had to stop. Nothing that was accepted is lost.
 #[derive(Debug)]
 pub enum StartError {
     /// A file or directory could not be made, read or written.
@@ -74,6 +74,13 @@ pub enum StartError {
     },
     /// The ring could not be made.
     Driver(io::Error),
+    /// The disk refused a write of the log while the node served.
+    LogFailed {
+        /// The directory.
+        path: PathBuf,
+        /// What the disk said.
+        source: io::Error,
+    },
 }
 
 impl fmt::Display for StartError {
@@ -125,6 +132,12 @@ impl fmt::Display for StartError {
                 path.display()
             ),
             StartError::Log { path, message } => write!(f, "{}: {message}", path.display()),
+            StartError::LogFailed { path, source } => write!(
+                f,
+                "{}: the log could not be written: {source}; nothing accepted is lost: make the disk work and \
+                 start again",
+                path.display()
+            ),
             StartError::Driver(source) => {
                 write!(f, "the ring could not be made: {source}; `millrace doctor` says what is missing")
             }

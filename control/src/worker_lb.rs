@@ -114,11 +114,6 @@ impl Workers {
         present
     }
 
-    /// Sessions of all supervisors, by host.
-    pub fn supervisors(&self) -> impl Iterator<Item = SessionRef> {
-        self.hosts.iter().flatten().filter_map(|host| host.supervisor)
-    }
-
     /// What a host calls itself.
     pub fn host_name(&self, host: HostRef) -> &str {
         self.hosts[usize::from(host.0)].as_ref().map_or("", |host| &host.name)

@@ -34,7 +34,7 @@ pub async fn deploy(
     Path((namespace, name)): Name,
     spec: Result<Json<FunctionSpec>, JsonRejection>,
 ) -> Reply<(StatusCode, Json<FunctionState>)> {
-    let spec = complete(&admin, spec?.0, namespace, name)?;
+    let spec = complete(&admin, spec?.0, &namespace, &name)?;
     // Held until the node has it: the node sees versions in the order of the file.
     let mut catalog = admin.catalog.lock().await;
     let (spec, is_new) = catalog.deploy(spec)?;
@@ -42,17 +42,23 @@ pub async fn deploy(
         Answer::Function(function) => {
             Ok((if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(function)))
         }
-        other => Err(ApiError::unexpected(other)),
+        refused => {
+            // The node knows what the file cannot: a deleted namesake whose calls still run.
+            if is_new {
+                catalog.delete(&namespace, &name)?;
+            }
+            Err(ApiError::unexpected(refused))
+        }
     }
 }
 
 /// Fills in what the path and the artefact say, and checks the rest.
-fn complete(admin: &Admin, mut spec: FunctionSpec, namespace: String, name: String) -> Reply<FunctionSpec> {
+fn complete(admin: &Admin, mut spec: FunctionSpec, namespace: &str, name: &str) -> Reply<FunctionSpec> {
     if !spec.name.is_empty() && spec.name != name {
         let message = format!("name: the manifest says `{}`, the path `{name}`", spec.name);
         return Err(ApiError::unprocessable(message, "make them equal, or leave the manifest's out"));
     }
-    (spec.name, spec.namespace) = (name, namespace);
+    (spec.name, spec.namespace) = (name.into(), namespace.into());
     let Some(bytes) = admin.store.bytes(&spec.artefact) else {
         let message = format!("artefact: there is no artefact `{}`", spec.artefact);
         return Err(ApiError::unprocessable(message, "upload it first with PUT /v1/artefacts/{sha256}"));

@@ -14,7 +14,8 @@ use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::Mutex;
+use std::time::Duration;
+use tokio::sync::{Mutex, oneshot};
 
 /// What the cold side needs to know.
 pub struct AdminOptions {
@@ -30,7 +31,12 @@ pub struct AdminOptions {
     pub store: ArtefactStore,
     /// Signals that drain the node; every thread of the process must block them. None if the process is not ours.
     pub signals: Option<nix::sys::signal::SigSet>,
+    /// Ends the service when its sender is dropped, after the answers in the making.
+    pub stop: oneshot::Receiver<()>,
 }
+
+/// How long an ending service waits for clients that are slow to take their answer.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What routes share.
 pub(super) struct Admin {
@@ -49,36 +55,43 @@ pub const OPENAPI: &str = include_str!("../../openapi.json");
 const JSON_BYTES_MAX: usize = 256 << 10;
 
 /// One route: a method, its path, and what answers.
-struct Route(Method, &'static str, MethodRouter<Shared>);
+struct Route {
+    /// What a test compares with the description; the answer knows it, too.
+    #[cfg_attr(not(test), expect(dead_code))]
+    method: Method,
+    path: &'static str,
+    answer: MethodRouter<Shared>,
+}
 
 fn routes() -> Vec<Route> {
     // Artefacts and payloads bound themselves; everything else has the small bound of the router.
     let unbounded = DefaultBodyLimit::disable;
+    let route = |method, path, answer| Route { method, path, answer };
     let payload = || DefaultBodyLimit::max(call::limits::ARGUMENTS_BYTES_MAX);
     vec![
-        Route(Method::PUT, "/v1/artefacts/{sha256}", put(artefacts::put).layer(unbounded())),
-        Route(Method::GET, "/v1/artefacts/{sha256}", get(artefacts::get)),
-        Route(Method::GET, "/v1/functions", get(functions::list)),
-        Route(Method::PUT, "/v1/functions/{namespace}/{name}", put(functions::deploy)),
-        Route(Method::GET, "/v1/functions/{namespace}/{name}", get(functions::show)),
-        Route(Method::DELETE, "/v1/functions/{namespace}/{name}", delete(functions::remove)),
-        Route(Method::POST, "/v1/functions/{namespace}/{name}/calls", post(calls::submit).layer(payload())),
-        Route(Method::GET, "/v1/calls/{id}", get(calls::show)),
-        Route(Method::GET, "/v1/queues", get(operations::queues)),
-        Route(Method::GET, "/v1/queues/{namespace}/{name}/peek", get(operations::peek)),
-        Route(Method::GET, "/v1/dead-letters", get(operations::dead_letters)),
-        Route(Method::POST, "/v1/dead-letters/redrive", post(operations::redrive)),
-        Route(Method::GET, "/v1/workers", get(operations::workers)),
-        Route(Method::GET, "/v1/status", get(operations::status)),
-        Route(Method::POST, "/v1/drain", post(operations::drain)),
-        Route(Method::GET, "/openapi.json", get(openapi)),
+        route(Method::PUT, "/v1/artefacts/{sha256}", put(artefacts::put).layer(unbounded())),
+        route(Method::GET, "/v1/artefacts/{sha256}", get(artefacts::get)),
+        route(Method::GET, "/v1/functions", get(functions::list)),
+        route(Method::PUT, "/v1/functions/{namespace}/{name}", put(functions::deploy)),
+        route(Method::GET, "/v1/functions/{namespace}/{name}", get(functions::show)),
+        route(Method::DELETE, "/v1/functions/{namespace}/{name}", delete(functions::remove)),
+        route(Method::POST, "/v1/functions/{namespace}/{name}/calls", post(calls::submit).layer(payload())),
+        route(Method::GET, "/v1/calls/{id}", get(calls::show)),
+        route(Method::GET, "/v1/queues", get(operations::queues)),
+        route(Method::GET, "/v1/queues/{namespace}/{name}/peek", get(operations::peek)),
+        route(Method::GET, "/v1/dead-letters", get(operations::dead_letters)),
+        route(Method::POST, "/v1/dead-letters/redrive", post(operations::redrive)),
+        route(Method::GET, "/v1/workers", get(operations::workers)),
+        route(Method::GET, "/v1/status", get(operations::status)),
+        route(Method::POST, "/v1/drain", post(operations::drain)),
+        route(Method::GET, "/openapi.json", get(openapi)),
     ]
 }
 
 fn router(admin: Shared) -> Router {
     let mut router = Router::new();
-    for Route(_, path, answer) in routes() {
-        router = router.route(path, answer);
+    for route in routes() {
+        router = router.route(route.path, route.answer);
     }
     router
         .fallback(no_route)
@@ -87,7 +100,7 @@ fn router(admin: Shared) -> Router {
         .with_state(admin)
 }
 
-/// Serves until the process ends. Blocks: the caller gives it a thread.
+/// Serves until it is stopped. Blocks: the caller gives it a thread.
 ///
 /// # Errors
 /// If the runtime cannot be made; what goes wrong in a request is that request's answer.
@@ -101,7 +114,15 @@ pub fn serve(options: AdminOptions) -> io::Result<()> {
         let admin = Admin { link, store: options.store, catalog: Mutex::new(options.catalog) };
         options.listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(options.listener)?;
-        axum::serve(listener, router(Arc::new(admin))).await
+        let (ending, ended) = oneshot::channel::<()>();
+        let service = axum::serve(listener, router(Arc::new(admin))).with_graceful_shutdown(async {
+            let _ = options.stop.await;
+            drop(ending);
+        });
+        tokio::select! {
+            result = service.into_future() => result,
+            () = async { let _ = ended.await; tokio::time::sleep(FAREWELL).await } => Ok(()),
+        }
     })
 }
 
@@ -138,7 +159,8 @@ mod tests {
                 described.insert((method.to_uppercase(), path.clone()));
             }
         }
-        let served: BTreeSet<_> = routes().iter().map(|r| (r.0.to_string(), r.1.to_string())).collect();
+        let served: BTreeSet<_> =
+            routes().iter().map(|r| (r.method.to_string(), r.path.to_string())).collect();
         assert_eq!(described, served);
     }
 

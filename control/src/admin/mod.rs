@@ -12,7 +12,8 @@ mod artefacts;
 mod calls;
 mod operations;
 mod catalog_file;
-mod signals;
+pub(crate) mod signals;
 
+pub use calls::entropy;
 pub use catalog_file::CatalogFile;
 pub use http::{AdminOptions, serve};
