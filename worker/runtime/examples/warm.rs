@@ -1,7 +1,8 @@
 //! What a call costs in the runtime alone: ns and heap allocations per call, no frames, no loop.
 //!
-//! `cargo run --release -p runtime --example warm [template.wasm command.wasm]`; the arguments are the guests of
-//! `worker/runtime/template`, built for wasm32-wasip1.
+//! `cargo run --release -p runtime --example warm [template.wasm command.wasm [CASE]]`; the files are the guests of
+//! `worker/runtime/template`, built for wasm32-wasip1. With CASE, a part of a case's name, only that one is run, over
+//! and over: for a profiler.
 
 use call::body::{Submit, append_submit, arguments};
 use call::frame::{Frame, FrameBuf};
@@ -54,17 +55,22 @@ fn main() {
         ("echo 128 B, reused", wat::parse_str(ECHO).unwrap(), InstanceMode::Reuse),
         ("echo 128 B, fresh", wat::parse_str(ECHO).unwrap(), InstanceMode::Fresh),
     ];
-    let mut files = std::env::args().skip(1).map(|path| std::fs::read(path).expect("a wasm file"));
-    if let (Some(template), Some(command)) = (files.next(), files.next()) {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [template, command, ..] = arguments.as_slice() {
+        let [template, command] = [template, command].map(|path| std::fs::read(path).expect("a wasm file"));
         cases.push(("template 128 B, reused", template.clone(), InstanceMode::Reuse));
         cases.push(("template 128 B, fresh", template, InstanceMode::Fresh));
         cases.push(("command 128 B", command, InstanceMode::Fresh));
     }
+    let only = arguments.get(2);
+    cases.retain(|case| only.is_none_or(|only| case.0.contains(only.as_str())));
     for (number, (name, wasm, instance)) in cases.into_iter().enumerate() {
         let compiled = artefact::compile(cache.path(), &wasm).expect("it compiles");
         let spec = FunctionSpec { artefact: compiled.sha256, instance, ..FunctionSpec::default() };
         runtime.publish(FunctionId(number as u64), &spec);
-        measure(&mut runtime, FunctionId(number as u64), name);
+        for _ in 0..if only.is_some() { 20 } else { 1 } {
+            measure(&mut runtime, FunctionId(number as u64), name);
+        }
     }
 }
 

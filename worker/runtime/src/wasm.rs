@@ -31,7 +31,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 use ticker::Ticker;
-use warm::Warm;
+use warm::{Place, Warm};
 
 /// Why a core cannot have a runtime.
 #[derive(Debug)]
@@ -91,6 +91,8 @@ pub struct WasmRuntime {
     ticker: Ticker,
     pagemap_scan: bool,
     options: Options,
+    /// Bytes of linear memory of the warm instances.
+    warm_bytes: u64,
     /// Sweeps of `idle` so far: the clock by which warm instances age.
     sweeps: u32,
     last_sweep: Instant,
@@ -125,6 +127,7 @@ impl WasmRuntime {
             ticker,
             pagemap_scan,
             options,
+            warm_bytes: 0,
             sweeps: 0,
             last_sweep: Instant::now(),
         })
@@ -162,8 +165,15 @@ impl WasmRuntime {
     /// Drops warm instances of a function.
     fn cool(&mut self, function: FunctionId) {
         while let Some(place) = self.functions.get_mut(function).and_then(|function| function.warm.pop()) {
-            self.warm.take(place);
+            self.take(place);
         }
+    }
+
+    /// Takes out a warm instance.
+    fn take(&mut self, place: Place) -> Seat {
+        let seat = self.warm.take(place);
+        self.warm_bytes -= seat.desk.memory_bytes.get();
+        seat
     }
 
     /// Drops the least recently used warm instance, if it is older than `sweeps`.
@@ -172,7 +182,7 @@ impl WasmRuntime {
         if self.sweeps.wrapping_sub(since) < sweeps {
             return false;
         }
-        self.warm.take(place);
+        self.take(place);
         if let Some(function) = self.functions.get_mut(function) {
             function.warm.retain(|other| *other != place);
         }
@@ -181,11 +191,15 @@ impl WasmRuntime {
 
     /// Keeps a served instance for the next call.
     fn keep(&mut self, function: FunctionId, seat: Seat) {
-        let kept = self.warm.put(function, seat, self.sweeps).or_else(|seat| match self.drop_oldest(0) {
-            true => self.warm.put(function, seat, self.sweeps),
-            false => Err(seat),
-        });
-        if let (Ok(place), Some(function)) = (kept, self.functions.get_mut(function)) {
+        let bytes = seat.desk.memory_bytes.get();
+        while self.warm.is_full() || self.warm_bytes + bytes > self.options.warm_bytes {
+            if !self.drop_oldest(0) {
+                return;
+            }
+        }
+        self.warm_bytes += bytes;
+        let place = self.warm.put(function, seat, self.sweeps);
+        if let Some(function) = self.functions.get_mut(function) {
             function.warm.push(place);
         }
     }
@@ -195,7 +209,7 @@ impl Slot {
     /// Takes over what the guest left on its desk. Buffers are exchanged, not copied.
     fn collect(&mut self, desk: &Desk, status: Status, exit_code: i32, told: Option<&str>) {
         if let Some(told) = told {
-            desk.write_stderr(told.as_bytes());
+            desk.tell(told);
         }
         std::mem::swap(&mut self.output, &mut desk.output.borrow_mut());
         std::mem::swap(&mut self.stderr, &mut desk.stderr.borrow_mut());
@@ -240,7 +254,7 @@ impl Runtime for WasmRuntime {
         };
         slot.generation = function.generation;
         let seat = match function.warm.pop() {
-            Some(place) => self.warm.take(place),
+            Some(place) => self.take(place),
             None => {
                 slot.usage.cold = true;
                 match self.functions.seat(begin) {

@@ -30,6 +30,8 @@ pub struct Options {
     pub slots: u32,
     /// Warm instances kept for reuse beside those in slots.
     pub warm: u32,
+    /// Bytes of linear memory that warm instances have together at most.
+    pub warm_bytes: u64,
     /// Directory of compiled artefacts; see [`crate::wasm::artefact`].
     pub cache_dir: PathBuf,
     /// CPU time after which a call yields to others. The real slice is up to one more.
@@ -39,11 +41,12 @@ pub struct Options {
 }
 
 impl Options {
-    /// Defaults for a core: 512 slots, 256 warm instances for a minute, slices of 1 ms.
+    /// Defaults for a core: 512 slots, 256 warm instances of 1 GiB together for a minute, slices of 1 ms.
     pub fn new(cache_dir: impl Into<PathBuf>) -> Options {
         Options {
             slots: 512,
             warm: 256,
+            warm_bytes: 1 << 30,
             cache_dir: cache_dir.into(),
             slice: Duration::from_millis(1),
             warm_for: Duration::from_secs(60),
@@ -60,6 +63,11 @@ pub fn engine(instances: u32) -> wasmtime::Result<(Engine, bool)> {
         Ok(engine) => Ok((engine, true)),
         Err(_) => Ok((Engine::new(&config(instances, Enabled::No))?, false)),
     }
+}
+
+/// The wasm proposals that guests may use: all that wasmtime has on by default, in a build without threads and GC.
+pub fn features() -> wasmparser::WasmFeatures {
+    Engine::default().get_wasm_features()
 }
 
 /// Every engine of a host must agree on this, or cached artefacts of one are foreign to the other. Pool sizes do not

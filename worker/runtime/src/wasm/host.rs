@@ -54,6 +54,13 @@ impl Desk {
         self.append(&self.output, bytes, OUTPUT_BYTES_MAX);
     }
 
+    /// Appends to stderr, on a line of its own, what the platform has to say.
+    pub fn tell(&self, what: &str) {
+        let complete = self.stderr.borrow().last().is_none_or(|last| *last == b'\n');
+        self.write_stderr(if complete { b"" } else { b"\n" });
+        self.write_stderr(what.as_bytes());
+    }
+
     /// Appends to stderr as much as the limit allows.
     pub fn write_stderr(&self, bytes: &[u8]) {
         self.append(&self.stderr, bytes, STDERR_BYTES_MAX);

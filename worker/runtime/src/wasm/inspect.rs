@@ -2,13 +2,13 @@
 //! Reads and validates, compiles nothing.
 
 use super::command::START;
-use super::engine::{TABLE_ELEMENTS_MAX, TABLES_MAX};
+use super::engine::{self, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use super::fast::{ALLOC, CALL};
 use super::wasi;
 use call::function::Abi;
 use call::limits::ARTEFACT_BYTES_MAX;
 use std::fmt;
-use wasmparser::{Encoding, ExternalKind, Parser, Payload, TypeRef, Validator, WasmFeatures};
+use wasmparser::{Encoding, ExternalKind, Parser, Payload, TypeRef, Validator};
 
 /// What preview 1 has, in alphabetical order.
 pub const PREVIEW1: [&str; 46] = [
@@ -153,17 +153,12 @@ pub fn inspect(wasm: &[u8], abi: Abi, memory_bytes_max: u64) -> Result<Inspectio
     for payload in Parser::new(0).parse_all(wasm) {
         contents.add(payload.map_err(invalid)?)?;
     }
-    Validator::new_with_features(features()).validate_all(wasm).map_err(invalid)?;
+    Validator::new_with_features(engine::features()).validate_all(wasm).map_err(invalid)?;
     contents.check(abi, memory_bytes_max)
 }
 
 fn invalid(error: wasmparser::BinaryReaderError) -> InspectError {
     InspectError::Invalid(error.to_string())
-}
-
-/// What the engine supports by default, less what its build leaves out.
-fn features() -> WasmFeatures {
-    WasmFeatures::default() - WasmFeatures::THREADS - WasmFeatures::GC_TYPES - WasmFeatures::COMPONENT_MODEL
 }
 
 /// For a person who took the wrong file.

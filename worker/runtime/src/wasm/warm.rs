@@ -46,15 +46,18 @@ impl Warm {
         }
     }
 
+    /// Whether every place is taken.
+    pub fn is_full(&self) -> bool {
+        self.free == NONE
+    }
+
     /// Keeps an instance.
     ///
-    /// # Errors
-    /// Gives it back if there is no room: drop the oldest first.
-    pub fn put(&mut self, function: FunctionId, seat: Seat, now: u32) -> Result<Place, Seat> {
+    /// # Panics
+    /// If there is no room: drop the oldest first.
+    pub fn put(&mut self, function: FunctionId, seat: Seat, now: u32) -> Place {
+        assert!(!self.is_full(), "no place for a warm instance");
         let at = self.free;
-        if at == NONE {
-            return Err(seat);
-        }
         let newest = self.newest;
         let node = &mut self.nodes[at as usize];
         self.free = node.newer;
@@ -64,7 +67,7 @@ impl Warm {
             newest => self.nodes[newest as usize].newer = at,
         }
         self.newest = at;
-        Ok(Place(at))
+        Place(at)
     }
 
     /// Takes an instance out.

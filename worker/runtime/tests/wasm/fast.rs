@@ -5,6 +5,13 @@ use call::function::{Abi, InstanceMode};
 use call::limits::OUTPUT_BYTES_MAX;
 use call::{FunctionId, FunctionSpec, Status};
 
+#[test]
+fn the_serving_loop_is_what_its_text_says() {
+    let text = wat::parse_str(include_str!("../../src/wasm/serve.wat")).unwrap();
+    let same = text == include_bytes!("../../src/wasm/serve.wasm");
+    assert!(same, "assemble it again: `wasm-tools parse serve.wat -o serve.wasm`");
+}
+
 fn fresh() -> FunctionSpec {
     FunctionSpec { instance: InstanceMode::Fresh, ..FunctionSpec::default() }
 }

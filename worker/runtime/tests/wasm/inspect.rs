@@ -82,6 +82,34 @@ fn limits_are_told_before_the_deploy() {
     assert!(matches!(inspect(&huge, Abi::Auto, MIB), Err(InspectError::TooLarge(_))));
 }
 
+/// A core must never be handed what `deploy` accepted and the compiler refuses, nor `deploy` refuse what would run.
+#[test]
+fn what_is_accepted_compiles_and_what_is_refused_does_not() {
+    let with = |field: &str| fast(ALLOC, "(i64.const 0)", field);
+    let cache = tempfile::tempdir().unwrap();
+    let mut seen = [0, 0];
+    for field in [
+        "(func (result v128) (v128.const i32x4 0 0 0 0))",
+        "(func $f (return_call $f))",
+        "(global i64 (i64.add (i64.const 1) (i64.const 2)))",
+        "(func (param i64 i64) (result i64 i64) (i64.mul_wide_s (local.get 0) (local.get 1)))",
+        "(func (param v128 v128 v128) (result v128) (f32x4.relaxed_madd (local.get 0) (local.get 1) (local.get 2)))",
+        "(table 1 externref)",
+        "(type (struct (field i32)))",
+        "(tag) (func (throw 0))",
+        "(type $f (func)) (func (param (ref $f)) (call_ref $f (local.get 0)))",
+        "(func (drop (i32.atomic.load (i32.const 0))))",
+        "(type $f (func)) (type $c (cont $f))",
+    ] {
+        let wasm = wat::parse_str(with(field)).unwrap();
+        let accepted = inspect(&wasm, Abi::Auto, MIB);
+        let compiled = runtime::wasm::artefact::compile(cache.path(), &wasm);
+        assert_eq!(accepted.is_ok(), compiled.is_ok(), "{field}: {accepted:?} {compiled:?}");
+        seen[usize::from(accepted.is_ok())] += 1;
+    }
+    assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
+}
+
 #[test]
 fn a_damaged_module_is_invalid() {
     let mut wasm = wat::parse_str(echo()).unwrap();

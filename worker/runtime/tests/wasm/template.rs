@@ -42,8 +42,8 @@ fn guests() -> &'static (PathBuf, PathBuf) {
 fn it_speaks_both_abis() {
     let (function, command) = guests();
     let read = |path: &PathBuf| inspect(&std::fs::read(path).unwrap(), Abi::Auto, 64 << 20).unwrap();
-    assert_eq!((read(function).abi, read(function).memory_bytes), (Abi::Fast, 8 << 20));
-    assert_eq!((read(command).abi, read(command).memory_bytes), (Abi::Wasi, 8 << 20));
+    assert_eq!((read(function).abi, read(function).memory_bytes), (Abi::Fast, 2 << 20));
+    assert_eq!((read(command).abi, read(command).memory_bytes), (Abi::Wasi, 2 << 20));
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn it_runs_as_function_and_as_command() {
                 let told = stage.call(deployed, payload.as_bytes());
                 assert_eq!(told.status, Status::Ok, "{}", told.stderr);
                 assert_eq!(String::from_utf8_lossy(&told.output), reply);
-                assert_eq!(told.usage.memory_bytes, 8 << 20, "it grew its memory");
+                assert_eq!(told.usage.memory_bytes, 2 << 20, "it grew its memory");
             }
         }
     }

@@ -17,6 +17,19 @@ fn the_least_recently_used_goes_first() {
 }
 
 #[test]
+fn warm_instances_have_no_more_memory_than_allowed() {
+    let cache = tempfile::tempdir().unwrap();
+    // Each echo has 128 KiB: one fits, two do not.
+    let mut stage = Stage::with(|options| options.warm_bytes = 200 << 10, cache);
+    let [a, b] = [(), ()].map(|()| stage.deploy(echo()));
+    let large = stage.deploy(fast(ALLOC, "(drop (memory.grow (i32.const 4))) (i64.const 0)", ""));
+    let cold = |stage: &mut Stage, function| stage.call(function, b"").usage.cold;
+    assert!(cold(&mut stage, a) && !cold(&mut stage, a));
+    assert!(cold(&mut stage, b) && !cold(&mut stage, b) && cold(&mut stage, a));
+    assert!(cold(&mut stage, large) && cold(&mut stage, large));
+}
+
+#[test]
 fn a_new_version_is_not_served_by_an_old_instance() {
     let mut stage = Stage::new();
     let function = stage.deploy(fast(ALLOC, "(i64.const 1)", r#"(data (i32.const 0) "1")"#));

@@ -89,7 +89,7 @@ fn a_trap_keeps_what_was_written_to_stderr() {
         stage.deploy(command("(call $write (i32.const 2) (i32.const 4096) (i32.const 5)) (unreachable)"));
     let told = stage.call(function, b"");
     assert_eq!(told.status, Status::Trap);
-    assert!(told.stderr.starts_with("hello") && told.stderr.contains("unreachable"), "{}", told.stderr);
+    assert!(told.stderr.starts_with("hello\n") && told.stderr.contains("unreachable"), "{}", told.stderr);
 }
 
 #[test]
