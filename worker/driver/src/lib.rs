@@ -17,6 +17,7 @@ mod shm;
 pub mod topology;
 pub mod uring;
 pub mod shell;
+pub mod probe;
 
 pub use arrivals::{Arrivals, Event};
 pub use seam::{BlockId, Closed, ConnectionId, Driver, Endpoint, FileId, ListenerId, SendError, Token};

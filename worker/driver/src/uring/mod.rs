@@ -10,7 +10,7 @@
 //!
 //! - [`ring`]: setting up, entering. [`buffers`]: receive memory. [`outbox`]: what waits to be sent.
 //! - [`connection`], [`sockets`], [`network`], [`links`]: connections and their moves.
-//! - [`blocks`], [`files`]: the disk. [`rest`]: spinning and sleeping.
+//! - [`blocks`], [`files`]: the disk. [`rest`]: spinning and sleeping. [`capabilities`]: what the kernel has.
 
 mod ring;
 mod buffers;
@@ -22,6 +22,7 @@ mod links;
 mod blocks;
 mod files;
 mod rest;
+pub(crate) mod capabilities;
 #[cfg(test)]
 mod tests;
 
@@ -177,7 +178,7 @@ impl Uring {
     /// One round without sleeping: gives what is queued, takes what has arrived. How many events there are.
     ///
     /// # Panics
-    /// If another [`Arrivals`] than that of the last round is lent while the last one still holds its frames.
+    /// If another [`Arrivals`] than that of the last round is lent while the last one still holds frames.
     pub fn tick(&mut self, into: &mut Arrivals) -> usize {
         self.begin(into);
         self.ring.enter_if_needed().expect("the ring is set up and its entries are well formed");
@@ -208,7 +209,7 @@ impl Uring {
         }
         self.completions = completions;
         self.poll_links(into);
-        if into.keep.is_empty() {
+        if into.keep.is_empty() && into.raw.iter().any(|event| matches!(event, Raw::Frame(..))) {
             into.keep.push(self.loan.clone());
         }
         into.raw.len()
@@ -361,6 +362,8 @@ impl Drop for Uring {
         let everything = io_uring::types::CancelBuilder::any();
         let patience = io_uring::types::Timespec::new().sec(1);
         let _ = self.ring.submitter().register_sync_cancel(Some(patience), everything);
+        // Runs what cancelling left to do in this thread; until then entries hold their sockets, and a port stays busy.
+        let _ = self.ring.enter();
         if Arc::strong_count(&self.loan) > 1 {
             self.loan.0.borrow_mut().append(&mut self.connections);
         }

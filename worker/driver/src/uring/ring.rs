@@ -72,6 +72,7 @@ pub(super) struct Ring {
     /// Entries that found the submission queue full twice; they go first next time.
     backlog: VecDeque<Entry>,
     setup: &'static str,
+    best: bool,
     /// Whether the kernel says in shared memory that completions wait to be collected, so that spinning costs no
     /// system call.
     tells: bool,
@@ -104,12 +105,25 @@ impl Ring {
                 builder.setup_coop_taskrun().setup_taskrun_flag();
             }
             match builder.build(entries) {
-                Ok(io) => return Ok(Ring { io, backlog: VecDeque::with_capacity(64), setup, tells: coop }),
+                Ok(io) => {
+                    return Ok(Ring {
+                        io,
+                        backlog: VecDeque::with_capacity(64),
+                        setup,
+                        best: defer,
+                        tells: coop,
+                    });
+                }
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = Some(error),
                 Err(error) => return Err(explain_setup(error)),
             }
         }
         Err(explain_setup(refused.expect("three attempts")))
+    }
+
+    /// Whether it is the best kind of ring that we know.
+    pub(super) fn is_best(&self) -> bool {
+        self.best
     }
 
     /// The flags in force.

@@ -373,10 +373,19 @@ fn blocks_are_a_fixed_supply() {
 #[test]
 #[should_panic(expected = "lend each reap the same")]
 fn frames_that_are_still_lent_elsewhere_are_not_overwritten() {
-    let mut driver = Uring::new(options()).unwrap();
-    let (mut first, mut second) = (Arrivals::new(), Arrivals::new());
-    driver.tick(&mut first);
-    driver.tick(&mut second);
+    let (mut server, mut client, _, there) = connect(&"tcp:127.0.0.1:0".parse().unwrap(), &options());
+    client.driver.send(there, &frame(1, b"lent")).unwrap();
+    until(&mut server, &mut client, |s, _| !s.frames.is_empty());
+    server.driver.tick(&mut Arrivals::new());
+}
+
+#[test]
+fn the_port_of_a_dropped_driver_is_free_at_once() {
+    let mut at: Endpoint = "tcp:127.0.0.1:0".parse().unwrap();
+    for _ in 0..20 {
+        let (server, _client, _, _) = connect(&at, &options());
+        at = server.driver.local(ListenerId(0));
+    }
 }
 
 #[test]
