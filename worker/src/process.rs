@@ -5,8 +5,9 @@
 use crate::core::Core;
 use crate::plan::Plan;
 use call::limits::Limits;
+use driver::shell::{self, Shell};
 use driver::uring::{self, Uring};
-use driver::{Arrivals, Driver, topology};
+use driver::{Arrivals, Driver};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use runtime::Runtime;
 use runtime::wasm::{self, WasmRuntime};
@@ -48,11 +49,25 @@ impl From<io::Error> for StartError {
 /// Runs the core on `cpu` until it has drained. Says on stderr which backend it uses for each thing.
 ///
 /// # Errors
-/// If the process may not use what it needs: the CPU, io_uring, address space for the pool of instances.
+/// If the process may not use what it needs: the CPU, io_uring, memory to lock, address space for the instances.
 pub fn run(plan: &Plan, cpu: u32, limits: &Limits) -> Result<(), StartError> {
     listen_to_signals().map_err(io::Error::from)?;
-    topology::pin(cpu as usize)?;
-    let mut core = core(plan, cpu, limits)?;
+    // One connection, and those that end while it is made anew.
+    let options = uring::Options { connections_max: 8, ..uring::Options::default() };
+    shell::run_pinned(cpu as usize, options, |driver, shell| serve(plan, cpu, limits, driver, shell))?
+}
+
+/// The loop, as one task of the CPU's executor.
+async fn serve(
+    plan: &Plan,
+    cpu: u32,
+    limits: &Limits,
+    driver: Uring,
+    mut shell: Shell,
+) -> Result<(), StartError> {
+    let options = wasm::Options { slots: plan.slots, ..wasm::Options::new(&plan.cache) };
+    let runtime = WasmRuntime::new(options).map_err(StartError::Runtime)?;
+    let mut core = Core::new(plan.core(cpu), limits.clone(), driver, runtime);
     for (thing, backend) in core.backends() {
         eprintln!("millrace core {cpu}: {thing}: {backend}");
     }
@@ -60,22 +75,11 @@ pub fn run(plan: &Plan, cpu: u32, limits: &Limits) -> Result<(), StartError> {
     while !core.finished() {
         let until = core.turn(&arrivals);
         tend(&mut core, cpu);
-        core.driver().reap(until, &mut arrivals);
+        shell.reap(core.driver(), until, &mut arrivals).await;
     }
     tend(&mut core, cpu);
     eprintln!("millrace core {cpu}: event=ended {}", core.stats());
     Ok(())
-}
-
-/// The core with its real driver and runtime. Must be made by the thread that will run it.
-///
-/// # Errors
-/// As [`run`].
-pub fn core(plan: &Plan, cpu: u32, limits: &Limits) -> Result<Core<Uring, WasmRuntime>, StartError> {
-    let driver = Uring::new(uring::Options { connections_max: 8, ..uring::Options::default() })?;
-    let options = wasm::Options { slots: plan.slots, ..wasm::Options::new(&plan.cache) };
-    let runtime = WasmRuntime::new(options).map_err(StartError::Runtime)?;
-    Ok(Core::new(plan.core(cpu), limits.clone(), driver, runtime))
 }
 
 extern "C" fn heard(signal: libc::c_int) {
