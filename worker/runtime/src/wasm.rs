@@ -157,6 +157,9 @@ impl WasmRuntime {
                 let (status, exit_code, told) = host::verdict(&end, &seat.desk);
                 slot.collect(&seat.desk, status, exit_code, told.as_deref());
                 slot.state = State::Ended;
+                let Seat { run, desk } = seat;
+                drop(run);
+                self.functions.take_back(desk);
                 Progress::Ended
             }
         }

@@ -81,7 +81,12 @@ pub struct Functions {
     serve: Module,
     cache_dir: PathBuf,
     generation: u64,
+    /// Desks of guests that are gone, with their buffers.
+    spare: Vec<Rc<Desk>>,
 }
+
+/// Desks kept: those of a burst of fresh instances.
+const SPARE_MAX: usize = 64;
 
 impl Functions {
     /// None yet. The artefacts will be looked for in `cache_dir`.
@@ -96,6 +101,7 @@ impl Functions {
             serve,
             cache_dir: cache_dir.into(),
             generation: 0,
+            spare: Vec::with_capacity(SPARE_MAX),
         })
     }
 
@@ -119,6 +125,15 @@ impl Functions {
             code: None,
         };
         self.functions.insert(function, published);
+    }
+
+    /// Takes back the desk of a guest that is gone.
+    pub fn take_back(&mut self, desk: Rc<Desk>) {
+        if self.spare.len() < SPARE_MAX && Rc::strong_count(&desk) == 1 {
+            desk.clear();
+            desk.memory_bytes.set(0);
+            self.spare.push(desk);
+        }
     }
 
     /// Forgets a function.
@@ -158,7 +173,7 @@ impl Functions {
                 function.code.insert(code).clone()
             }
         };
-        let desk = Rc::new(Desk::default());
+        let desk = self.spare.pop().unwrap_or_default();
         let stdout = match code.entry {
             Entry::Fast(_) => Stdout::Stderr,
             Entry::Command(_) => Stdout::Output,

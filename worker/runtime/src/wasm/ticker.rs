@@ -132,3 +132,41 @@ extern "C" fn on_tick(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::
         set(tick, &libc::itimerspec { it_interval: never, it_value: never });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    /// Waits for something that ticks bring; a loaded machine may need long.
+    fn wait_until(it_is_so: impl Fn() -> bool) {
+        let from = Instant::now();
+        while !it_is_so() {
+            assert!(from.elapsed() < Duration::from_secs(20), "the ticks do not come");
+            std::hint::spin_loop();
+        }
+    }
+
+    #[test]
+    fn the_timer_runs_while_calls_run_and_then_stops_itself() {
+        let ticker = Ticker::new(&Engine::default(), Duration::from_millis(1)).unwrap();
+        assert!(!ticker.tick.armed.load(Relaxed));
+        for _ in 0..3 {
+            ticker.needed();
+            assert!(ticker.tick.armed.load(Relaxed));
+            for _ in 0..4 * QUIET_TICKS {
+                ticker.needed();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            wait_until(|| !ticker.tick.armed.load(Relaxed));
+        }
+    }
+
+    #[test]
+    fn ticks_reach_the_thread_that_made_the_timer() {
+        let ticker = Ticker::new(&Engine::default(), Duration::from_millis(1)).unwrap();
+        ticker.needed();
+        // Cleared by the handler only.
+        wait_until(|| !ticker.tick.ran.load(Relaxed));
+    }
+}

@@ -1,36 +1,13 @@
-//! A Millrace function by the fast ABI: `millrace_alloc` hands out room for a call's arguments, `millrace_call` runs the
-//! call. The function itself is in `handle.rs`; nothing here needs to be changed.
-//!
-//! Build it with `cargo build --release --target wasm32-wasip1`, then `millrace deploy`.
+//! A Millrace function. Build it with `cargo build --release --target wasm32-wasip1`, then `millrace deploy`.
 
-mod handle;
+mod millrace;
 
-use std::cell::UnsafeCell;
-
-struct Buffer(UnsafeCell<Vec<u8>>);
-
-// SAFETY: a wasm instance has one thread.
-unsafe impl Sync for Buffer {}
-
-static ARGUMENTS: Buffer = Buffer(UnsafeCell::new(Vec::new()));
-static REPLY: Buffer = Buffer(UnsafeCell::new(Vec::new()));
-
-/// Room for `bytes` bytes of arguments, valid until it is called again.
-#[unsafe(no_mangle)]
-pub extern "C" fn millrace_alloc(bytes: usize) -> *mut u8 {
-    // SAFETY: the host enters one export at a time, and no reference from an earlier call is alive.
-    let buffer = unsafe { &mut *ARGUMENTS.0.get() };
-    buffer.clear();
-    buffer.reserve(bytes);
-    buffer.as_mut_ptr()
-}
-
-/// Runs a call on `bytes` bytes of arguments at `at`. The reply, `pointer << 32 | bytes`, is valid until the next call.
-#[unsafe(no_mangle)]
-pub extern "C" fn millrace_call(at: *const u8, bytes: usize) -> u64 {
-    // SAFETY: as above; the host wrote `bytes` bytes at `at`, which `millrace_alloc` returned.
-    let (arguments, reply) = unsafe { (std::slice::from_raw_parts(at, bytes), &mut *REPLY.0.get()) };
-    reply.clear();
-    handle::handle(arguments, reply);
-    (reply.as_ptr() as u64) << 32 | reply.len() as u64
+/// Runs one call: reads the arguments, appends the result to `reply`.
+///
+/// A call may share its instance with earlier calls (`instance = "reuse"` in function.toml), so keep no state that
+/// a later call must not see. To fail, panic: the message goes to the call's stderr, and the call is tried again.
+pub fn handle(arguments: &[u8], reply: &mut Vec<u8>) {
+    let name = String::from_utf8_lossy(arguments);
+    let name = if name.is_empty() { "world" } else { &name };
+    reply.extend_from_slice(format!("hello, {name}").as_bytes());
 }

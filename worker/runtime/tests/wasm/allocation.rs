@@ -1,9 +1,10 @@
-//! No heap allocation for a call on a warm instance. Counts per thread, since tests run side by side.
+//! No heap allocation for a call on a warm instance, and little for a function that does not run. Counts per thread,
+//! since tests run side by side.
 
 use crate::stage::{Stage, echo, frame};
 use call::body::arguments;
 use call::frame::Frame;
-use call::{Attribute, CallId, Status};
+use call::{Attribute, CallId, FunctionId, FunctionSpec, Status};
 use runtime::{Begin, Progress, Runtime, SlotId};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -12,17 +13,19 @@ struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<u64> = const { Cell::new(0) };
 }
 
-fn count() {
+fn count(bytes: usize) {
     // A thread that ends may allocate after its locals are gone.
     let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
+    let _ = BYTES.try_with(|all| all.set(all.get() + bytes as u64));
 }
 
 // SAFETY: passes everything on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size());
         // SAFETY: as the caller promised.
         unsafe { System.alloc(layout) }
     }
@@ -31,7 +34,7 @@ unsafe impl GlobalAlloc for Counting {
         unsafe { System.dealloc(at, layout) }
     }
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        count();
+        count(bytes);
         // SAFETY: as the caller promised.
         unsafe { System.realloc(at, layout, bytes) }
     }
@@ -64,4 +67,18 @@ fn a_call_on_a_warm_instance_allocates_nothing() {
     let cold = allocations_of(10, &mut stage, &begin);
     assert!(cold > 0, "the counter does not count");
     assert_eq!(allocations_of(10_000, &mut stage, &begin), 0);
+}
+
+/// What allocates is named: growth of the table of functions doubles it, so the bound is generous by two.
+#[test]
+fn a_published_function_that_does_not_run_costs_less_than_a_kibibyte() {
+    let mut stage = Stage::new();
+    let before = BYTES.with(Cell::get);
+    for number in 0..1000 {
+        let name = format!("function-{number}");
+        let spec = FunctionSpec { name, artefact: "ab".repeat(32), ..FunctionSpec::default() };
+        stage.runtime.publish(FunctionId(number), &spec);
+    }
+    let bytes = BYTES.with(Cell::get) - before;
+    assert!(bytes > 64 * 1000 && bytes < 1024 * 1000, "{bytes} bytes for 1,000 functions");
 }
