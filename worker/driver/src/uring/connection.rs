@@ -23,7 +23,8 @@ pub(super) enum State {
     Ended,
 }
 
-/// A slot for a connection. Boxed, since the kernel holds addresses inside.
+/// A slot for a connection. What the kernel holds addresses of (the peer, buffers, links) is behind a pointer, so slots
+/// may move.
 pub(super) struct Connection {
     pub generation: u32,
     pub state: State,
@@ -33,7 +34,7 @@ pub(super) struct Connection {
     pub closing: bool,
     pub socket: Option<OwnedFd>,
     /// Whom a connect in flight goes to.
-    pub peer: Option<Address>,
+    pub peer: Option<Box<Address>>,
     pub buffers: Option<ReceiveBuffers>,
     pub link: Option<Link>,
     pub framer: Framer,

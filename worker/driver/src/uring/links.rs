@@ -105,7 +105,7 @@ impl Uring {
     /// Moves the outbox into the ring as far as it fits, and shows it to the peer.
     pub(super) fn flush_link(&mut self, index: u32, into: &mut Arrivals) {
         let limit = self.options.send_queue_bytes;
-        let connection = &mut *self.connections[index as usize];
+        let connection = &mut self.connections[index as usize];
         let link = connection.link.as_mut().expect("an open shared connection has one");
         let mut fill = || -> Result<bool, Broken> {
             loop {
@@ -140,7 +140,7 @@ impl Uring {
     /// Whether a link has bytes for us, space that we wait for, or news of its end. No system call.
     pub(super) fn links_have_news(&mut self) -> bool {
         self.links.iter().any(|index| {
-            let connection = &mut *self.connections[*index as usize];
+            let connection = &mut self.connections[*index as usize];
             let link = connection.link.as_mut().expect("listed");
             connection.peer_gone
                 || link.readable() != Ok(0)
@@ -170,7 +170,7 @@ impl Uring {
     }
 
     fn poll_link(&mut self, index: u32, into: &mut Arrivals) -> Result<(), LinkError> {
-        let connection = &mut *self.connections[index as usize];
+        let connection = &mut self.connections[index as usize];
         let id = connection.id(index);
         let link = connection.link.as_mut().expect("listed");
         let bytes = link.readable()?.min(ROUND_BYTES);
@@ -182,7 +182,7 @@ impl Uring {
             self.mark_used(index);
             cut?;
         }
-        let connection = &mut *self.connections[index as usize];
+        let connection = &mut self.connections[index as usize];
         if connection.blocked && connection.link.as_mut().expect("listed").has_space()? {
             self.mark_dirty(index);
         }
@@ -203,7 +203,7 @@ impl Uring {
     pub(super) fn arm_bells(&mut self) -> bool {
         for at in 0..self.links.len() {
             let index = self.links[at];
-            let connection = &mut *self.connections[index as usize];
+            let connection = &mut self.connections[index as usize];
             let (word, heard) = connection.link.as_ref().expect("listed").prepare_to_sleep();
             if connection.bell_armed {
                 continue;

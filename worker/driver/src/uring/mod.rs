@@ -102,7 +102,7 @@ struct Listener {
 
 /// Held by the [`Arrivals`] of the last reap: keeps the memory of its frames if the driver goes first.
 #[derive(Default)]
-struct Loan(RefCell<Vec<Box<Connection>>>);
+struct Loan(RefCell<Vec<Connection>>);
 
 /// The io_uring driver. Belongs to the thread that made it.
 pub struct Uring {
@@ -112,7 +112,7 @@ pub struct Uring {
     shape: Shape,
     clock: Clock,
     random: u64,
-    connections: Vec<Box<Connection>>,
+    connections: Vec<Connection>,
     free: Vec<u32>,
     listeners: Vec<Listener>,
     /// Connections with something to flush, and the list they are taken from while flushing.

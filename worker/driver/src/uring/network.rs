@@ -29,7 +29,7 @@ impl Uring {
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.connections.len() < self.options.connections_max => {
-                self.connections.push(Box::new(Connection::new()));
+                self.connections.push(Connection::new());
                 self.connections.len() as u32 - 1
             }
             None => return None,
@@ -106,10 +106,10 @@ impl Uring {
         let id = connection.id(index);
         match Address::of(to).and_then(|address| Ok((sockets::make(&address)?, address))) {
             Ok((socket, address)) => {
-                let (at, bytes) = connection.peer.insert(address).as_sockaddr();
+                let (at, bytes) = connection.peer.insert(Box::new(address)).as_sockaddr();
                 let entry = opcode::Connect::new(types::Fd(socket.as_raw_fd()), at, bytes).build();
                 connection.socket = Some(socket);
-                // SAFETY: the address lives in the boxed slot, which is vacated after the last completion.
+                // SAFETY: the address is boxed in the slot, which is vacated after the last completion.
                 unsafe { self.push_for(index, Purpose::Connect, entry) };
             }
             Err(error) => {
@@ -161,7 +161,7 @@ impl Uring {
             (error, _) if error < 0 => Err(io::Error::from_raw_os_error(-error)),
             (_, true) => self.open_link_as_client(index),
             (_, false) => {
-                if matches!(connection.peer, Some(Address::Tcp(_))) {
+                if matches!(connection.peer.as_deref(), Some(Address::Tcp(_))) {
                     sockets::tune_connected(connection.socket.as_ref().expect("connected").as_fd());
                 }
                 self.open_stream(index)
@@ -228,7 +228,7 @@ impl Uring {
         flags: u32,
         into: &mut Arrivals,
     ) -> Result<(), FrameError> {
-        let connection = &mut *self.connections[index as usize];
+        let connection = &mut self.connections[index as usize];
         let id = connection.id(index);
         let buffers = connection.buffers.as_mut().expect("an open stream has them");
         let chunk = buffers.received(bytes, flags);

@@ -7,7 +7,7 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::Mode;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -138,10 +138,10 @@ fn is_loopback(address: &SockaddrStorage) -> bool {
 pub(super) fn local(socket: BorrowedFd<'_>) -> io::Result<SocketAddr> {
     let address: SockaddrStorage = getsockname(socket.as_raw_fd())?;
     if let Some(at) = address.as_sockaddr_in() {
-        return Ok(SocketAddr::from((Ipv4Addr::from(at.ip()), at.port())));
+        return Ok(SocketAddr::from((at.ip(), at.port())));
     }
     let at = address.as_sockaddr_in6().ok_or(io::ErrorKind::AddrNotAvailable)?;
-    Ok(SocketAddr::from((Ipv6Addr::from(at.ip()), at.port())))
+    Ok(SocketAddr::from((at.ip(), at.port())))
 }
 
 /// Ends both directions: what is in flight on the socket completes.
