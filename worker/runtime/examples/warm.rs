@@ -1,8 +1,8 @@
 //! What a call costs in the runtime alone: ns and heap allocations per call, no frames, no loop.
 //!
-//! `cargo run --release -p runtime --example warm [template.wasm command.wasm [CASE]]`; the files are the guests of
-//! `worker/runtime/template`, built for wasm32-wasip1. With CASE, a part of a case's name, only that one is run, over
-//! and over: for a profiler.
+//! `cargo run --release -p runtime --example warm [template.wasm command.wasm [CASE]]`; the files are the
+//! guests of `worker/runtime/template`, built for wasm32-wasip1. With CASE, a part of a case's name, only
+//! that one is run, over and over: for a profiler.
 
 use call::body::{Submit, append_submit, arguments};
 use call::frame::{Frame, FrameBuf};

@@ -1,8 +1,8 @@
 //! What runs a call.
 //!
-//! A [`Runtime`] serves many calls at once on one thread, each in a slot. It runs a call for one slice at a time; the
-//! core loop decides which slot is next. [`wasm`] is the real thing, [`scripted`] plays outcomes for tests and
-//! simulation.
+//! A [`Runtime`] serves many calls at once on one thread, each in a slot. It runs a call for one slice at a
+//! time; the core loop decides which slot is next. [`wasm`] is the real thing, [`scripted`] plays outcomes
+//! for tests and simulation.
 
 pub mod seam;
 pub mod scripted;

@@ -1,5 +1,5 @@
-//! A deterministic runtime that plays outcomes instead of running code: for tests of the core loop and for the
-//! simulator, where the *platform* is under test and not the functions.
+//! A deterministic runtime that plays outcomes instead of running code: for tests of the core loop and for
+//! the simulator, where the *platform* is under test and not the functions.
 //!
 //! The payload of a call is its script: `key=value` words separated by `;`.
 //!
@@ -15,8 +15,8 @@
 //! A payload without any `=`, or that is not text, is echoed. A word that is none of these ends the call with
 //! [`Status::BadReply`] and stderr names it: a test with a typing error must not pass.
 //!
-//! Nothing allocates after `new` while outputs stay within [`OUTPUT_BYTES_WARM`], so that an allocation test of the
-//! core loop measures the core loop.
+//! Nothing allocates after `new` while outputs stay within [`OUTPUT_BYTES_WARM`], so that an allocation test
+//! of the core loop measures the core loop.
 
 use crate::seam::{Begin, Ended, Progress, Runtime, SlotId};
 use call::limits::{OUTPUT_BYTES_MAX, STDERR_BYTES_MAX};

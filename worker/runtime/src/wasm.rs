@@ -1,11 +1,12 @@
 //! Functions as WebAssembly modules on wasmtime.
 //!
-//! One call, in the order of the modules: [`artefact`] maps a function's machine code, [`fast`] or [`command`] run an
-//! instance of it as a future on a fiber, [`host`] is what the guest sees and where payload and output are exchanged,
-//! [`ticker`] ends its slices, [`warm`] keeps the instance for the next call. [`inspect`] tells all that `deploy` wants
-//! to know of a file beforehand.
+//! One call, in the order of the modules: [`artefact`] maps a function's machine code, [`fast`] or
+//! [`command`] run an instance of it as a future on a fiber, [`host`] is what the guest sees and where
+//! payload and output are exchanged, [`ticker`] ends its slices, [`warm`] keeps the instance for the next
+//! call. [`inspect`] tells all that `deploy` wants to know of a file beforehand.
 //!
-//! Allocates: loading a function, making an instance, a trap, growth of a buffer. A call on a warm instance does not.
+//! Allocates: loading a function, making an instance, a trap, growth of a buffer. A call on a warm instance
+//! does not.
 
 pub mod inspect;
 pub mod engine;
@@ -47,7 +48,8 @@ impl fmt::Display for StartError {
         match self {
             StartError::Engine(error) => write!(
                 f,
-                "no wasm engine: {error:?}; it reserves 4 GiB of address space per slot (see `ulimit -v`), try fewer slots"
+                "no wasm engine: {error:?}; it reserves 4 GiB of address space per slot: \
+                 try fewer slots, or raise `ulimit -v`"
             ),
             StartError::Timer(error) => write!(f, "no timer for time slices: {error} (see `ulimit -i`)"),
         }

@@ -1,8 +1,8 @@
 //! Compiled artefacts on disk: a host compiles a function once, its cores map the machine code.
 //!
-//! The cache directory holds, by the SHA-256 of the wasm file, `<sha>.wasm` (as deployed, so that another engine can
-//! compile it again) and `<sha>-<engine>.cwasm`, where `<engine>` is a hash of wasmtime's version, its configuration
-//! and the CPU's features. A compiled file is what wasmtime makes, then a trailer:
+//! The cache directory holds, by the SHA-256 of the wasm file, `<sha>.wasm` (as deployed, so that another
+//! engine can compile it again) and `<sha>-<engine>.cwasm`, where `<engine>` is a hash of wasmtime's version,
+//! its configuration and the CPU's features. A compiled file is what wasmtime makes, then a trailer:
 //!
 //! ```text
 //! offset from the end   bytes
@@ -14,11 +14,12 @@
 //!  -4                   4      zero
 //! ```
 //!
-//! The trailer tells torn, truncated and foreign files apart from whole ones; they are removed and compiled again.
-//! Files appear by rename only, so a file that is there is whole unless the disk or someone's hand damaged it.
+//! The trailer tells torn, truncated and foreign files apart from whole ones; they are removed and compiled
+//! again. Files appear by rename only, so a file that is there is whole unless the disk or someone's hand
+//! damaged it.
 //!
-//! **Trust.** Mapping machine code means believing its author. The directory belongs to the worker's user; a file that
-//! another user owns or that others may write is not loaded.
+//! **Trust.** Mapping machine code means believing its author. The directory belongs to the worker's user; a
+//! file that another user owns or that others may write is not loaded.
 
 use super::engine;
 use sha2::{Digest, Sha256};
@@ -87,7 +88,8 @@ pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Compiles a wasm file into the cache, unless it is there. Takes from milliseconds to seconds, on this thread.
+/// Compiles a wasm file into the cache, unless it is there. Takes from milliseconds to seconds, on this
+/// thread.
 ///
 /// # Errors
 /// [`ArtefactError::Compile`] and [`ArtefactError::Io`].
@@ -96,8 +98,8 @@ pub fn compile(cache_dir: &Path, wasm: &[u8]) -> Result<Compiled, ArtefactError>
     compile_with(&engine, cache_dir, wasm)
 }
 
-/// Makes sure that an artefact is compiled for this host, from the wasm in the cache if need be. A check of one that
-/// is there costs reading it once.
+/// Makes sure that an artefact is compiled for this host, from the wasm in the cache if need be. A check of
+/// one that is there costs reading it once.
 ///
 /// # Errors
 /// [`ArtefactError::Missing`] if the wasm is not in the cache: fetch it and [`compile`].
@@ -147,9 +149,9 @@ pub fn load(engine: &Engine, cache_dir: &Path, sha256: &str) -> Result<Module, A
         Err(ArtefactError::Damaged(_, what)) => return Err(damaged(what)),
         Err(other) => return Err(other),
     };
-    // SAFETY: the bytes are what `precompile_module` of an equal engine wrote: the trailer names engine and code, the
-    // CRC excludes damage, and only our own user can have written the file. It is never changed in place, only
-    // replaced by rename, so the mapping keeps its content.
+    // SAFETY: the bytes are what `precompile_module` of an equal engine wrote: the trailer names engine and
+    // code, the CRC excludes damage, and only our own user can have written the file. It is never changed in
+    // place, only replaced by rename, so the mapping keeps its content.
     unsafe { Module::deserialize_open_file(engine, file) }.map_err(|error| damaged(format!("{error:?}")))
 }
 

@@ -1,4 +1,5 @@
-//! A WASI preview-1 command, unmodified: the payload is its stdin, its stdout is the result, one instance per call.
+//! A WASI preview-1 command, unmodified: the payload is its stdin, its stdout is the result, one instance per
+//! call.
 
 use super::host::Host;
 use std::rc::Rc;

@@ -1,8 +1,9 @@
 //! The engine of one core: where instances live and how code is compiled.
 //!
-//! Memory, tables, fiber stacks and instances come from pools that reserve *address space* only: a slot costs memory
-//! when a guest has touched it. With `PAGEMAP_SCAN` (Linux 6.7) an instance that ends leaves its dirty pages to be
-//! overwritten in place, so that no call maps, unmaps or protects memory: 5-6 us for a fresh instance instead of 25.
+//! Memory, tables, fiber stacks and instances come from pools that reserve *address space* only: a slot costs
+//! memory when a guest has touched it. With `PAGEMAP_SCAN` (Linux 6.7) an instance that ends leaves its dirty
+//! pages to be overwritten in place, so that no call maps, unmaps or protects memory: 5-6 us for a fresh
+//! instance instead of 25.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -65,13 +66,14 @@ pub fn engine(instances: u32) -> wasmtime::Result<(Engine, bool)> {
     }
 }
 
-/// The wasm proposals that guests may use: all that wasmtime has on by default, in a build without threads and GC.
+/// The wasm proposals that guests may use: all that wasmtime has on by default, in a build without threads
+/// and GC.
 pub fn features() -> wasmparser::WasmFeatures {
     Engine::default().get_wasm_features()
 }
 
-/// Every engine of a host must agree on this, or cached artefacts of one are foreign to the other. Pool sizes do not
-/// matter for that.
+/// Every engine of a host must agree on this, or cached artefacts of one are foreign to the other. Pool sizes
+/// do not matter for that.
 fn config(instances: u32, pagemap_scan: Enabled) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.linear_memory_keep_resident(MEMORY_BYTES_RESIDENT)

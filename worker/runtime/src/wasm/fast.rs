@@ -1,9 +1,10 @@
 //! The fast ABI: a module that exports `memory`, `millrace_alloc(len: i32) -> i32` and
 //! `millrace_call(ptr: i32, len: i32) -> i64`, the reply as `ptr << 32 | len`.
 //!
-//! A call is: ask the guest for `len` bytes, copy the payload there, call, copy the reply out. The buffer belongs to the
-//! guest from `millrace_alloc` on; the reply must stay in place until the guest is entered again. If the module exports
-//! `_initialize` (a WASI reactor), it runs once, first. Every pointer that comes from the guest is checked.
+//! A call is: ask the guest for `len` bytes, copy the payload there, call, copy the reply out. The buffer
+//! belongs to the guest from `millrace_alloc` on; the reply must stay in place until the guest is entered
+//! again. If the module exports `_initialize` (a WASI reactor), it runs once, first. Every pointer that comes
+//! from the guest is checked.
 
 use super::host::{BadReply, Desk, Host};
 use std::rc::Rc;

@@ -1,7 +1,8 @@
 //! What a guest sees of the core, and what the core sees of a guest.
 //!
-//! A guest's store is owned by the future that runs it, and is out of reach while that future exists. Core and guest
-//! therefore meet at a [`Desk`]: the core lays a call's payload there and finds output and stderr there.
+//! A guest's store is owned by the future that runs it, and is out of reach while that future exists. Core
+//! and guest therefore meet at a [`Desk`]: the core lays a call's payload there and finds output and stderr
+//! there.
 
 use super::engine::TABLE_ELEMENTS_MAX;
 use call::Status;
@@ -12,7 +13,8 @@ use std::ops::Deref;
 use std::rc::Rc;
 use wasmtime::{Engine, Memory, ResourceLimiter, Store, Trap, UpdateDeadline};
 
-/// Buffers larger than this are given back when a call has ended: one large call must not pin memory for ever.
+/// Buffers larger than this are given back when a call has ended: one large call must not pin memory for
+/// ever.
 pub const BUFFER_BYTES_KEPT: usize = 64 << 10;
 
 /// Where the core and one guest exchange a call.
@@ -79,8 +81,8 @@ impl Desk {
 /// A value that wasmtime wants to be `Send`, though it never leaves its thread.
 pub struct OnOneThread<T>(pub T);
 
-// SAFETY: a runtime and all its stores and futures stay on one thread: `WasmRuntime` holds `Rc`s outside of this
-// wrapper too and so is not `Send` itself, and wasmtime moves no store data between threads.
+// SAFETY: a runtime and all its stores and futures stay on one thread: `WasmRuntime` holds `Rc`s outside of
+// this wrapper too and so is not `Send` itself, and wasmtime moves no store data between threads.
 unsafe impl<T> Send for OnOneThread<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for OnOneThread<T> {}

@@ -1,5 +1,5 @@
-//! What a wasm file is, told before it is deployed: its ABI, what it imports, and what keeps it from running here.
-//! Reads and validates, compiles nothing.
+//! What a wasm file is, told before it is deployed: its ABI, what it imports, and what keeps it from running
+//! here. Reads and validates, compiles nothing.
 
 use super::command::START;
 use super::engine::{self, TABLE_ELEMENTS_MAX, TABLES_MAX};
@@ -100,13 +100,14 @@ impl fmt::Display for InspectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             InspectError::TooLarge(bytes) => {
-                write!(f, "is {bytes} bytes, at most {ARTEFACT_BYTES_MAX} allowed; strip it (`wasm-opt -Oz`, `strip = true`)")
+                write!(f, "is {bytes} bytes, at most {ARTEFACT_BYTES_MAX} allowed; strip it (`strip = true`)")
             }
             InspectError::NotWasm(what) => {
                 write!(f, "is not a wasm file but {what}; build with `--target wasm32-wasip1`")
             }
             InspectError::Component => f.write_str(
-                "is a component (WASI 0.2), which is not supported yet; build a core module with `--target wasm32-wasip1`",
+                "is a component (WASI 0.2), which is not supported yet; build a core module \
+                 with `--target wasm32-wasip1`",
             ),
             InspectError::Invalid(said) => write!(f, "is not a valid wasm module: {said}"),
             InspectError::UnknownImports(imports) => {
@@ -121,15 +122,18 @@ impl fmt::Display for InspectError {
             }
             InspectError::NoAbi(exports) => write!(
                 f,
-                "exports neither `{START}` (a WASI command) nor `{ALLOC}` and `{CALL}` (the fast ABI); it exports {}",
+                "exports neither `{START}` (a WASI command) nor `{ALLOC}` and `{CALL}` (the fast ABI); \
+                 it exports {}",
                 if exports.is_empty() { "nothing".into() } else { exports.join(", ") }
             ),
             InspectError::WrongAbi(abi, missing) => {
-                write!(f, "does not export `{missing}`, which `abi = \"{}\"` needs", format!("{abi:?}").to_lowercase())
+                let abi = format!("{abi:?}").to_lowercase();
+                write!(f, "does not export `{missing}`, which `abi = \"{abi}\"` needs")
             }
             InspectError::Memory(has, allowed) => write!(
                 f,
-                "starts with {has} bytes of memory, but `memory` in function.toml allows {allowed}; raise it, or link with a smaller `--initial-memory`"
+                "starts with {has} bytes of memory, but `memory` in function.toml allows {allowed}; \
+                 raise it, or link with a smaller `--initial-memory`"
             ),
             InspectError::Pool(what) => f.write_str(what),
         }

@@ -1,26 +1,21 @@
 //! Ticks that end a call's slice.
 //!
-//! Guests compare a counter, the epoch, with a deadline at every loop and function entry; someone must advance it.
-//! That is a POSIX timer whose signal comes to the core's own thread: about 1 us per tick, no other thread to wake,
-//! and right also while the guest never leaves its loop. The timer disarms itself when no call ran for some ticks, so
-//! that an idle core sleeps undisturbed.
+//! Guests compare a counter, the epoch, with a deadline at every loop and function entry; someone must
+//! advance it. That is a POSIX timer whose signal comes to the core's own thread: about 1 us per tick, no
+//! other thread to wake, and it comes also while the guest never leaves its loop. The timer disarms itself at
+//! the first tick since which no call ran, so that an idle core sleeps undisturbed.
 
 use std::io;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Relaxed};
 use std::time::Duration;
 use wasmtime::Engine;
-
-/// Ticks without a call after which the timer disarms itself.
-const QUIET_TICKS: u32 = 8;
 
 /// Shared between the core's loop and the signal handler on the same thread: atomics for the compiler's sake.
 struct Tick {
     engine: Engine,
     /// A call ran since the last tick.
     ran: AtomicBool,
-    /// Ticks since a call ran.
-    quiet: AtomicU32,
     /// The timer runs.
     armed: AtomicBool,
     timer: AtomicPtr<libc::c_void>,
@@ -44,7 +39,6 @@ impl Ticker {
         let tick: &'static Tick = Box::leak(Box::new(Tick {
             engine: engine.clone(),
             ran: AtomicBool::new(false),
-            quiet: AtomicU32::new(0),
             armed: AtomicBool::new(false),
             timer: AtomicPtr::default(),
         }));
@@ -67,7 +61,6 @@ impl Ticker {
 
     #[cold]
     fn arm(&self) {
-        self.tick.quiet.store(0, Relaxed);
         self.tick.armed.store(true, Relaxed);
         set(self.tick, &self.period);
     }
@@ -115,18 +108,18 @@ fn create(tick: &'static Tick) -> io::Result<libc::timer_t> {
 }
 
 fn set(tick: &Tick, to: &libc::itimerspec) {
-    // SAFETY: the timer lives as long as its `Ticker`; a tick of a deleted one gets an error here that changes nothing.
+    // SAFETY: the timer lives as long as its `Ticker`; a tick of a deleted one gets an error here that
+    // changes nothing.
     unsafe { libc::timer_settime(tick.timer.load(Relaxed), 0, to, std::ptr::null_mut()) };
 }
 
-/// The signal handler: one tick. `timer_settime` and atomics are async-signal-safe, and so is `increment_epoch`.
+/// The signal handler: one tick. `timer_settime` and atomics are async-signal-safe, and so is
+/// `increment_epoch`.
 extern "C" fn on_tick(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid `siginfo_t`; its value is what `create` put there, a leaked `Tick`.
     let tick: &'static Tick = unsafe { &*(*info).si_value().sival_ptr.cast::<Tick>() };
     tick.engine.increment_epoch();
-    if tick.ran.swap(false, Relaxed) {
-        tick.quiet.store(0, Relaxed);
-    } else if tick.quiet.fetch_add(1, Relaxed) >= QUIET_TICKS {
+    if !tick.ran.swap(false, Relaxed) {
         tick.armed.store(false, Relaxed);
         let never = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         set(tick, &libc::itimerspec { it_interval: never, it_value: never });
@@ -154,10 +147,11 @@ mod tests {
         for _ in 0..3 {
             ticker.needed();
             assert!(ticker.tick.armed.load(Relaxed));
-            for _ in 0..4 * QUIET_TICKS {
+            let from = Instant::now();
+            while from.elapsed() < Duration::from_millis(20) {
                 ticker.needed();
-                std::thread::sleep(Duration::from_millis(1));
             }
+            assert!(ticker.tick.armed.load(Relaxed));
             wait_until(|| !ticker.tick.armed.load(Relaxed));
         }
     }

@@ -1,14 +1,14 @@
-//! WASI preview 1 for guests that have no file system, no network and no other guest: arguments, environment, clocks,
-//! randomness, and the three standard streams. Everything else exists and answers `badf` or `notsup`, so that any
-//! preview-1 program links.
+//! WASI preview 1 for guests that have no file system, no network and no other guest: arguments, environment,
+//! clocks, randomness, and the three standard streams. Everything else exists and answers `badf` or `notsup`,
+//! so that any preview-1 program links.
 //!
-//! It is written here, on wasmtime's core API, because wasmtime-wasi serves preview 1 through its component host and
-//! waits on a tokio reactor, which a worker core does not have: a guest that sleeps would end the process. What is
-//! left without files and sockets is these few calls.
+//! It is written here, on wasmtime's core API, because wasmtime-wasi serves preview 1 through its component
+//! host and waits on a tokio reactor, which a worker core does not have: a guest that sleeps would end the
+//! process. What is left without files and sockets is these few calls.
 //!
 //! A command sees the payload as stdin, `argv[0]` is the function's name, and the environment holds
-//! `MILLRACE_FUNCTION`, `MILLRACE_CALL`, `MILLRACE_ATTEMPT` and one `MILLRACE_ATTR_<KEY>` per attribute (upper case,
-//! other characters than letters and digits as `_`).
+//! `MILLRACE_FUNCTION`, `MILLRACE_CALL`, `MILLRACE_ATTEMPT` and one `MILLRACE_ATTR_<KEY>` per attribute
+//! (upper case, other characters than letters and digits as `_`).
 
 pub mod environment;
 mod clocks;

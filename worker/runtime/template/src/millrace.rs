@@ -1,5 +1,5 @@
-//! The fast ABI of Millrace: `millrace_alloc` hands out room for a call's arguments, `millrace_call` runs the call.
-//! Nothing here needs to be changed.
+//! The fast ABI of Millrace: `millrace_alloc` hands out room for a call's arguments, `millrace_call` runs the
+//! call. Nothing here needs to be changed.
 
 use std::cell::UnsafeCell;
 
@@ -21,7 +21,8 @@ pub extern "C" fn millrace_alloc(bytes: usize) -> *mut u8 {
     buffer.as_mut_ptr()
 }
 
-/// Runs a call on `bytes` bytes of arguments at `at`. The reply, `pointer << 32 | bytes`, is valid until the next call.
+/// Runs a call on `bytes` bytes of arguments at `at`. The reply, `pointer << 32 | bytes`, is valid until the
+/// next call.
 #[unsafe(no_mangle)]
 pub extern "C" fn millrace_call(at: *const u8, bytes: usize) -> u64 {
     // SAFETY: as above; the host wrote `bytes` bytes at `at`, which `millrace_alloc` returned.

@@ -1,5 +1,5 @@
-//! No heap allocation for a call on a warm instance, and little for a function that does not run. Counts per thread,
-//! since tests run side by side.
+//! No heap allocation for a call on a warm instance, and little for a function that does not run. Counts per
+//! thread, since tests run side by side.
 
 use crate::stage::{Stage, echo, frame};
 use call::body::arguments;

@@ -26,7 +26,8 @@ fn a_function_is_compiled_once() {
     assert_eq!(names.len(), 2, "{names:?}");
 }
 
-/// Every kind of damage, done to the file; the call must fail cleanly, `ensure` heal it, and the next call work.
+/// Every kind of damage, done to the file; the call must fail cleanly, `ensure` heal it, and the next call
+/// work.
 #[test]
 fn damage_is_found_and_healed() {
     type Damage = fn(&mut Vec<u8>);

@@ -5,8 +5,8 @@ use call::function::InstanceMode;
 use call::{FunctionSpec, Status};
 use runtime::Progress;
 
-/// Runs the culprit several times while a call in another slot is half done, and checks that the other one, and calls
-/// after it, are as they should be. Tells how the culprit ended.
+/// Runs the culprit several times while a call in another slot is half done, and checks that the other one,
+/// and calls after it, are as they should be. Tells how the culprit ended.
 fn contained(culprit: &str, spec: FunctionSpec) -> Told {
     let mut stage = Stage::new();
     let (innocent, short) = (stage.deploy(slow_echo()), stage.deploy(echo()));

@@ -82,7 +82,8 @@ fn limits_are_told_before_the_deploy() {
     assert!(matches!(inspect(&huge, Abi::Auto, MIB), Err(InspectError::TooLarge(_))));
 }
 
-/// A core must never be handed what `deploy` accepted and the compiler refuses, nor `deploy` refuse what would run.
+/// A core must never be handed what `deploy` accepted and the compiler refuses, nor `deploy` refuse what
+/// would run.
 #[test]
 fn what_is_accepted_compiles_and_what_is_refused_does_not() {
     let with = |field: &str| fast(ALLOC, "(i64.const 0)", field);

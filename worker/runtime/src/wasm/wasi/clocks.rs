@@ -116,8 +116,8 @@ fn due(subscription: &[u8; SUBSCRIPTION]) -> Result<Option<u64>, Errno> {
     Ok(Some(now(MONOTONIC)?.saturating_add(wait)))
 }
 
-/// Writes an event for each subscription that has come true: all descriptors, or else every clock. A clock that is
-/// not yet due may be told early only together with one that is, which callers must expect anyway.
+/// Writes an event for each subscription that has come true: all descriptors, or else every clock. A clock
+/// that is not yet due may be told early only together with one that is, which callers must expect anyway.
 fn report(memory: &mut [u8], subscriptions: i32, count: usize, events: i32, ready: i32) -> Result<(), Errno> {
     let mut any_stream = false;
     for n in 0..count {
