@@ -18,21 +18,32 @@ const LOOKS: u32 = 16;
 /// Fruitless spinning is halved down to this part of the whole: then an idle process costs next to nothing.
 const SHARE_MIN: u64 = 16;
 
-/// How long to spin: as long as it pays. News during a spin doubles the next, a fruitless one halves it.
+/// A pause of up to this many spins is traffic: there spinning costs at most a fifth of a CPU.
+///
+/// Not "a spin that brought nothing is a waste": two sides that both sleep see each other's wake-up in every pause,
+/// longer than a spin, and would never find back to the quick exchange that spinning gives them.
+const TRAFFIC_PAUSES: u64 = 4;
+
+/// How long to spin: the whole time while there is traffic, less and less when there is none.
 #[derive(Debug)]
 pub(super) struct Spin {
     whole_ns: u64,
     next_ns: u64,
+    /// When the present pause began.
+    since: Instant,
 }
 
 impl Spin {
     pub(super) fn new(whole: Duration) -> Spin {
         let whole_ns = nanos(whole);
-        Spin { whole_ns, next_ns: whole_ns }
+        Spin { whole_ns, next_ns: whole_ns, since: Instant(0) }
     }
 
-    fn learn(&mut self, paid: bool) {
-        let next = if paid { self.next_ns * 2 } else { self.next_ns / 2 };
+    /// The pause is over.
+    fn learn(&mut self) {
+        let pause = clock::monotonic().0.saturating_sub(self.since.0);
+        let traffic = pause <= self.whole_ns * TRAFFIC_PAUSES;
+        let next = if traffic { self.next_ns * 2 } else { self.next_ns / 2 };
         self.next_ns = next.clamp(self.whole_ns / SHARE_MIN, self.whole_ns);
     }
 
@@ -68,17 +79,17 @@ impl Uring {
         if self.has_news() {
             return true;
         }
-        let stop = Instant(clock::monotonic().0.saturating_add(self.spin.next_ns).min(until.0));
+        self.spin.since = clock::monotonic();
+        let stop = Instant(self.spin.since.0.saturating_add(self.spin.next_ns).min(until.0));
         while clock::monotonic() < stop {
             for _ in 0..LOOKS {
                 if self.has_news() {
-                    self.spin.learn(true);
+                    self.spin.learn();
                     return true;
                 }
                 std::hint::spin_loop();
             }
         }
-        self.spin.learn(false);
         false
     }
 
@@ -89,6 +100,7 @@ impl Uring {
             self.ring.sleep(at_most).expect("the ring is set up and its entries are well formed");
         }
         self.hush_bells();
+        self.spin.learn();
     }
 
     /// A listener that ran out of descriptors tries again soon; otherwise until `until`.
@@ -128,6 +140,7 @@ impl Uring {
     pub fn parked(&mut self) {
         self.ring.ring_eventfd(false);
         self.hush_bells();
+        self.spin.learn();
     }
 
     /// One timer at a time is needed: an earlier one that is still out only wakes us once too often.
