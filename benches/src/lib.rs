@@ -5,6 +5,7 @@
 
 pub mod report;
 pub mod floors;
+pub mod leases;
 pub mod rivals;
 
 pub use report::{Figure, Report};

@@ -1,0 +1,408 @@
+//! A worker core alone: this process is the node and the load, pinned to one CPU; the core is a process of its own,
+//! pinned to another, exactly as `millrace core` runs it.
+//!
+//! `core_alone [--json PATH] [--smoke]`; `--smoke` measures for an instant only, to see that everything runs.
+
+use benches::leases::{Leased, Leases};
+use benches::{Figure, Report};
+use call::function::InstanceMode;
+use call::limits::Limits;
+use call::{FunctionSpec, Instant};
+use driver::uring::{Options, Uring};
+use driver::{Arrivals, Driver, Endpoint, Event, topology};
+use nix::unistd::Pid;
+use runtime::wasm::artefact;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use worker::{Config, Plan};
+
+/// Returns nothing at once.
+const NOOP: &str = r#"(module (memory (export "memory") 1)
+    (func (export "millrace_alloc") (param i32) (result i32) (i32.const 1024))
+    (func (export "millrace_call") (param i32 i32) (result i64) (i64.const 0)))"#;
+/// Uses about two seconds of CPU.
+const BURN: &str = r#"(module (memory (export "memory") 1)
+    (func (export "millrace_alloc") (param i32) (result i32) (i32.const 1024))
+    (func (export "millrace_call") (param i32 i32) (result i64)
+        (local $turns i64)
+        (loop $again
+            (local.set $turns (i64.add (local.get $turns) (i64.const 1)))
+            (br_if $again (i64.lt_u (local.get $turns) (i64.const 6000000000))))
+        (local.get $turns) (drop) (i64.const 0)))"#;
+
+/// Bytes of arguments.
+const PAYLOAD: usize = 128;
+/// Calls of long running time that share the core with short ones.
+const LONG_CALLS: u64 = 50;
+/// Functions of an idle core.
+const DEPLOYED: usize = 1000;
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Outcome<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["core", cpu, node, directory] => {
+            Ok(worker::process::run(&plan(node, directory)?, cpu.parse()?, &Limits::default())?)
+        }
+        ["echo", cpu, node] => echo(cpu.parse()?, &node.parse()?),
+        _ => bench(&arguments),
+    }
+}
+
+fn plan(node: &str, directory: &str) -> Outcome<Plan> {
+    let host_node = Some("tcp:127.0.0.1:1".into());
+    let config = Config { node: node.into(), host_node, data_dir: directory.into(), ..Config::default() };
+    Ok(Plan::of(&config, &worker::plan::allowed_cpus())?)
+}
+
+/// The other side of a bare round trip: the same driver, nothing else.
+fn echo(cpu: usize, node: &Endpoint) -> Outcome<()> {
+    topology::pin(cpu)?;
+    let mut driver = Uring::new(Options { spin: Duration::from_secs(1), ..Options::default() })?;
+    let mut arrivals = Arrivals::new();
+    driver.connect(node);
+    loop {
+        driver.reap(driver.now() + Duration::from_secs(10), &mut arrivals);
+        for event in arrivals.iter() {
+            match event {
+                Event::Frame { connection, frame } => drop(driver.send(connection, frame.bytes())),
+                Event::Closed { .. } => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What all measurements share.
+struct Bench {
+    report: Report,
+    /// The core's artefact cache is in here.
+    directory: PathBuf,
+    cpu: u32,
+    /// How long each measurement lasts.
+    time: Duration,
+    /// As SHA-256 of artefacts in the cache.
+    noop: String,
+    burn: String,
+    template: String,
+}
+
+fn bench(arguments: &[String]) -> Outcome<()> {
+    let json =
+        arguments.iter().position(|a| a == "--json").and_then(|at| arguments.get(at + 1)).map(PathBuf::from);
+    let smoke = arguments.iter().any(|a| a == "--smoke");
+    let cpus = topology::choose_cpus(2)?;
+    topology::pin(cpus[1])?;
+    let directory = std::env::temp_dir().join(format!("millrace-core-alone-{}", std::process::id()));
+    let cache = directory.join("cache");
+    let compiled = |wasm: &[u8]| artefact::compile(&cache, wasm).map(|compiled| compiled.sha256);
+    let mut bench = Bench {
+        report: Report::default(),
+        cpu: cpus[0] as u32,
+        time: Duration::from_millis(if smoke { 50 } else { 2000 }),
+        noop: compiled(&wat::parse_str(NOOP)?)?,
+        burn: compiled(&wat::parse_str(BURN)?)?,
+        template: compiled(&template(&directory)?)?,
+        directory,
+    };
+    let result = bench.run(smoke);
+    std::fs::remove_dir_all(&bench.directory)?;
+    result?;
+    if let Some(path) = json {
+        bench.report.write(&path)?;
+    }
+    Ok(())
+}
+
+/// The function that `millrace init` makes, built.
+fn template(directory: &Path) -> Outcome<Vec<u8>> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker/runtime/template");
+    let target = directory.join("template");
+    let built = Command::new("cargo")
+        .args(["build", "--quiet", "--release", "--target", "wasm32-wasip1", "--manifest-path"])
+        .arg(source.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target)
+        .status()?;
+    if !built.success() {
+        return Err("the template does not build; `make setup` installs its target".into());
+    }
+    Ok(std::fs::read(target.join("wasm32-wasip1/release/hello.wasm"))?)
+}
+
+/// A core's process; ends with this value.
+struct Core(Child);
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        // It may have ended by itself, which the measurement has then said.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Core {
+    /// CPU time so far, in user and kernel.
+    fn cpu_ns(&self) -> Outcome<u64> {
+        let clock = nix::time::clock_getcpuclockid(Pid::from_raw(self.0.id() as i32))?;
+        Ok(Duration::from(nix::time::clock_gettime(clock)?).as_nanos() as u64)
+    }
+
+    /// Resident memory, MiB.
+    fn resident_mib(&self) -> Outcome<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).ok_or("no VmRSS")?;
+        let kib: f64 = line.split_whitespace().nth(1).ok_or("no number")?.parse()?;
+        Ok(kib / 1024.0)
+    }
+}
+
+fn spec(name: &str, artefact: &str, instance: InstanceMode) -> FunctionSpec {
+    FunctionSpec {
+        name: name.into(),
+        artefact: artefact.into(),
+        instance,
+        version: 1,
+        ..FunctionSpec::default()
+    }
+}
+
+impl Bench {
+    fn run(&mut self, smoke: bool) -> Outcome<()> {
+        for transport in ["tcp", "shm"] {
+            let rate = self.throughput(transport)?;
+            self.latency(transport)?;
+            self.open_loop(transport, 0.7 * rate)?;
+        }
+        self.fresh()?;
+        self.beside_long_calls(smoke)?;
+        self.first_calls(if smoke { 4 } else { 64 })?;
+        self.resident()
+    }
+
+    fn endpoint(&self, transport: &str) -> Endpoint {
+        match transport {
+            "tcp" => "tcp:127.0.0.1:0".parse().expect("an endpoint"),
+            _ => Endpoint::Shm(self.directory.join("core.shm")),
+        }
+    }
+
+    /// A core with these functions, and its node.
+    fn start(&self, transport: &str, functions: Vec<Leased>) -> Outcome<(Core, Leases)> {
+        let directory = self.directory.to_str().ok_or("the temporary directory has no plain name")?;
+        self.spawn(transport, functions, &["core", &self.cpu.to_string(), "NODE", directory])
+    }
+
+    /// This program with `arguments`, `NODE` replaced.
+    fn spawn(&self, transport: &str, functions: Vec<Leased>, arguments: &[&str]) -> Outcome<(Core, Leases)> {
+        let mut core = None;
+        let leases = Leases::serve(&self.endpoint(transport), functions, |node| {
+            let node = node.to_string();
+            let arguments = arguments.iter().map(|a| if *a == "NODE" { &node } else { *a });
+            let mut command = Command::new(std::env::current_exe()?);
+            core = Some(Core(
+                command.args(arguments).env("RUST_LIB_BACKTRACE", "0").stderr(Stdio::null()).spawn()?,
+            ));
+            Ok(())
+        })?;
+        Ok((core.expect("just started"), leases))
+    }
+
+    fn noop(&self) -> Leased {
+        Leased::new(spec("noop", &self.noop, InstanceMode::Reuse), PAYLOAD)
+    }
+
+    /// Calls per second with all credits in use, after a while of warming up; CPU per call.
+    fn saturate(&self, core: &Core, leases: &mut Leases) -> Outcome<(f64, f64)> {
+        let run = |leases: &mut Leases, time: Duration| {
+            let begun = leases.now();
+            while leases.now() - begun < time {
+                leases.send_block(0, u64::MAX);
+                leases.poll(Duration::ZERO);
+            }
+            leases.now() - begun
+        };
+        run(leases, self.time / 4);
+        let (ended, cpu) = (leases.ended, core.cpu_ns()?);
+        let took = run(leases, self.time);
+        let (calls, cpu) = ((leases.ended - ended) as f64, core.cpu_ns()? - cpu);
+        if leases.failed > 0 {
+            return Err(format!("{} calls failed", leases.failed).into());
+        }
+        Ok((calls / took.as_secs_f64(), cpu as f64 / calls / 1000.0))
+    }
+
+    fn throughput(&mut self, transport: &str) -> Outcome<f64> {
+        let (core, mut leases) = self.start(transport, vec![self.noop()])?;
+        let (rate, cpu_us) = self.saturate(&core, &mut leases)?;
+        let (bar, aim) = if transport == "tcp" { (500e3, 1e6) } else { (1e6, 2e6) };
+        self.report.add(Figure::new(&format!("core-{transport}-rate"), rate, "calls/s").bar(bar, aim));
+        let figure = Figure::new(&format!("core-{transport}-cpu-per-call"), cpu_us, "us");
+        self.report.add(if transport == "tcp" { figure.bar(1.5, 0.7) } else { figure });
+        Ok(rate)
+    }
+
+    /// One call at a time, in units of a bare round trip of the same bytes through the same driver.
+    fn latency(&mut self, transport: &str) -> Outcome<()> {
+        let median = |leases: &mut Leases, time: Duration| {
+            leases.latency_ns.reset();
+            let begun = leases.now();
+            while leases.now() - begun < time {
+                leases.send_timed(0, leases.now());
+                leases.settle();
+            }
+            leases.latency_ns.value_at_quantile(0.5) as f64 / 1000.0
+        };
+        let floor_us = round_trip_us(&self.endpoint(transport), self.cpu, self.time)?;
+        let (_core, mut leases) = self.start(transport, vec![self.noop()])?;
+        median(&mut leases, self.time / 4);
+        let us = median(&mut leases, self.time);
+        let (bar, aim) = if transport == "tcp" { (2.0, 1.2) } else { (5.0, 2.5) };
+        self.report.add(
+            Figure::new(&format!("core-{transport}-depth-1-p50"), us, "us").floor("round trip us", floor_us),
+        );
+        let figure =
+            Figure::new(&format!("core-{transport}-depth-1"), us / floor_us, "round trips").bar(bar, aim);
+        self.report.add(figure.floor("round trip us", floor_us));
+        Ok(())
+    }
+
+    /// p99 from the intended start, with calls at even distances.
+    fn open_loop(&mut self, transport: &str, rate: f64) -> Outcome<()> {
+        let (_core, mut leases) = self.start(transport, vec![self.noop()])?;
+        steady(&mut leases, 0, rate, self.time / 4);
+        let late = steady(&mut leases, 0, rate, self.time);
+        let p99 = leases.latency_ns.value_at_quantile(0.99) as f64 / 1000.0;
+        let figure = Figure::new(&format!("core-{transport}-p99-at-70-percent"), p99, "us").bar(200.0, 50.0);
+        self.report.add(figure.floor("load calls/s", rate));
+        if late > 0.01 {
+            println!("  the load generator itself was late for {:.1} % of the calls", late * 100.0);
+        }
+        Ok(())
+    }
+
+    fn fresh(&mut self) -> Outcome<()> {
+        let function = Leased::new(spec("fresh", &self.template, InstanceMode::Fresh), PAYLOAD);
+        let (core, mut leases) = self.start("shm", vec![function])?;
+        let (rate, _) = self.saturate(&core, &mut leases)?;
+        self.report.add(Figure::new("core-shm-fresh-rate", rate, "calls/s").bar(120e3, 180e3));
+        Ok(())
+    }
+
+    /// No-op calls, 1,000 a second, while long calls use all the CPU there is.
+    fn beside_long_calls(&mut self, smoke: bool) -> Outcome<()> {
+        let burn = Leased::new(spec("burn", &self.burn, InstanceMode::Reuse), PAYLOAD);
+        let (_core, mut leases) = self.start("shm", vec![self.noop(), burn])?;
+        steady(&mut leases, 0, 1000.0, self.time / 4);
+        leases.send_block(1, LONG_CALLS);
+        let begun = leases.now();
+        while leases.now() - begun < Duration::from_millis(if smoke { 10 } else { 500 }) {
+            leases.poll(Duration::from_millis(1));
+        }
+        steady(&mut leases, 0, 1000.0, 2 * self.time);
+        let p99 = leases.latency_ns.value_at_quantile(0.99) as f64 / 1e6;
+        if leases.in_flight() < LONG_CALLS / 2 {
+            return Err("the long calls ended before the measurement did".into());
+        }
+        self.report.add(Figure::new("core-p99-beside-50-long-calls", p99, "ms").bar(20.0, 5.0));
+        Ok(())
+    }
+
+    /// The first call of functions whose machine code is on disk and not mapped.
+    fn first_calls(&mut self, count: usize) -> Outcome<()> {
+        let template = std::fs::read(self.directory.join(format!("cache/{}.wasm", self.template)))?;
+        let mut functions = vec![self.noop()];
+        for n in 0..count {
+            let compiled =
+                artefact::compile(&self.directory.join("cache"), &with_custom_section(&template, n as u8))?;
+            functions.push(Leased::new(
+                spec(&format!("first-{n}"), &compiled.sha256, InstanceMode::Reuse),
+                PAYLOAD,
+            ));
+        }
+        let (_core, mut leases) = self.start("shm", functions)?;
+        steady(&mut leases, 0, 1000.0, self.time / 4);
+        leases.latency_ns.reset();
+        for function in 1..=count {
+            leases.send_timed(function, leases.now());
+            leases.settle();
+        }
+        let p50 = leases.latency_ns.value_at_quantile(0.5) as f64 / 1000.0;
+        self.report.add(Figure::new("core-first-call", p50, "us").bar(1000.0, 200.0));
+        Ok(())
+    }
+
+    fn resident(&mut self) -> Outcome<()> {
+        let name = |n| format!("deployed-{n}");
+        let deployed = |n| Leased::new(spec(&name(n), &self.noop, InstanceMode::Reuse), 0);
+        let (core, mut leases) = self.start("shm", (0..DEPLOYED).map(deployed).collect())?;
+        let begun = leases.now();
+        while leases.now() - begun < Duration::from_secs(1) {
+            leases.poll(Duration::from_millis(10));
+        }
+        self.report.add(Figure::new("core-idle-resident", core.resident_mib()?, "MiB").bar(64.0, 32.0));
+        Ok(())
+    }
+}
+
+/// Calls at even distances for this long, each timed from when it should have begun. The part of the calls that were
+/// sent more than a tenth of a millisecond late although there were credits: the generator's own fault.
+fn steady(leases: &mut Leases, function: usize, rate: f64, time: Duration) -> f64 {
+    leases.latency_ns.reset();
+    let begun = leases.now();
+    let (count, step_ns) = ((rate * time.as_secs_f64()) as u64, 1e9 / rate);
+    let start = |n: u64| Instant(begun.0 + (n as f64 * step_ns) as u64);
+    let (mut next, mut late) = (0, 0);
+    while next < count {
+        let now = leases.now();
+        while next < count && start(next) <= now && leases.send_timed(function, start(next)) {
+            late += u64::from(now - start(next) > Duration::from_micros(100));
+            next += 1;
+        }
+        leases.poll(Duration::ZERO);
+    }
+    late as f64 / count.max(1) as f64
+}
+
+/// Median round trip of a lease's bytes between two spinning processes.
+fn round_trip_us(at: &Endpoint, cpu: u32, time: Duration) -> Outcome<f64> {
+    let mut driver = Uring::new(Options { spin: Duration::from_secs(1), ..Options::default() })?;
+    let listener = driver.listen(at)?;
+    let mut command = Command::new(std::env::current_exe()?);
+    let _echo = Core(command.args(["echo", &cpu.to_string(), &driver.local(listener).to_string()]).spawn()?);
+    let mut frame = call::frame::FrameBuf::new();
+    call::frame::append(&mut frame, &call::frame::Header::new(call::Kind::Submit), &[0; 64 + PAYLOAD]);
+    let mut took = hdrhistogram::Histogram::<u64>::new(3)?;
+    let (mut arrivals, begun) = (Arrivals::new(), driver.precise());
+    let mut sent = begun;
+    while driver.precise() - begun < time + Duration::from_millis(100) {
+        driver.reap(driver.precise() + time, &mut arrivals);
+        for event in arrivals.iter() {
+            match event {
+                Event::Accepted { connection, .. } => {
+                    sent = driver.precise();
+                    driver.send(connection, &frame).map_err(|_| "the echo is gone")?;
+                }
+                Event::Frame { connection, .. } => {
+                    let now = driver.precise();
+                    took.record(now.since(sent).as_nanos() as u64)?;
+                    sent = now;
+                    driver.send(connection, &frame).map_err(|_| "the echo is gone")?;
+                }
+                Event::Closed { reason, .. } => return Err(format!("the echo is gone: {reason}").into()),
+                _ => {}
+            }
+        }
+    }
+    Ok(took.value_at_quantile(0.5) as f64 / 1000.0)
+}
+
+/// The same module with another hash: a custom section is for no one.
+fn with_custom_section(wasm: &[u8], content: u8) -> Vec<u8> {
+    let mut out = wasm.to_vec();
+    out.extend_from_slice(&[0, 3, 1, b'n', content]);
+    out
+}
