@@ -45,11 +45,11 @@ pub fn record_bytes_max(limits: &Limits) -> usize {
     largest.min(limits.pending_bytes_max / 4)
 }
 
-/// How many blocks of `limits.group_bytes` the log needs: those in flight, one that is open, and enough for the largest
-/// record, which must be taken in one piece even when it spans groups.
+/// How many blocks of `limits.group_bytes` the log needs: those in flight, one that is open, and enough for a dead
+/// letter that is copied, which is a largest submit and a largest outcome, each taken in one piece from a new group on.
 pub fn block_count(limits: &Limits) -> usize {
     let room = limits.group_bytes - crate::log::GROUP_HEADER_BYTES;
-    limits.groups_in_flight + 1 + record_bytes_max(limits).div_ceil(room)
+    limits.groups_in_flight + 1 + 2 * record_bytes_max(limits).div_ceil(room) + 1
 }
 
 /// What the log wants from the disk. The node executes each at once and in order; completions come back by

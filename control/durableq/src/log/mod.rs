@@ -1,7 +1,60 @@
-//! The log on disk.
+//! The log on disk: what it looks like, and what can be relied on.
+//!
+//! The log is a chain of *groups*. A group is what one write carries: a header, then records one behind the other, then
+//! zeros up to the next multiple of 4096. Groups stand in *segments*, files of fixed size that are pre-written with
+//! zeros, so that a group's write changes no metadata and one synced write (RWF_DSYNC) puts it on disk.
+//!
+//! | offset | bytes | field | meaning |
+//! |---|---|---|---|
+//! | 0 | 4 | magic | `MLRG` |
+//! | 4 | 1 | version | 1 |
+//! | 5 | 3 | | zero |
+//! | 8 | 4 | CRC-32C | of bytes 0..8 and 12..bytes |
+//! | 12 | 4 | bytes | header and records, a multiple of 16 |
+//! | 16 | 8 | sequence | the group's place in the chain, from 1 |
+//! | 24 | 4 | incarnation | which start of the queue wrote it, from 1 |
+//! | 28 | 4 | continues | so many bytes behind the header end a record that began in an earlier group |
+//! | 32 | 8 | durable | all groups up to this one were on disk when this one was written |
+//! | 40 | 24 | | zero |
+//! | 64 | | records | frames ([`call::frame`]), each at a multiple of 16 |
+//!
+//! # Records
+//! A record is a frame. What a client wrote is in the log byte for byte.
+//!
+//! | kind | meaning |
+//! |---|---|
+//! | `Submit` | a call was accepted; or, if it is pending already, this is a copy that replaces the older record |
+//! | `Retry` | the call is pending: `stamp` executions failed, `attempt` deliveries, not before `deadline` |
+//! | `Dead` | the call is a dead letter, with `level` for the reason and the last outcome in its body, if it is kept |
+//! | `Redrive` | the call is pending again, as if it had never been delivered |
+//! | `Done` | the call has ended, with the outcome in its body if the client wanted it |
+//! | `Incarnation` | a start of the queue, which had nothing else to write yet; or the next incarnation of this start |
+//!
+//! Leases are not in the log: after a crash, every call that was leased is pending, and its old outcome is fenced by
+//! the incarnation in the epoch. A record that fits into no group is cut; it begins a group and fills those that follow.
+//!
+//! # What can be relied on
+//! * Several groups are written at once and may reach the disk in any order, but a group counts as on disk, and what it
+//!   holds is acknowledged, only when all groups before it are on disk as well. The first group of an incarnation is
+//!   written alone.
+//! * So everything acknowledged stands before the first gap. A reader follows the chain (each sequence one more, no
+//!   incarnation less than the one before) and ends at the first group that is missing, torn (its checksum tells) or
+//!   stale. What stands behind was never acknowledged.
+//! * Unless a disk lost what it had confirmed. A group behind the gap whose `durable` reaches the gap tells that, and the
+//!   reader refuses to go on instead of forgetting calls.
+//! * A new incarnation continues in a new segment, with the sequence behind the last group it has read. A write of the
+//!   old process may still reach the old segment later; hence a segment may begin with the first group of a later
+//!   start and a sequence that steps back. What the late group holds was not acknowledged, and does no harm: its
+//!   submits are calls whose clients do not know yet, and its ends are true.
+//! * Segments are removed from the oldest on, when the end (or a copy) of each call in them is on disk. A call that lives
+//!   long is copied to the tail, so that the log stays within four segments and twice the bytes of what is pending.
 
-/// Bytes of a group's header.
-pub const GROUP_HEADER_BYTES: usize = 64;
+pub mod group;
+pub mod segments;
+pub mod writer;
+pub mod dump;
+
+pub use group::{GROUP_ALIGN, GROUP_HEADER_BYTES, GroupError, GroupHeader};
 
 /// The file name of a segment: ten digits and `.seg`, so that names sort as numbers do.
 pub fn segment_name(segment: u64) -> String {

@@ -1,308 +1,197 @@
 //! The queue: what may happen to a call, and when.
+//!
+//! The files stand in the order in which a call passes: it is submitted, offered and leased, settled; its records go to
+//! the log. [`crate::recovery`] makes the queue from the log at the start.
 
-use crate::words::*;
-use call::function::RetrySpec;
-use call::limits::Limits;
-use call::{CallId, Frame, FunctionId, Instant, Status, VerdictCode, WallTime};
+mod submit;
+mod offer;
+mod settle;
+mod record;
+mod replay;
+mod ask;
+mod check;
 
-/// The durable queue. See the crate's documentation.
+use crate::log::writer::Log;
+use crate::table::calls::{BY_PLACE, Calls, List, NONE};
+use crate::table::ended::EndedCalls;
+use crate::table::functions::Functions;
+use crate::table::holders::Holders;
+use crate::table::ids::{Ids, hash};
+use crate::table::store::Store;
+use crate::table::timers::Timers;
+use crate::words::{CallRef, Counters, FunctionRef, Origin, block_count, record_bytes_max};
+use call::limits::{HEADER_BYTES, Limits};
+use call::{CallId, FunctionId, Instant, Status, WallTime};
+use std::collections::VecDeque;
+
+/// Verdicts of duplicates that may wait for the disk at once; they are not bounded by the log's own room.
+const DUPLICATES_WAITING_MAX: usize = 4096;
+
+/// Something to be told when a group is on disk.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    group: u64,
+    id: CallId,
+    origin: Origin,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Accepted(CallRef),
+    Duplicate,
+    Ended(FunctionRef, Status),
+}
+
+/// The durable queue. See the crate's documentation; [`crate::Recovery`] makes one.
 #[derive(Debug)]
 pub struct DurableQ {
-    _soon: (),
+    now: Instant,
+    wall: WallTime,
+    calls: Calls,
+    ids: Ids,
+    store: Store,
+    functions: Functions,
+    timers: Timers,
+    holders: Holders,
+    /// Dead letters, the oldest first.
+    dead: List<BY_PLACE>,
+    ended: EndedCalls,
+    log: Log,
+    /// In the order of their groups.
+    waits: VecDeque<Wait>,
+    waits_max: usize,
+    /// Calls whose state waits for room in the log, linked by `Call::backlog`.
+    backlog_head: u32,
+    backlog_tail: u32,
+    /// The next turn to be given out.
+    turn: u64,
+    /// Leases of this incarnation.
+    leases: u32,
+    /// The group that begins the next incarnation, when this one's leases are nearly used up.
+    next_incarnation: Option<u64>,
+    /// Calls accepted and not ended, and those of them that are leased. Dead letters are neither.
+    pending: u64,
+    leased: u64,
+    counters: Counters,
+    deliveries_max: u32,
+    dead_letters_max: u32,
+    record_max: usize,
+    segment_bytes: u64,
 }
 
 impl DurableQ {
-    // ---- time and functions
+    /// An empty queue whose log has not begun. All memory is taken here.
+    pub(crate) fn empty(limits: &Limits) -> DurableQ {
+        let waits_max = block_count(limits) * limits.group_bytes / HEADER_BYTES + DUPLICATES_WAITING_MAX;
+        DurableQ {
+            now: Instant(0),
+            wall: WallTime(0),
+            calls: Calls::new(limits.calls_max),
+            ids: Ids::new(limits.calls_max),
+            store: Store::new(limits.pending_bytes_max),
+            functions: Functions::new(limits.functions_max),
+            timers: Timers::new(limits.calls_max),
+            holders: Holders::new(limits.cores_max, limits.lease),
+            dead: List::EMPTY,
+            ended: EndedCalls::new(limits.outcomes_max, limits.pending_bytes_max / 4),
+            log: Log::new(limits),
+            waits: VecDeque::with_capacity(waits_max),
+            waits_max,
+            backlog_head: NONE,
+            backlog_tail: NONE,
+            turn: 0,
+            leases: 0,
+            next_incarnation: None,
+            pending: 0,
+            leased: 0,
+            counters: Counters::default(),
+            deliveries_max: limits.deliveries_max,
+            dead_letters_max: u32::try_from(limits.dead_letters_max).unwrap_or(u32::MAX),
+            record_max: record_bytes_max(limits),
+            segment_bytes: limits.segment_bytes,
+        }
+    }
 
     /// What time it is. Once per round, before anything else: calls whose time has come are due from here on.
-    pub fn advance(&mut self, _now: Instant, _wall: WallTime) {
-        soon()
+    pub fn advance(&mut self, now: Instant, wall: WallTime) {
+        (self.now, self.wall) = (now, wall);
+        while let Some(at) = self.timers.pop(&mut self.calls, wall.0) {
+            self.functions[self.calls[at].function].scheduled -= 1;
+            self.make_due(at);
+        }
     }
 
     /// Until when nothing happens here by itself: the next start time or retry, the next silent holder, the next try to
     /// make a segment. [`Instant::NEVER`] if nothing is to come.
     pub fn next_wake(&self) -> Instant {
-        soon()
+        let start =
+            self.timers.first().map_or(Instant::NEVER, |when| self.now + WallTime(when).since(self.wall));
+        start.min(self.holders.check_at()).min(self.log.segments.create_at())
     }
 
     /// The number of a function, given now if it has none. `None` if `limits.functions_max` are known already.
-    pub fn intern(&mut self, _function: FunctionId) -> Option<FunctionRef> {
-        soon()
+    pub fn intern(&mut self, function: FunctionId) -> Option<FunctionRef> {
+        self.functions.intern(function)
     }
 
     /// The number of a function, if it has one.
-    pub fn function(&self, _function: FunctionId) -> Option<FunctionRef> {
-        soon()
+    pub fn function(&self, function: FunctionId) -> Option<FunctionRef> {
+        self.functions.find(function)
     }
 
     /// The function of a number.
-    pub fn function_id(&self, _function: FunctionRef) -> FunctionId {
-        soon()
+    pub fn function_id(&self, function: FunctionRef) -> FunctionId {
+        self.functions[function].id
     }
 
     /// How many functions have numbers (those of calls found in the log, and those interned since).
     pub fn functions(&self) -> u32 {
-        soon()
-    }
-
-    // ---- calls come in
-
-    /// Takes a call. `frame` is of [`call::Kind::Submit`], its body validated, its function deployed.
-    ///
-    /// `Ok`: an [`Event::Verdict`] follows (accepted, duplicate, or disk failed) when its group is on disk.
-    ///
-    /// # Errors
-    /// The verdict, to be sent at once: [`VerdictCode::Full`] (no room in the table, the memory or the log),
-    /// [`VerdictCode::BadTime`], or [`VerdictCode::DiskFailed`] (no segment could be made, or the log has stopped).
-    pub fn submit(
-        &mut self,
-        _blocks: &mut impl Blocks,
-        _frame: Frame<'_>,
-        _function: FunctionRef,
-        _origin: Origin,
-    ) -> Result<(), VerdictCode> {
-        soon()
-    }
-
-    // ---- calls go out
-
-    /// A function that has got due calls since the last time it was named here.
-    pub fn next_due(&mut self) -> Option<FunctionRef> {
-        soon()
-    }
-
-    /// Whether a function has due calls that are not with the scheduler.
-    pub fn has_due(&self, _function: FunctionRef) -> bool {
-        soon()
-    }
-
-    /// Hands the oldest due call of a function to the scheduler.
-    pub fn poll(&mut self, _function: FunctionRef, _defaults: &Defaults) -> Option<Offer> {
-        soon()
-    }
-
-    /// Takes an offered call back from the scheduler: it is due again, at its old place.
-    pub fn give_back(&mut self, _call: CallRef) {
-        soon()
-    }
-
-    /// Leases an offered call to a core. `None` while no lease may be given: the incarnation is not on disk yet.
-    pub fn lease(&mut self, _call: CallRef, _holder: HolderRef, _defaults: &Defaults) -> Option<Lease<'_>> {
-        soon()
-    }
-
-    // ---- calls come back
-
-    /// A core connected: its silence counts from now on.
-    pub fn holder_up(&mut self, _holder: HolderRef) {
-        soon()
-    }
-
-    /// A core was heard of.
-    pub fn heartbeat(&mut self, _holder: HolderRef) {
-        soon()
-    }
-
-    /// A core that was not heard of for `limits.lease`; each is named once. The node closes its session, and then
-    /// ends its leases by [`DurableQ::lose_next`].
-    pub fn next_silent(&mut self) -> Option<HolderRef> {
-        soon()
-    }
-
-    /// A core is gone. Call this until `None`: each call leased to it is due again at once, or is a dead letter after
-    /// `limits.deliveries_max` deliveries. After that the number is free for another core.
-    pub fn lose_next(&mut self, _blocks: &mut impl Blocks, _holder: HolderRef) -> Option<Settled> {
-        soon()
-    }
-
-    /// Takes an outcome frame, its body validated. A call that failed is retried by `retry`, with full jitter from
-    /// `random` on the upper half of the wait, or goes to the dead letters when its executions are used up.
-    ///
-    /// # Errors
-    /// [`Fenced`] if the epoch is not the one of the call's live lease.
-    pub fn settle(
-        &mut self,
-        _blocks: &mut impl Blocks,
-        _outcome: Frame<'_>,
-        _retry: &RetrySpec,
-        _random: u64,
-    ) -> Result<Settled, Fenced> {
-        soon()
-    }
-
-    // ---- the log
-
-    /// What the disk must do next. The node executes it and asks again until `None`, at the end of each round: this is
-    /// where the open group is closed if a write may be started.
-    pub fn next_op(&mut self, _blocks: &mut impl Blocks) -> Option<LogOp> {
-        soon()
-    }
-
-    /// A [`LogOp::Create`] ended; the errno if it failed. Tried again after a second, with another number.
-    pub fn created(&mut self, _segment: u64, _result: Result<(), i32>) {
-        soon()
-    }
-
-    /// A [`LogOp::Write`] ended; the errno if it failed, which stops the log ([`DurableQ::failed`]).
-    pub fn written(&mut self, _group: u64, _result: Result<(), i32>) {
-        soon()
-    }
-
-    /// What became certain since the last time; the node asks until `None` after [`DurableQ::written`] and
-    /// [`DurableQ::submit`].
-    pub fn next_event(&mut self) -> Option<Event> {
-        soon()
-    }
-
-    /// The errno of a write that failed. The log takes nothing more: after the events have been sent (submits that were
-    /// not on disk get [`VerdictCode::DiskFailed`]) the process must end with this reason. A restart recovers all that
-    /// was acknowledged.
-    pub fn failed(&self) -> Option<i32> {
-        soon()
-    }
-
-    /// Whether everything is on disk and nothing waits to be written: a drained node may stop now.
-    pub fn is_settled(&self) -> bool {
-        soon()
-    }
-
-    // ---- questions and orders of operators (not on the path of a call)
-
-    /// What is known of a call. `None`: never heard of, or forgotten.
-    pub fn find(&self, _call: CallId) -> Option<CallView<'_>> {
-        soon()
-    }
-
-    /// As [`DurableQ::find`], for a pending call or dead letter of this number.
-    pub fn view(&self, _call: CallRef) -> Option<CallView<'_>> {
-        soon()
-    }
-
-    /// The kept outcome of a call that has ended for good.
-    pub fn outcome(&self, _call: CallId) -> Option<Frame<'_>> {
-        soon()
-    }
-
-    /// Asks for an [`Event::Ended`] of a pending call, also when the client did not want its outcome. `false` if the call
-    /// is not pending. An origin that was there before is kept: the event then goes to that one only.
-    pub fn watch(&mut self, _call: CallId) -> bool {
-        soon()
-    }
-
-    /// How deep the queue of a function is.
-    pub fn depth(&self, _function: FunctionRef) -> Depth {
-        soon()
-    }
-
-    /// The queue as a whole.
-    pub fn counters(&self) -> Counters {
-        soon()
+        self.functions.len() as u32
     }
 
     /// The number of this incarnation; one more at each start.
     pub fn incarnation(&self) -> u32 {
-        soon()
+        self.log.incarnation
     }
 
-    /// The first calls of a function in order of time: due ones, then scheduled ones. Appends at most `limit` to `into`.
-    pub fn peek(&self, _function: FunctionRef, _limit: usize, _into: &mut Vec<CallRef>) {
-        soon()
+    /// The log, for recovery.
+    pub(crate) fn log_mut(&mut self) -> &mut Log {
+        &mut self.log
     }
 
-    /// Dead letters, the oldest first, of one function or of all. Appends at most `limit` to `into`.
-    pub fn dead_letters(&self, _function: Option<FunctionRef>, _limit: usize, _into: &mut Vec<CallRef>) {
-        soon()
+    /// The pending call or dead letter of an id.
+    fn held(&self, id: CallId) -> Option<CallRef> {
+        self.ids.find(hash(id.0), |at| self.calls[CallRef(at)].id == id).map(CallRef)
     }
 
-    /// Makes a dead letter a pending call again, with all its executions before it. `false` if it is none.
-    pub fn redrive(&mut self, _blocks: &mut impl Blocks, _call: CallRef) -> bool {
-        soon()
+    fn next_turn(&mut self) -> u64 {
+        self.turn += 1;
+        self.turn
     }
 
-    /// Sends a scheduled, due or offered call to the dead letters (its function is deleted by force). `false` if it is
-    /// in another state.
-    pub fn bury(&mut self, _blocks: &mut impl Blocks, _call: CallRef, _status: Status) -> bool {
-        soon()
+    /// Up to which group everything was told that waited for it.
+    fn told(&self) -> u64 {
+        let durable = self.log.durable();
+        self.waits.front().map_or(durable, |wait| durable.min(wait.group.saturating_sub(1)))
     }
 
-    /// The invariants of the whole queue. For tests: it walks over everything.
-    ///
-    /// # Panics
-    /// If one does not hold.
-    pub fn check(&self) {
-        soon()
-    }
-}
-
-/// Reads the log at the start and makes the queue from it.
-///
-/// ```text
-/// let mut recovery = Recovery::new(&limits);
-/// for (number, bytes) in segments in ascending order {
-///     recovery.segment(number, bytes);
-///     while let Some(offset) = recovery.offset() {
-///         recovery.feed(read(number, offset, block_bytes))?;     // fewer bytes at the end of the file
-///     }
-/// }
-/// let mut queue = recovery.finish(now, wall)?;
-/// ```
-#[derive(Debug)]
-pub struct Recovery {
-    _soon: (),
-}
-
-/// Why a log cannot be used.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum RecoveryError {
-    /// Groups that were acknowledged are missing or broken, since later ones say so. Something else than a crash did
-    /// this: a disk that lost data, a file that was deleted or copied.
-    Damaged {
-        /// The segment in which the log ends too early.
-        segment: u64,
-        /// And where in it.
-        offset: u64,
-        /// The first missing group.
-        group: u64,
-        /// A later group says that the missing one was on disk.
-        later: u64,
-    },
-    /// The limits are smaller than what the log holds.
-    TooSmall {
-        /// Which limit.
-        limit: &'static str,
-        /// Its value.
-        value: usize,
-    },
-}
-
-impl Recovery {
-    /// Takes all memory of the queue.
-    pub fn new(_limits: &Limits) -> Recovery {
-        soon()
+    fn wait(&mut self, group: u64, id: CallId, origin: Origin, what: What) {
+        // In the order of groups: what is behind another wait is not told before it anyway.
+        let group = self.waits.back().map_or(group, |last| group.max(last.group));
+        self.waits.push_back(Wait { group, id, origin, what });
     }
 
-    /// The next segment, in ascending order of numbers, of so many bytes.
-    pub fn segment(&mut self, _number: u64, _bytes: u64) {
-        soon()
+    /// Copies a frame into memory, in the place of old outcomes if there is no other.
+    fn keep(&mut self, frame: &[u8]) -> Option<crate::table::store::Extent> {
+        loop {
+            if let Some(extent) = self.store.put(frame) {
+                return Some(extent);
+            }
+            let told = self.told();
+            if !self.ended.drop_oldest_outcome(&mut self.store, told) {
+                return None;
+            }
+        }
     }
-
-    /// From which offset of the segment the next bytes are wanted; `None` at its end. Always a multiple of 4096.
-    pub fn offset(&self) -> Option<u64> {
-        soon()
-    }
-
-    /// The bytes at that offset, 16-aligned: at least `limits.group_bytes` or up to the segment's end.
-    pub fn feed(&mut self, _bytes: &[u8]) -> Result<(), RecoveryError> {
-        soon()
-    }
-
-    /// The queue. Its first [`DurableQ::next_op`]s make a new segment and write the new incarnation; segments that hold
-    /// nothing any more are removed.
-    pub fn finish(self, _now: Instant, _wall: WallTime) -> Result<DurableQ, RecoveryError> {
-        soon()
-    }
-}
-
-fn soon() -> ! {
-    panic!("under construction")
 }

@@ -1,0 +1,119 @@
+//! The invariants of the queue as a whole.
+
+use super::{DurableQ, What};
+use crate::table::calls::{NONE, Place, flag};
+use crate::words::{CallRef, FunctionRef};
+use std::collections::BTreeMap;
+
+impl DurableQ {
+    /// The invariants of the whole queue. For tests: it walks over everything, and allocates.
+    ///
+    /// # Panics
+    /// If one does not hold.
+    pub fn check(&self) {
+        self.log.check();
+        self.log.segments.check(&self.calls);
+        self.timers.check(&self.calls);
+        self.ended.check();
+        self.check_places();
+        self.check_functions();
+        self.check_memory();
+        self.check_waits();
+        self.check_backlog();
+    }
+
+    /// Each call is found by its id, and in the structure that its place names, once.
+    fn check_places(&self) {
+        let mut seen: BTreeMap<CallRef, Place> = BTreeMap::new();
+        let mut see = |at: CallRef, place: Place| {
+            let before = seen.insert(at, place);
+            assert_eq!((before, self.calls[at].place), (None, place), "place of {}", self.calls[at].id);
+        };
+        self.timers.iter().for_each(|at| see(at, Place::Scheduled));
+        self.dead.iter(&self.calls).for_each(|at| see(at, Place::Dead));
+        for (holder, at) in self.holders.iter(&self.calls) {
+            assert_eq!(self.calls[at].holder, holder, "holder of {}", self.calls[at].id);
+            see(at, Place::Leased);
+        }
+        for function in (0..self.functions()).map(FunctionRef) {
+            let due = &self.functions[function].due;
+            let turns: Vec<u64> = due.iter(&self.calls).map(|at| self.calls[at].turn).collect();
+            assert!(turns.is_sorted_by(|a, b| a < b), "turns of {}: {turns:?}", self.function_id(function));
+            due.iter(&self.calls).for_each(|at| see(at, Place::Due));
+        }
+        for (at, call) in self.calls.iter() {
+            assert_eq!(self.held(call.id), Some(at), "the id of {}", call.id);
+            let listed = matches!(call.place, Place::Scheduled | Place::Dead | Place::Leased | Place::Due);
+            assert_eq!(seen.contains_key(&at), listed, "{} is {:?}", call.id, call.place);
+        }
+        assert_eq!(self.ids.len(), self.calls.len(), "ids of calls that are gone");
+    }
+
+    fn check_functions(&self) {
+        let mut pending = 0;
+        for function in (0..self.functions()).map(FunctionRef) {
+            let count = |places: &[Place]| {
+                let of = self.calls.iter().filter(|(_, call)| call.function == function);
+                of.filter(|(_, call)| places.contains(&call.place)).count() as u32
+            };
+            let depth = self.depth(function);
+            assert_eq!(
+                depth.scheduled,
+                count(&[Place::Appended, Place::Scheduled]),
+                "scheduled of {function:?}"
+            );
+            assert_eq!(depth.due, count(&[Place::Due]), "due of {function:?}");
+            assert_eq!(depth.offered, count(&[Place::Offered]), "offered of {function:?}");
+            assert_eq!(depth.leased, count(&[Place::Leased]), "leased of {function:?}");
+            assert_eq!(depth.dead, count(&[Place::Dead]), "dead of {function:?}");
+            pending += u64::from(depth.scheduled + depth.due + depth.offered + depth.leased);
+        }
+        assert_eq!(self.pending, pending, "calls accepted and not ended");
+        let leased = self.calls.iter().filter(|(_, call)| call.place == Place::Leased).count();
+        assert_eq!(self.leased, leased as u64, "leases");
+        assert!(self.dead.len <= self.dead_letters_max, "dead letters");
+    }
+
+    /// Every byte in the store is of a call or of a kept outcome, and every call that may run has its frame.
+    fn check_memory(&self) {
+        let calls = self.calls.iter().map(|(_, call)| call.frame.bytes() + call.outcome.bytes());
+        let ended = self.ended.iter().map(|ended| ended.outcome.bytes());
+        assert_eq!(calls.chain(ended).sum::<usize>(), self.store.bytes(), "bytes in the store");
+        for (_, call) in self.calls.iter() {
+            assert_eq!(call.frame.is_some(), call.place != Place::Ending, "the frame of {}", call.id);
+        }
+        let pins = self.log.segments.pins();
+        assert_eq!(pins as usize, self.calls.len(), "each call is pinned to a segment");
+    }
+
+    /// Waits are in the order of groups, and a call that is not on disk waits for that, once.
+    fn check_waits(&self) {
+        assert!(self.waits.iter().map(|wait| wait.group).is_sorted(), "waits in order");
+        assert!(self.waits.iter().all(|wait| wait.group <= self.log.last()), "groups to come");
+        let mut accepted: Vec<u32> = self
+            .waits
+            .iter()
+            .filter_map(|wait| match wait.what {
+                What::Accepted(at) => Some(at.0),
+                _ => None,
+            })
+            .collect();
+        accepted.sort_unstable();
+        let appended = self.calls.iter().filter(|(_, call)| call.place == Place::Appended);
+        assert!(appended.map(|(at, _)| at.0).eq(accepted), "calls that are not on disk");
+    }
+
+    fn check_backlog(&self) {
+        let mut noted = Vec::new();
+        let mut next = self.backlog_head;
+        while next != NONE {
+            noted.push(next);
+            next = self.calls[CallRef(next)].backlog;
+        }
+        noted.sort_unstable();
+        let flagged = self.calls.iter().filter(|(_, call)| call.is(flag::BACKLOG));
+        assert!(flagged.map(|(at, _)| at.0).eq(noted), "calls whose state is not in the log");
+        let ending = self.calls.iter().filter(|(_, call)| call.place == Place::Ending);
+        ending.for_each(|(_, call)| assert!(call.is(flag::BACKLOG), "the end of {} is written", call.id));
+    }
+}

@@ -1,0 +1,102 @@
+//! Due calls go to the scheduler, and from there, leased, to a core.
+
+use super::DurableQ;
+use crate::table::calls::{Place, flag};
+use crate::words::{CallRef, Defaults, FunctionRef, HolderRef, Lease, Offer};
+use call::frame::flag::{SEALED_BODY, WANT_OUTCOME};
+use call::{Epoch, Frame, Header, Kind, WallTime};
+
+impl DurableQ {
+    /// A function that has got due calls since the last time it was named here.
+    pub fn next_due(&mut self) -> Option<FunctionRef> {
+        if self.log.is_live() { self.functions.next_news() } else { None }
+    }
+
+    /// Whether a function has due calls that are not with the scheduler.
+    pub fn has_due(&self, function: FunctionRef) -> bool {
+        self.log.is_live() && self.functions[function].due.len > 0
+    }
+
+    /// Hands the oldest due call of a function to the scheduler.
+    pub fn poll(&mut self, function: FunctionRef, defaults: &Defaults) -> Option<Offer> {
+        if !self.log.is_live() {
+            return None;
+        }
+        let of = &mut self.functions[function];
+        let call = of.due.pop_front(&mut self.calls)?;
+        of.offered += 1;
+        self.calls[call].place = Place::Offered;
+        let (criticality, deadline) = self.urgency(call, defaults);
+        Some(Offer { call, criticality, deadline })
+    }
+
+    /// Takes an offered call back from the scheduler: it is due again, at its old place.
+    pub fn give_back(&mut self, call: CallRef) {
+        assert_eq!(self.calls[call].place, Place::Offered, "the scheduler gives back what it was offered");
+        self.calls[call].place = Place::Due;
+        self.functions[self.calls[call].function].offered -= 1;
+        self.functions.restore_due(&mut self.calls, call);
+    }
+
+    /// Leases an offered call to a core. `None` if the log has stopped: what runs now could not be settled.
+    pub fn lease(&mut self, call: CallRef, holder: HolderRef, defaults: &Defaults) -> Option<Lease<'_>> {
+        assert_eq!(self.calls[call].place, Place::Offered, "the scheduler dispatches what it was offered");
+        if !self.log.is_live() {
+            return None;
+        }
+        self.leases += 1;
+        self.leased += 1;
+        self.counters.leased += 1;
+        let of = &mut self.functions[self.calls[call].function];
+        of.offered -= 1;
+        of.leased += 1;
+        let function = of.id;
+        let (criticality, deadline) = self.urgency(call, defaults);
+        let leased = &mut self.calls[call];
+        leased.deliveries = leased.deliveries.saturating_add(1);
+        leased.epoch = Epoch::new(self.log.incarnation, self.leases);
+        (leased.place, leased.holder) = (Place::Leased, holder);
+        self.holders.leases(holder).push_back(&mut self.calls, call);
+        let leased = &self.calls[call];
+        let header = Header {
+            kind: Kind::Lease,
+            flags: SEALED_BODY | if leased.is(flag::WANT) { WANT_OUTCOME } else { 0 },
+            call: leased.id,
+            function,
+            stamp: leased.epoch.0,
+            deadline: deadline.0,
+            level: criticality,
+            attempt: leased.deliveries,
+        };
+        let (start_at, due_at) = (WallTime(leased.start_at), WallTime(leased.when));
+        Some(Lease { header, body: self.store.get(leased.frame), start_at, due_at })
+    }
+
+    /// Criticality and deadline, with what the function says where the call says nothing.
+    fn urgency(&self, at: CallRef, defaults: &Defaults) -> (u8, WallTime) {
+        let call = &self.calls[at];
+        let frame = Frame::parsed_before(self.store.get(call.frame));
+        let (criticality, deadline) = (frame.criticality(), frame.deadline());
+        let default = WallTime(call.start_at.saturating_add(defaults.deadline_ns));
+        (
+            if criticality == 0 { defaults.criticality } else { criticality },
+            if deadline == WallTime(0) { default } else { deadline },
+        )
+    }
+
+    /// A core connected: its silence counts from now on.
+    pub fn holder_up(&mut self, holder: HolderRef) {
+        self.holders.hear(holder, self.now);
+    }
+
+    /// A core was heard of.
+    pub fn heartbeat(&mut self, holder: HolderRef) {
+        self.holders.hear(holder, self.now);
+    }
+
+    /// A core that was not heard of for `limits.lease`; each is named once. The node closes its session, and then
+    /// ends its leases by [`DurableQ::lose_next`].
+    pub fn next_silent(&mut self) -> Option<HolderRef> {
+        self.holders.next_silent(self.now)
+    }
+}

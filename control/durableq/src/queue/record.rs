@@ -1,0 +1,220 @@
+//! What happened goes to the log.
+//!
+//! A record says what a call is *now*. So a change that finds the log full need not be stored: the call is noted in the
+//! backlog, and when there is room, its state of that time is written. What is lost with a crash before that was told
+//! to nobody.
+
+use super::{DurableQ, What};
+use crate::log::writer::Placed;
+use crate::table::calls::{NONE, Place, flag};
+use crate::table::ended::Ended;
+use crate::table::ids::hash;
+use crate::table::store::Extent;
+use crate::words::{Blocks, CallRef, LogOp};
+use call::frame::flag::SEALED_BODY;
+use call::limits::HEADER_BYTES;
+use call::{Header, Kind, Status};
+
+/// A new incarnation begins after so many leases: the epoch counts them in 32 bits.
+const LEASES_MAX: u32 = 0xf000_0000;
+/// Segments that the log may have beside those for twice the pending bytes, before live calls are copied.
+const SEGMENTS_SPARE: u64 = 4;
+
+impl DurableQ {
+    /// What the disk must do next. The node executes it and asks again until `None`, at the end of each round: this is
+    /// where the open group is closed if a write may be started.
+    pub fn next_op(&mut self, blocks: &mut impl Blocks) -> Option<LogOp> {
+        self.write_backlog(blocks);
+        self.relocate(blocks);
+        self.write_incarnation(blocks);
+        self.log.next_op(blocks, self.now)
+    }
+
+    /// A [`LogOp::Create`] ended; the errno if it failed. Tried again after a second, with another number.
+    pub fn created(&mut self, segment: u64, result: Result<(), i32>) {
+        self.log.segments.created(segment, result, self.now);
+    }
+
+    /// A [`LogOp::Write`] ended; the errno if it failed, which stops the log ([`DurableQ::failed`]).
+    pub fn written(&mut self, group: u64, result: Result<(), i32>) {
+        self.log.written(group, result);
+    }
+
+    /// The errno of a write that failed. The log takes nothing more: after the events have been sent (submits that were
+    /// not on disk get [`call::VerdictCode::DiskFailed`]) the process must end with this reason. A restart recovers all
+    /// that was acknowledged; it may also find calls that were refused so, if the disk has them after all.
+    pub fn failed(&self) -> Option<i32> {
+        self.log.failed()
+    }
+
+    /// The errno of the last try to make a segment, until one succeeds. Meanwhile submits are refused as
+    /// [`call::VerdictCode::DiskFailed`], and calls go on.
+    pub fn no_space(&self) -> Option<i32> {
+        self.log.segments.create_failed()
+    }
+
+    /// Whether everything is on disk and nothing waits to be written: a drained node may stop now.
+    pub fn is_settled(&self) -> bool {
+        self.log.last() == self.log.durable() && self.waits.is_empty() && self.backlog_head == NONE
+    }
+
+    /// Writes the state of a call, now or when there is room.
+    pub(super) fn record(&mut self, blocks: &mut impl Blocks, at: CallRef) {
+        if self.calls[at].is(flag::BACKLOG) {
+            return;
+        }
+        if self.backlog_head != NONE || !self.try_record(blocks, at) {
+            self.calls[at].flags |= flag::BACKLOG;
+            self.calls[at].backlog = NONE;
+            match self.backlog_head {
+                NONE => self.backlog_head = at.0,
+                _ => {
+                    let tail = CallRef(self.backlog_tail);
+                    self.calls[tail].backlog = at.0;
+                }
+            }
+            self.backlog_tail = at.0;
+        }
+    }
+
+    fn write_backlog(&mut self, blocks: &mut impl Blocks) {
+        while self.backlog_head != NONE {
+            let at = CallRef(self.backlog_head);
+            let next = self.calls[at].backlog;
+            self.calls[at].flags &= !flag::BACKLOG;
+            if !self.try_record(blocks, at) {
+                self.calls[at].flags |= flag::BACKLOG;
+                return;
+            }
+            self.backlog_head = next;
+        }
+    }
+
+    fn try_record(&mut self, blocks: &mut impl Blocks, at: CallRef) -> bool {
+        let ending = self.calls[at].place == Place::Ending;
+        let untold = ending && self.ended.oldest_if_full().is_some_and(|group| group > self.told());
+        if untold || self.waits.len() >= self.waits_max {
+            return false;
+        }
+        let Some(placed) = self.append_state(blocks, at) else { return false };
+        let call = &mut self.calls[at];
+        call.group = placed.group;
+        let (id, origin, function) = (call.id, call.origin, call.function);
+        let status = call.status.unwrap_or(Status::Ok);
+        if matches!(call.place, Place::Ending | Place::Dead)
+            && (call.is(flag::WANT) || call.is(flag::WATCHED))
+        {
+            self.wait(placed.group, id, origin, What::Ended(function, status));
+        }
+        if ending {
+            self.finish(at, placed.group);
+        }
+        true
+    }
+
+    /// The record of a call's end is in the log: its place is free, its id is remembered.
+    fn finish(&mut self, at: CallRef, group: u64) {
+        self.log.segments.unpin(&mut self.calls, at, group);
+        let call = &self.calls[at];
+        let (id, function, deliveries, outcome) = (call.id, call.function, call.deliveries, call.outcome);
+        let status = call.status.unwrap_or(Status::Ok);
+        let removed = self.ids.remove(hash(id.0), |other| other == at.0);
+        assert!(removed, "a pending call is found by its id");
+        self.calls.remove(at);
+        self.ended.push(&mut self.store, Ended { id, function, status, deliveries, outcome, group });
+    }
+
+    /// Appends the record of a call's state; `None` if there is no room.
+    fn append_state(&mut self, blocks: &mut impl Blocks, at: CallRef) -> Option<Placed> {
+        let call = &self.calls[at];
+        let kind = match call.place {
+            Place::Ending => Kind::Done,
+            Place::Dead => Kind::Dead,
+            _ if call.failures == 0 && call.deliveries == 0 => Kind::Redrive,
+            _ => Kind::Retry,
+        };
+        let (retry, outcome) = (kind == Kind::Retry, matches!(kind, Kind::Done | Kind::Dead));
+        let body = if outcome && call.outcome.is_some() { self.store.get(call.outcome) } else { &[] };
+        if !self.log.has_room(HEADER_BYTES + body.len()) {
+            return None;
+        }
+        let header = Header {
+            kind,
+            flags: if body.is_empty() { 0 } else { SEALED_BODY },
+            call: call.id,
+            function: self.functions[call.function].id,
+            stamp: if retry { u64::from(call.failures) } else { call.epoch.0 },
+            deadline: if retry && call.place == Place::Scheduled { call.when } else { 0 },
+            level: call.status.map_or(0, |status| status as u8),
+            attempt: call.deliveries,
+        };
+        Some(self.log.append(blocks, &header.encode(body), body))
+    }
+
+    /// Copies live calls out of the oldest segment, if the log is longer than what is pending justifies: at most a
+    /// quarter of a group at a time.
+    fn relocate(&mut self, blocks: &mut impl Blocks) {
+        let allowed = SEGMENTS_SPARE + 2 * self.store.bytes() as u64 / self.segment_bytes;
+        let mut budget = crate::log::GROUP_ALIGN.max(self.record_max / 4);
+        while self.log.segments.len() as u64 > allowed && budget > 0 {
+            let Some(at) = self.log.segments.oldest_pin() else { return };
+            let Some(bytes) = self.relocate_call(blocks, at) else { return };
+            budget = budget.saturating_sub(bytes);
+        }
+    }
+
+    /// Copies a call, and what happened to it, to the tail of the log. `None` if that cannot be done now.
+    fn relocate_call(&mut self, blocks: &mut impl Blocks, at: CallRef) -> Option<usize> {
+        let call = &self.calls[at];
+        let (frame, outcome) = (call.frame.bytes(), call.outcome.bytes());
+        // One that is ending frees its segment as soon as the backlog is written.
+        let settled = !matches!(call.place, Place::Appended | Place::Ending) && !call.is(flag::BACKLOG);
+        let bytes = frame + outcome + HEADER_BYTES;
+        if !settled || !self.log.has_room_for_two(bytes) {
+            return None;
+        }
+        let submit = self.store.get(call.frame);
+        let header: &[u8; HEADER_BYTES] = submit[..HEADER_BYTES].try_into().expect("a frame has a header");
+        let placed = self.log.append(blocks, header, &submit[HEADER_BYTES..]);
+        let mut last = placed.group;
+        let fresh = self.calls[at].deliveries == 0 && self.calls[at].place != Place::Dead;
+        if !fresh {
+            let state = self.append_state(blocks, at).expect("there is room for two records");
+            last = state.group;
+        }
+        self.log.segments.unpin(&mut self.calls, at, last);
+        self.log.segments.pin(&mut self.calls, at, placed.segment);
+        self.calls[at].group = last;
+        self.counters.relocated += 1;
+        Some(bytes)
+    }
+
+    /// Begins this incarnation on disk; and the next one when the leases of this one are nearly used up.
+    fn write_incarnation(&mut self, blocks: &mut impl Blocks) {
+        match self.next_incarnation {
+            Some(group) if group <= self.log.durable() => {
+                self.log.incarnation += 1;
+                (self.leases, self.next_incarnation) = (0, None);
+            }
+            None if self.leases >= LEASES_MAX && self.log.has_room(HEADER_BYTES) => {
+                self.next_incarnation = Some(self.append_incarnation(blocks, self.log.incarnation + 1));
+            }
+            // A group must be on disk before a call is leased, and there may be nothing else to write.
+            None if self.log.is_unborn() => {
+                self.append_incarnation(blocks, self.log.incarnation);
+            }
+            _ => {}
+        }
+    }
+
+    fn append_incarnation(&mut self, blocks: &mut impl Blocks, number: u32) -> u64 {
+        let header = Header { stamp: u64::from(number), ..Header::new(Kind::Incarnation) };
+        self.log.append(blocks, &header.encode(&[]), &[]).group
+    }
+
+    /// Puts an outcome that was read from the log with its call.
+    pub(super) fn set_outcome(&mut self, at: CallRef, outcome: Extent) {
+        let before = std::mem::replace(&mut self.calls[at].outcome, outcome);
+        self.store.free(before);
+    }
+}

@@ -1,0 +1,162 @@
+//! The records of earlier incarnations happen again, in their order.
+
+use super::DurableQ;
+use crate::recovery::RecoveryError;
+use crate::table::calls::{Call, Place, flag};
+use crate::table::ended::Ended;
+use crate::table::ids::hash;
+use crate::table::store::Extent;
+use crate::words::CallRef;
+use call::frame::flag::WANT_OUTCOME;
+use call::{Frame, Instant, Kind, Status, WallTime};
+
+impl DurableQ {
+    /// Applies one record, which begins in the segment of this ordinal.
+    pub(crate) fn replay(&mut self, frame: Frame<'_>, segment: u32) -> Result<(), RecoveryError> {
+        match (frame.kind(), self.held(frame.call())) {
+            (Kind::Submit, None) => return self.replay_submit(frame, segment),
+            (Kind::Submit, Some(at)) => {
+                // A copy, made to free the segment of the older record.
+                self.log.segments.unpin(&mut self.calls, at, 0);
+                self.log.segments.pin(&mut self.calls, at, segment);
+            }
+            (Kind::Retry | Kind::Redrive, Some(at)) => self.replay_again(frame, at),
+            (Kind::Dead, Some(at)) => self.replay_dead(frame, at)?,
+            (Kind::Done, Some(at)) => self.replay_done(frame, at),
+            (Kind::Done, None) => self.remember(frame),
+            (Kind::Incarnation, _) => {
+                let number = u32::try_from(frame.stamp()).unwrap_or(u32::MAX);
+                self.log.incarnation = self.log.incarnation.max(number);
+            }
+            // Its submit was in a segment that is gone, which means that its end is on disk too.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn replay_submit(&mut self, frame: Frame<'_>, segment: u32) -> Result<(), RecoveryError> {
+        let too_small = |limit, value| Err(RecoveryError::TooSmall { limit, value });
+        if self.calls.is_full() {
+            return too_small("calls_max", self.calls.len());
+        }
+        let Some(function) = self.functions.intern(frame.function()) else {
+            return too_small("functions_max", self.functions.len());
+        };
+        let Some(extent) = self.keep_in_replay(frame.bytes()) else {
+            return too_small("pending_bytes_max", self.store.bytes());
+        };
+        // Forgotten by then, or it would not have been accepted again.
+        self.ended.forget(&mut self.store, frame.call());
+        let turn = self.next_turn();
+        let flags = if frame.flags() & WANT_OUTCOME != 0 { flag::WANT } else { 0 };
+        let (start_at, when) = (frame.start_at().0, frame.start_at().0);
+        let call = Call { turn, start_at, when, flags, ..Call::new(frame.call(), function, extent) };
+        let at = self.calls.insert(call);
+        self.ids.insert(hash(frame.call().0), at.0);
+        self.log.segments.pin(&mut self.calls, at, segment);
+        self.functions[function].scheduled += 1;
+        self.pending += 1;
+        Ok(())
+    }
+
+    fn replay_again(&mut self, frame: Frame<'_>, at: CallRef) {
+        if self.calls[at].place == Place::Dead {
+            self.exhume(at);
+            self.calls[at].place = Place::Appended;
+            self.functions[self.calls[at].function].scheduled += 1;
+            self.pending += 1;
+        }
+        self.set_outcome(at, Extent::NONE);
+        let call = &mut self.calls[at];
+        let retry = frame.kind() == Kind::Retry;
+        call.failures = if retry { u16::try_from(frame.stamp()).unwrap_or(u16::MAX) } else { 0 };
+        (call.deliveries, call.when) = (frame.attempt(), frame.deadline().0);
+        call.status = frame.status().ok().filter(|_| call.failures > 0);
+    }
+
+    fn replay_dead(&mut self, frame: Frame<'_>, at: CallRef) -> Result<(), RecoveryError> {
+        if self.calls[at].place != Place::Dead {
+            self.functions[self.calls[at].function].scheduled -= 1;
+            self.pending -= 1;
+            self.bury_here(at);
+        }
+        let outcome = self.sealed(frame);
+        self.set_outcome(at, outcome);
+        let call = &mut self.calls[at];
+        (call.deliveries, call.status) = (frame.attempt(), frame.status().ok());
+        if self.dead.len > self.dead_letters_max {
+            return Err(RecoveryError::TooSmall {
+                limit: "dead_letters_max",
+                value: self.dead_letters_max as usize,
+            });
+        }
+        Ok(())
+    }
+
+    fn replay_done(&mut self, frame: Frame<'_>, at: CallRef) {
+        match self.calls[at].place {
+            Place::Dead => self.exhume(at),
+            _ => {
+                self.functions[self.calls[at].function].scheduled -= 1;
+                self.pending -= 1;
+            }
+        }
+        self.log.segments.unpin(&mut self.calls, at, 0);
+        self.set_outcome(at, Extent::NONE);
+        self.store.free(self.calls[at].frame);
+        let id = self.calls[at].id;
+        self.ids.remove(hash(id.0), |other| other == at.0);
+        self.calls.remove(at);
+        self.remember(frame);
+    }
+
+    /// Remembers an end, unless the function has no number and there is none left.
+    fn remember(&mut self, frame: Frame<'_>) {
+        let id = frame.call();
+        self.ended.forget(&mut self.store, id);
+        let Some(function) = self.functions.intern(frame.function()) else { return };
+        let outcome = self.sealed(frame);
+        let (status, deliveries) = (frame.status().unwrap_or(Status::BadReply), frame.attempt());
+        self.ended.push(&mut self.store, Ended { id, function, status, deliveries, outcome, group: 0 });
+    }
+
+    /// Keeps the outcome in a record's body, if there is one and there is room.
+    fn sealed(&mut self, frame: Frame<'_>) -> Extent {
+        let Ok(outcome) = frame.sealed() else { return Extent::NONE };
+        let bytes = outcome.bytes();
+        while self.ended.is_over(bytes.len()) && self.ended.drop_oldest_outcome(&mut self.store, u64::MAX) {}
+        self.keep_in_replay(bytes).unwrap_or(Extent::NONE)
+    }
+
+    fn keep_in_replay(&mut self, frame: &[u8]) -> Option<Extent> {
+        loop {
+            if let Some(extent) = self.store.put(frame) {
+                return Some(extent);
+            }
+            if !self.ended.drop_oldest_outcome(&mut self.store, u64::MAX) {
+                return None;
+            }
+        }
+    }
+
+    /// All records have happened: what is pending may run, and the log goes on behind group `last`.
+    pub(crate) fn resume(&mut self, last: u64, now: Instant, wall: WallTime) {
+        (self.now, self.wall) = (now, wall);
+        self.counters.recovered = self.calls.len() as u64;
+        for number in 0..self.calls.places() {
+            let at = CallRef(number);
+            if self.calls.get(at).is_none_or(|call| call.place != Place::Appended) {
+                continue;
+            }
+            let call = &mut self.calls[at];
+            if call.start_at == 0 {
+                // It could start when it came in, for which the birth of its id stands.
+                call.start_at = call.id.born_unix_ms().saturating_mul(1_000_000).min(wall.0);
+            }
+            call.when = call.when.max(call.start_at);
+            self.schedule(at);
+        }
+        let incarnation = self.log.incarnation + 1;
+        self.log.begin(last, incarnation);
+    }
+}

@@ -1,0 +1,194 @@
+//! A lease ends: the call is done, waits for another try, or is a dead letter.
+
+use super::DurableQ;
+use crate::table::calls::{Place, flag};
+use crate::table::store::Extent;
+use crate::words::{Blocks, CallRef, Fate, Fenced, HolderRef, Settled};
+use call::function::RetrySpec;
+use call::limits::HEADER_BYTES;
+use call::{Frame, Status, WallTime};
+
+/// The outcome of a dead letter is kept for whoever looks into it, if it is not larger than this and the client does
+/// not want it anyway: all of a command's stderr, and the text of any trap.
+const DEAD_OUTCOME_BYTES_MAX: usize = 64 << 10;
+
+impl DurableQ {
+    /// Takes an outcome frame, its body validated. A call that failed is retried by `retry`, after half the wait and
+    /// a random part of the other half, or goes to the dead letters when its executions are used up.
+    ///
+    /// # Errors
+    /// [`Fenced`] if the epoch is not the one of the call's live lease.
+    pub fn settle(
+        &mut self,
+        blocks: &mut impl Blocks,
+        outcome: Frame<'_>,
+        retry: &RetrySpec,
+        random: u64,
+    ) -> Result<Settled, Fenced> {
+        let live = |at: &CallRef| {
+            let call = &self.calls[*at];
+            call.place == Place::Leased && call.epoch == outcome.epoch()
+        };
+        let Some(at) = self.held(outcome.call()).filter(live) else {
+            self.counters.fenced += 1;
+            return Err(Fenced);
+        };
+        let status = outcome.status().unwrap_or(Status::BadReply);
+        self.end_lease(at);
+        self.calls[at].status = Some(status);
+        if status.is_ok() {
+            return Ok(self.done(blocks, at, outcome));
+        }
+        let failures = self.calls[at].failures.saturating_add(1);
+        self.calls[at].failures = failures;
+        if failures >= retry.attempts || u32::from(self.calls[at].deliveries) >= self.deliveries_max {
+            let settled = self.settled(at, Fate::Dead);
+            let wanted = self.calls[at].is(flag::WANT);
+            if wanted || outcome.bytes().len() <= DEAD_OUTCOME_BYTES_MAX {
+                self.keep_outcome(at, outcome);
+            }
+            self.die(blocks, at);
+            return Ok(settled);
+        }
+        let wait = call::time::nanos(retry.backoff(failures));
+        let jitter = if wait < 2 { 0 } else { random % (wait / 2) };
+        let not_before = WallTime(self.wall.0.saturating_add(wait - wait / 2 + jitter));
+        self.again_at(blocks, at, not_before);
+        Ok(self.settled(at, Fate::Retry { not_before }))
+    }
+
+    /// A core is gone. Call this until `None`: each call leased to it is due again at once, or is a dead letter after
+    /// `limits.deliveries_max` deliveries. After that the number is free for another core.
+    pub fn lose_next(&mut self, blocks: &mut impl Blocks, holder: HolderRef) -> Option<Settled> {
+        self.holders.forget(holder);
+        let at = self.holders.leases(holder).front()?;
+        self.end_lease(at);
+        self.counters.leases_lost += 1;
+        if u32::from(self.calls[at].deliveries) >= self.deliveries_max {
+            self.calls[at].status = Some(Status::WorkerLost);
+            let settled = self.settled(at, Fate::Dead);
+            self.die(blocks, at);
+            return Some(settled);
+        }
+        self.calls[at].place = Place::Due;
+        self.functions.restore_due(&mut self.calls, at);
+        Some(self.settled(at, Fate::Again))
+    }
+
+    fn settled(&self, at: CallRef, fate: Fate) -> Settled {
+        let call = &self.calls[at];
+        Settled { call: at, id: call.id, function: call.function, start_at: WallTime(call.start_at), fate }
+    }
+
+    fn end_lease(&mut self, at: CallRef) {
+        let (holder, function) = (self.calls[at].holder, self.calls[at].function);
+        self.holders.leases(holder).remove(&mut self.calls, at);
+        self.functions[function].leased -= 1;
+        self.leased -= 1;
+    }
+
+    fn done(&mut self, blocks: &mut impl Blocks, at: CallRef, outcome: Frame<'_>) -> Settled {
+        let settled = self.settled(at, Fate::Done);
+        self.counters.completed += 1;
+        if self.calls[at].is(flag::WANT) {
+            self.keep_outcome(at, outcome);
+        }
+        self.end(blocks, at);
+        settled
+    }
+
+    /// Ends a call or dead letter for good, as soon as the log has room for the record.
+    fn end(&mut self, blocks: &mut impl Blocks, at: CallRef) {
+        self.pending -= u64::from(self.calls[at].place != Place::Dead);
+        self.calls[at].place = Place::Ending;
+        let frame = std::mem::replace(&mut self.calls[at].frame, Extent::NONE);
+        self.store.free(frame);
+        self.record(blocks, at);
+    }
+
+    fn keep_outcome(&mut self, at: CallRef, outcome: Frame<'_>) {
+        let bytes = outcome.bytes();
+        let told = self.told();
+        while self.ended.is_over(bytes.len()) && self.ended.drop_oldest_outcome(&mut self.store, told) {}
+        if bytes.len() + HEADER_BYTES <= self.record_max
+            && let Some(extent) = self.keep(bytes)
+        {
+            self.calls[at].outcome = extent;
+        }
+    }
+
+    fn again_at(&mut self, blocks: &mut impl Blocks, at: CallRef, not_before: WallTime) {
+        self.counters.retried += 1;
+        self.calls[at].when = not_before.0;
+        self.calls[at].turn = self.next_turn();
+        self.functions[self.calls[at].function].scheduled += 1;
+        self.schedule(at);
+        self.record(blocks, at);
+    }
+
+    /// Sends a call, which is in no list now, to the dead letters.
+    fn die(&mut self, blocks: &mut impl Blocks, at: CallRef) {
+        self.counters.dead += 1;
+        self.pending -= 1;
+        self.bury_here(at);
+        self.record(blocks, at);
+        while self.dead.len > self.dead_letters_max {
+            let oldest = self.dead.front().expect("there is more than one");
+            self.exhume(oldest);
+            self.counters.dead_dropped += 1;
+            if !self.calls[oldest].is(flag::BACKLOG) {
+                // Who wanted to know was told when it died.
+                self.calls[oldest].flags &= !(flag::WANT | flag::WATCHED);
+            }
+            self.end(blocks, oldest);
+        }
+    }
+
+    /// Puts a call into the list of dead letters.
+    pub(super) fn bury_here(&mut self, at: CallRef) {
+        self.calls[at].place = Place::Dead;
+        self.functions[self.calls[at].function].dead += 1;
+        self.dead.push_back(&mut self.calls, at);
+    }
+
+    /// Takes a call out of the list of dead letters.
+    pub(super) fn exhume(&mut self, at: CallRef) {
+        self.dead.remove(&mut self.calls, at);
+        self.functions[self.calls[at].function].dead -= 1;
+    }
+
+    /// Makes a dead letter a pending call again, with all its executions before it. `false` if it is none.
+    pub fn redrive(&mut self, blocks: &mut impl Blocks, call: CallRef) -> bool {
+        if self.calls.get(call).is_none_or(|call| call.place != Place::Dead) {
+            return false;
+        }
+        self.exhume(call);
+        self.pending += 1;
+        let outcome = std::mem::replace(&mut self.calls[call].outcome, Extent::NONE);
+        self.store.free(outcome);
+        let wall = self.wall.0;
+        let again = &mut self.calls[call];
+        (again.failures, again.deliveries, again.status, again.when) = (0, 0, None, wall);
+        self.make_due(call);
+        self.record(blocks, call);
+        true
+    }
+
+    /// Sends a scheduled or due call to the dead letters (its function is deleted by force). `false` if it is in another
+    /// state: one that the scheduler holds is given back first, one that runs is left to end.
+    pub fn bury(&mut self, blocks: &mut impl Blocks, call: CallRef, status: Status) -> bool {
+        let Some(buried) = self.calls.get(call) else { return false };
+        let function = buried.function;
+        match buried.place {
+            Place::Scheduled => {
+                self.timers.remove(&mut self.calls, call);
+                self.functions[function].scheduled -= 1;
+            }
+            Place::Due => self.functions[function].due.remove(&mut self.calls, call),
+            _ => return false,
+        }
+        self.calls[call].status = Some(status);
+        self.die(blocks, call);
+        true
+    }
+}

@@ -1,0 +1,149 @@
+//! A call comes in, and its client hears when it is on disk.
+
+use super::{DurableQ, What};
+use crate::table::calls::{Call, Place, flag};
+use crate::table::ids::hash;
+use crate::words::{Blocks, CallRef, Event, FunctionRef, Origin};
+use call::frame::flag::WANT_OUTCOME;
+use call::limits::{HEADER_BYTES, START_AHEAD_MAX};
+use call::{Frame, Kind, Status, VerdictCode, WallTime};
+
+impl DurableQ {
+    /// Takes a call. `frame` is of [`call::Kind::Submit`], its body validated, its function deployed.
+    ///
+    /// `Ok`: an [`Event::Verdict`] follows (accepted, duplicate, or disk failed) when its group is on disk.
+    ///
+    /// # Errors
+    /// The verdict, to be sent at once: [`VerdictCode::Full`] (no room in the table, the memory or the log),
+    /// [`VerdictCode::BadTime`], or [`VerdictCode::DiskFailed`] (no segment could be made, or the log has stopped).
+    pub fn submit(
+        &mut self,
+        blocks: &mut impl Blocks,
+        frame: Frame<'_>,
+        function: FunctionRef,
+        origin: Origin,
+    ) -> Result<(), VerdictCode> {
+        assert_eq!(frame.kind(), Kind::Submit, "the node looks at the kind");
+        debug_assert_eq!(frame.function(), self.functions[function].id);
+        if self.log.failed().is_some() {
+            return Err(VerdictCode::DiskFailed);
+        }
+        if self.waits.len() + 1 >= self.waits_max {
+            return Err(VerdictCode::Full);
+        }
+        if self.duplicate(frame, origin) {
+            return Ok(());
+        }
+        self.check_time(frame)?;
+        if self.log.segments.create_failed().is_some() {
+            return Err(VerdictCode::DiskFailed);
+        }
+        let bytes = frame.bytes();
+        if self.calls.is_full() || bytes.len() > self.record_max || !self.log.has_room(bytes.len()) {
+            return Err(VerdictCode::Full);
+        }
+        let extent = self.keep(bytes).ok_or(VerdictCode::Full)?;
+        let header: &[u8; HEADER_BYTES] = bytes[..HEADER_BYTES].try_into().expect("a frame has a header");
+        let placed = self.log.append(blocks, header, frame.body());
+        let start_at = frame.start_at().0.max(self.wall.0);
+        let turn = self.next_turn();
+        let flags = if frame.flags() & WANT_OUTCOME != 0 { flag::WANT } else { 0 };
+        let call = Call::new(frame.call(), function, extent);
+        let call = Call { when: start_at, start_at, turn, group: placed.group, origin, flags, ..call };
+        let at = self.calls.insert(call);
+        self.ids.insert(hash(frame.call().0), at.0);
+        self.log.segments.pin(&mut self.calls, at, placed.segment);
+        self.functions[function].scheduled += 1;
+        self.pending += 1;
+        self.counters.accepted += 1;
+        self.wait(placed.group, frame.call(), origin, What::Accepted(at));
+        Ok(())
+    }
+
+    fn check_time(&self, frame: Frame<'_>) -> Result<(), VerdictCode> {
+        let (start, deadline) = (frame.start_at(), frame.deadline());
+        let too_far = start > self.wall + START_AHEAD_MAX;
+        if too_far || (deadline != WallTime(0) && deadline < start) {
+            Err(VerdictCode::BadTime)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether the id is held, or was until recently. Then its verdict is under way, and its outcome goes to the last who
+    /// wanted it.
+    fn duplicate(&mut self, frame: Frame<'_>, origin: Origin) -> bool {
+        let (id, want) = (frame.call(), frame.flags() & WANT_OUTCOME != 0);
+        let (group, end) = if let Some(at) = self.held(id) {
+            let call = &mut self.calls[at];
+            if want {
+                (call.origin, call.flags) = (origin, call.flags | flag::WANT);
+            }
+            let dead = call.place == Place::Dead && !call.is(flag::BACKLOG);
+            (call.group, dead.then(|| (call.function, call.status.unwrap_or(Status::WorkerLost))))
+        } else if let Some(ended) = self.ended.find(id) {
+            (ended.group, Some((ended.function, ended.status)))
+        } else {
+            return false;
+        };
+        self.counters.duplicates += 1;
+        self.wait(group, id, origin, What::Duplicate);
+        if let Some((function, status)) = end.filter(|_| want) {
+            self.wait(group, id, origin, What::Ended(function, status));
+        }
+        true
+    }
+
+    /// What became certain since the last time; the node asks until `None` after [`DurableQ::written`] and
+    /// [`DurableQ::submit`].
+    pub fn next_event(&mut self) -> Option<Event> {
+        loop {
+            let certain = self.waits.front()?.group <= self.log.durable();
+            if !certain && self.log.failed().is_none() {
+                return None;
+            }
+            let wait = self.waits.pop_front().expect("looked at above");
+            let (origin, call) = (wait.origin, wait.id);
+            return Some(match wait.what {
+                What::Accepted(at) if certain => {
+                    self.accept(at);
+                    Event::Verdict { origin, call, code: VerdictCode::Accepted }
+                }
+                What::Duplicate if certain => Event::Verdict { origin, call, code: VerdictCode::Duplicate },
+                What::Ended(function, status) if certain => {
+                    Event::Ended { origin, call, function: self.functions[function].id, status }
+                }
+                What::Accepted(_) | What::Duplicate => {
+                    Event::Verdict { origin, call, code: VerdictCode::DiskFailed }
+                }
+                // It is not certain that it has ended: whoever wants to know asks the next incarnation.
+                What::Ended(..) => continue,
+            });
+        }
+    }
+
+    /// A call is on disk: it may run as soon as its time has come.
+    fn accept(&mut self, at: CallRef) {
+        assert_eq!(self.calls[at].place, Place::Appended, "nothing happens to a call before it is on disk");
+        if self.calls[at].when > self.wall.0 {
+            self.schedule(at);
+        } else {
+            self.functions[self.calls[at].function].scheduled -= 1;
+            self.make_due(at);
+        }
+    }
+
+    /// Puts a call, counted as scheduled already, into the timers.
+    pub(super) fn schedule(&mut self, at: CallRef) {
+        self.calls[at].place = Place::Scheduled;
+        self.timers.insert(&mut self.calls, at);
+    }
+
+    /// Puts a call behind the due ones of its function.
+    pub(super) fn make_due(&mut self, at: CallRef) {
+        let turn = self.next_turn();
+        let call = &mut self.calls[at];
+        (call.place, call.turn) = (Place::Due, turn);
+        self.functions.push_due(&mut self.calls, at);
+    }
+}

@@ -1,0 +1,286 @@
+//! Reading the log at the start.
+//!
+//! The reader follows the chain of groups as [`crate::log`] describes it, and applies each sound group to the queue. Where
+//! the chain ends inside a segment, the rest is only looked through for groups that prove that more had been on disk.
+
+use crate::log::{GROUP_ALIGN, GROUP_HEADER_BYTES, GroupError, GroupHeader};
+use crate::queue::DurableQ;
+use call::frame::{FrameBuf, frame_bytes};
+use call::limits::{FRAME_ALIGN, Limits};
+use call::{Frame, FrameError, Instant, Kind, WallTime};
+use std::fmt;
+
+/// Why a log cannot be used. Nothing was changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RecoveryError {
+    /// Groups that were acknowledged are missing or broken, since later ones say so. Something else than a crash did
+    /// this: a disk that lost data, a file that was deleted or copied.
+    Damaged {
+        /// The segment in which a later group was found.
+        segment: u64,
+        /// And where in it.
+        offset: u64,
+        /// The first missing group.
+        missing: u64,
+    },
+    /// The limits are smaller than what the log holds.
+    TooSmall {
+        /// Which limit.
+        limit: &'static str,
+        /// What it holds at this value.
+        value: usize,
+    },
+}
+
+impl fmt::Display for RecoveryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecoveryError::Damaged { segment, offset, missing } => write!(
+                f,
+                "the log is damaged: group {missing} is missing or broken, but {} has a group at byte {offset} that was \
+                 written when that one was on disk; put back the missing bytes, or move the log away and accept the loss",
+                crate::log::segment_name(*segment)
+            ),
+            RecoveryError::TooSmall { limit, value } => {
+                write!(
+                    f,
+                    "the log holds more than limits.{limit} = {value} allows; start with the limits of before"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for RecoveryError {}
+
+/// Where the reader is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mode {
+    /// The chain may go on here.
+    Following,
+    /// The chain does not go on in this segment.
+    Searching,
+}
+
+/// Reads the log and makes the queue from it.
+///
+/// ```text
+/// let mut recovery = Recovery::new(&limits);
+/// for (number, bytes) in segments in ascending order {
+///     recovery.segment(number, bytes);
+///     while let Some(offset) = recovery.offset() {
+///         recovery.feed(read(number, offset, block_bytes))?;     // fewer bytes at the end of the file
+///     }
+/// }
+/// let mut queue = recovery.finish(now, wall);
+/// ```
+#[derive(Debug)]
+pub struct Recovery {
+    queue: DurableQ,
+    group_bytes: usize,
+    /// The last group of the chain, 0 if there is none yet, and its incarnation.
+    last: u64,
+    incarnation: u32,
+    /// The segment at hand: number, bytes, where to go on.
+    number: u64,
+    bytes: u64,
+    offset: u64,
+    mode: Mode,
+    /// Groups of the chain were found in the segment at hand.
+    used: bool,
+    /// A record of which parts have been read, and the segment in which it begins.
+    cut: FrameBuf,
+    cut_segment: u32,
+}
+
+impl Recovery {
+    /// Takes all memory of the queue.
+    pub fn new(limits: &Limits) -> Recovery {
+        Recovery {
+            queue: DurableQ::empty(limits),
+            group_bytes: limits.group_bytes,
+            last: 0,
+            incarnation: 0,
+            number: 0,
+            bytes: 0,
+            offset: 0,
+            mode: Mode::Searching,
+            used: true,
+            cut: FrameBuf::new(),
+            cut_segment: 0,
+        }
+    }
+
+    /// The next segment, in ascending order of numbers, of so many bytes.
+    pub fn segment(&mut self, number: u64, bytes: u64) {
+        self.end_segment();
+        self.queue.log_mut().segments.found(number);
+        (self.number, self.bytes, self.offset) = (number, bytes, 0);
+        (self.mode, self.used) = (Mode::Following, false);
+    }
+
+    /// From which offset of the segment the next bytes are wanted; `None` at its end. Always a multiple of 4096.
+    pub fn offset(&self) -> Option<u64> {
+        (self.offset + GROUP_HEADER_BYTES as u64 <= self.bytes).then_some(self.offset)
+    }
+
+    /// The bytes at that offset: at least `limits.group_bytes` or up to the segment's end.
+    ///
+    /// # Errors
+    /// See [`RecoveryError`]; the recovery ends there.
+    ///
+    /// # Panics
+    /// If `bytes` do not begin at a multiple of 16 in memory.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), RecoveryError> {
+        assert!((bytes.as_ptr() as usize).is_multiple_of(FRAME_ALIGN), "frames are read in place");
+        let last = self.offset + bytes.len() as u64 >= self.bytes;
+        let mut at = 0;
+        while at < bytes.len() {
+            let rest = &bytes[at..];
+            let step = match GroupHeader::parse(rest) {
+                // The rest of the group comes with the next bytes.
+                Err(GroupError::Short) if at > 0 && !last => break,
+                Err(error) => self.no_group(rest, error)?,
+                Ok(header) => self.group(&header, rest, at)?,
+            };
+            at += step;
+        }
+        // A segment that is shorter than it was said to be ends here.
+        self.offset = if bytes.is_empty() { self.bytes } else { self.offset + at as u64 };
+        Ok(())
+    }
+
+    /// The queue. Its first [`DurableQ::next_op`]s make a new segment and write the new incarnation; segments that hold
+    /// nothing any more are removed.
+    pub fn finish(mut self, now: Instant, wall: WallTime) -> DurableQ {
+        self.end_segment();
+        self.queue.log_mut().incarnation = self.queue.log_mut().incarnation.max(self.incarnation);
+        self.queue.resume(self.last, now, wall);
+        self.queue.advance(now, wall);
+        self.queue
+    }
+
+    fn end_segment(&mut self) {
+        if !self.used {
+            self.queue.log_mut().segments.found_useless();
+        }
+        self.used = true;
+    }
+
+    /// No group is here; how far to go on.
+    fn no_group(&mut self, rest: &[u8], error: GroupError) -> Result<usize, RecoveryError> {
+        let claimed = GroupHeader::claimed(rest).filter(|_| error == GroupError::Short);
+        if self.mode == Mode::Following
+            && let Some(header) = claimed
+            && header.bytes as usize > self.group_bytes
+            && self.continues_with(&header)
+        {
+            return Err(RecoveryError::TooSmall { limit: "group_bytes", value: self.group_bytes });
+        }
+        self.mode = Mode::Searching;
+        Ok(GROUP_ALIGN)
+    }
+
+    /// A sound group; how far to go on.
+    fn group(&mut self, header: &GroupHeader, rest: &[u8], at: usize) -> Result<usize, RecoveryError> {
+        if self.mode == Mode::Following && self.continues_with(header) {
+            let records = &rest[GROUP_HEADER_BYTES..header.bytes as usize];
+            if self.is_sound(header, records) {
+                self.apply(header, records)?;
+                return Ok(header.bytes_on_disk());
+            }
+        }
+        self.mode = Mode::Searching;
+        let missing = self.last + 1;
+        let proves = match header.incarnation.cmp(&self.incarnation) {
+            // The first group of an incarnation was written alone, and the chain has not come by it.
+            std::cmp::Ordering::Greater => self.last > 0 || header.sequence > 1,
+            std::cmp::Ordering::Equal => header.durable >= missing,
+            std::cmp::Ordering::Less => false,
+        };
+        if proves {
+            let offset = self.offset + at as u64;
+            return Err(RecoveryError::Damaged { segment: self.number, offset, missing });
+        }
+        Ok(header.bytes_on_disk())
+    }
+
+    /// Whether a group is the next of the chain; see [`crate::log`] for why it may step back.
+    fn continues_with(&self, header: &GroupHeader) -> bool {
+        let begins = self.last == 0 && !self.used;
+        let follows = header.sequence == self.last + 1 && header.incarnation >= self.incarnation;
+        let steps_back = !self.used && header.sequence <= self.last && header.incarnation >= self.incarnation;
+        begins || follows || steps_back
+    }
+
+    /// Whether all records of a group can be read. A checksum holds for them, so that this is a matter of principle:
+    /// nothing of a group is applied unless all of it can be.
+    fn is_sound(&self, header: &GroupHeader, records: &[u8]) -> bool {
+        let (cut, mut rest) = records.split_at(header.continues as usize);
+        if !self.cut.is_empty() && header.continues > 0 && !self.cut_goes_on_with(cut, rest) {
+            return false;
+        }
+        while !rest.is_empty() {
+            match Frame::parse(rest) {
+                Ok((frame, used)) if is_record(frame) => rest = &rest[used..],
+                Err(FrameError::Short) if matches!(frame_bytes(rest), Ok(Some(_))) => return true,
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    fn cut_goes_on_with(&self, part: &[u8], rest: &[u8]) -> bool {
+        let whole = frame_bytes(&self.cut).ok().flatten().expect("looked at when the record began");
+        let read = self.cut.len() + part.len();
+        if read != whole {
+            return read < whole && rest.is_empty();
+        }
+        let mut joined = FrameBuf::with_capacity(whole);
+        joined.extend_from_slice(&self.cut);
+        joined.extend_from_slice(part);
+        Frame::parse(&joined).is_ok_and(|(frame, _)| is_record(frame))
+    }
+
+    fn apply(&mut self, header: &GroupHeader, records: &[u8]) -> Result<(), RecoveryError> {
+        self.used = true;
+        (self.last, self.incarnation) = (header.sequence, header.incarnation);
+        let segment = self.queue.log_mut().segments.found_group(header.sequence);
+        let (part, mut rest) = records.split_at(header.continues as usize);
+        self.apply_part(part)?;
+        while !rest.is_empty() {
+            let Ok((frame, used)) = Frame::parse(rest) else {
+                self.cut.extend_from_slice(rest);
+                self.cut_segment = segment;
+                break;
+            };
+            self.queue.replay(frame, segment)?;
+            rest = &rest[used..];
+        }
+        Ok(())
+    }
+
+    /// Bytes of a record that began in an earlier group; if that group is gone with its segment, nobody needs them.
+    fn apply_part(&mut self, part: &[u8]) -> Result<(), RecoveryError> {
+        if part.is_empty() {
+            // A record that was being written when its incarnation ended.
+            self.cut.clear();
+        }
+        if self.cut.is_empty() {
+            return Ok(());
+        }
+        self.cut.extend_from_slice(part);
+        let whole = frame_bytes(&self.cut).ok().flatten().expect("looked at when the record began");
+        if self.cut.len() < whole {
+            return Ok(());
+        }
+        let cut = std::mem::take(&mut self.cut);
+        let (frame, _) = Frame::parse(&cut).expect("looked at before the group was applied");
+        self.queue.replay(frame, self.cut_segment)
+    }
+}
+
+fn is_record(frame: Frame<'_>) -> bool {
+    let lasting = [Kind::Submit, Kind::Done, Kind::Retry, Kind::Dead, Kind::Redrive, Kind::Incarnation];
+    lasting.contains(&frame.kind())
+}

@@ -1,0 +1,139 @@
+//! Calls that ended well not long ago: for duplicates, and with the outcome where the client wanted it.
+
+use super::ids::{Ids, hash};
+use super::store::{Extent, Store};
+use crate::words::FunctionRef;
+use call::{CallId, Status};
+use std::collections::VecDeque;
+
+/// A call that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// Its id.
+    pub id: CallId,
+    /// Its function.
+    pub function: FunctionRef,
+    /// How it ended: not well only for a dead letter that was dropped.
+    pub status: Status,
+    /// Deliveries.
+    pub deliveries: u16,
+    /// The outcome frame, if it is kept.
+    pub outcome: Extent,
+    /// The group with the record of its end.
+    pub group: u64,
+}
+
+/// The last `ended_max` of them, in the order of their ends. A call that ended before is forgotten: a duplicate of it
+/// would run again.
+#[derive(Debug)]
+pub struct EndedCalls {
+    ring: VecDeque<Ended>,
+    /// The position of the front since the start: position `p` is in the ring at `p - first`.
+    first: u32,
+    ids: Ids,
+    ended_max: usize,
+    /// Positions before this one keep no outcome.
+    kept_from: u32,
+    /// Bytes of kept outcomes, and how many are kept at most.
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl EndedCalls {
+    /// Room for so many, with so many bytes of outcomes.
+    pub fn new(ended_max: usize, bytes_max: usize) -> EndedCalls {
+        let ended_max = ended_max.max(1);
+        EndedCalls {
+            ring: VecDeque::with_capacity(ended_max),
+            first: 0,
+            ids: Ids::new(ended_max),
+            ended_max,
+            kept_from: 0,
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    /// All, the oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Ended> {
+        self.ring.iter()
+    }
+
+    /// The end of a call, if it is remembered.
+    pub fn find(&self, id: CallId) -> Option<&Ended> {
+        let is = |at: u32| self.at(at).id == id;
+        self.ids.find(hash(id.0), is).map(|at| self.at(at))
+    }
+
+    /// Remembers an end. The oldest one is forgotten if there are too many.
+    pub fn push(&mut self, store: &mut Store, ended: Ended) {
+        if self.ring.len() == self.ended_max {
+            let oldest = self.ring.pop_front().expect("at least one");
+            self.drop_outcome(store, oldest.outcome);
+            // An id that was accepted anew since then has been taken out already.
+            let first = self.first;
+            self.ids.remove(hash(oldest.id.0), |at| at == first);
+            self.first = self.first.wrapping_add(1);
+        }
+        let position = self.first.wrapping_add(self.ring.len() as u32);
+        self.bytes += ended.outcome.bytes();
+        self.ids.insert(hash(ended.id.0), position);
+        self.ring.push_back(ended);
+    }
+
+    /// Forgets an end, because the id was accepted anew. Whether it was there.
+    pub fn forget(&mut self, store: &mut Store, id: CallId) {
+        let is = |at: u32| self.at(at).id == id;
+        let Some(position) = self.ids.find(hash(id.0), is) else { return };
+        self.ids.remove(hash(id.0), |at| at == position);
+        let index = position.wrapping_sub(self.first) as usize;
+        let outcome = std::mem::replace(&mut self.ring[index].outcome, Extent::NONE);
+        self.drop_outcome(store, outcome);
+    }
+
+    /// Drops the oldest outcome, if the record of its end is in a group up to `told`, which means that it was sent to
+    /// who wanted it. Whether there was one.
+    pub fn drop_oldest_outcome(&mut self, store: &mut Store, told: u64) -> bool {
+        let behind = self.kept_from.wrapping_sub(self.first);
+        let mut index = if (behind as usize) <= self.ring.len() { behind as usize } else { 0 };
+        while let Some(ended) = self.ring.get_mut(index) {
+            self.kept_from = self.first.wrapping_add(index as u32);
+            if ended.outcome.is_some() {
+                if ended.group > told {
+                    return false;
+                }
+                let outcome = std::mem::replace(&mut ended.outcome, Extent::NONE);
+                self.drop_outcome(store, outcome);
+                return true;
+            }
+            index += 1;
+        }
+        false
+    }
+
+    /// Whether outcomes take more than their share, with `more` bytes on top.
+    pub fn is_over(&self, more: usize) -> bool {
+        self.bytes + more > self.bytes_max
+    }
+
+    /// The oldest end's group, if there is no room for another end.
+    pub fn oldest_if_full(&self) -> Option<u64> {
+        if self.ring.len() < self.ended_max { None } else { self.ring.front().map(|ended| ended.group) }
+    }
+
+    fn drop_outcome(&mut self, store: &mut Store, outcome: Extent) {
+        self.bytes -= outcome.bytes();
+        store.free(outcome);
+    }
+
+    fn at(&self, position: u32) -> &Ended {
+        &self.ring[position.wrapping_sub(self.first) as usize]
+    }
+
+    /// The bytes of outcomes are those of the ring, and each remembered id leads to its end.
+    pub fn check(&self) {
+        let bytes: usize = self.ring.iter().map(|ended| ended.outcome.bytes()).sum();
+        assert_eq!(bytes, self.bytes, "bytes of kept outcomes");
+        assert!(self.ids.len() <= self.ring.len() && self.ring.len() <= self.ended_max);
+    }
+}
