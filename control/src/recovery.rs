@@ -4,7 +4,7 @@ use crate::node::{Node, NodeOptions};
 use call::FunctionSpec;
 use call::limits::Limits;
 use driver::{Arrivals, BlockId, Driver, Event, FileId, Token};
-use durableq::log::segment_number;
+use durableq::log::{segment_name, segment_number};
 use durableq::{Recovery, RecoveryError, block_count};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,18 +37,7 @@ impl fmt::Display for LogError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LogError::Io { file, source } => write!(f, "{file}: {source}"),
-            LogError::Recovery(RecoveryError::Damaged { segment, offset, group, later }) => write!(
-                f,
-                "segment {segment} ends at offset {offset} without group {group}, which was on disk when a later \
-                 one ({later}) was written: the disk lost data, or a file was deleted or copied; restore the \
-                 directory from a copy that was made while no node ran"
-            ),
-            LogError::Recovery(RecoveryError::TooSmall { limit, value }) => {
-                write!(
-                    f,
-                    "the log holds more than the limit {limit} = {value} allows; start with a larger one"
-                )
-            }
+            LogError::Recovery(error) => error.fmt(f),
             LogError::Blocks { needed: (n, bytes), found: (has, of) } => write!(
                 f,
                 "the log needs {n} blocks of {bytes} bytes, the driver has {has} of {of}; lower group_bytes or \
@@ -79,15 +68,12 @@ pub struct Booting<D> {
     functions: Vec<FunctionSpec>,
     disk: Disk,
     recovery: Recovery,
-    /// Segments not begun yet, the next one last.
+    /// Segments not begun yet, number and bytes, the next one last.
     segments: Vec<(u64, u64)>,
-    reading: Option<Read>,
-}
-
-/// The read in flight.
-struct Read {
+    /// The segment at hand.
     segment: u64,
-    offset: u64,
+    /// A read is in flight.
+    reading: bool,
 }
 
 /// What a turn made of it.
@@ -122,8 +108,17 @@ impl<D: Driver> Booting<D> {
         segments.sort_unstable_by(|a, b| b.cmp(a));
         let disk = Disk { blocks, files };
         let recovery = Recovery::new(&limits);
-        let mut booting =
-            Booting { limits, options, driver, functions, disk, recovery, segments, reading: None };
+        let mut booting = Booting {
+            limits,
+            options,
+            driver,
+            functions,
+            disk,
+            recovery,
+            segments,
+            segment: 0,
+            reading: false,
+        };
         booting.read_on();
         Ok(booting)
     }
@@ -140,20 +135,20 @@ impl<D: Driver> Booting<D> {
     pub fn turn(mut self, arrivals: &Arrivals) -> Result<Stage<D>, LogError> {
         for event in arrivals.iter() {
             let Event::Read { result, .. } = event else { continue };
-            let Read { segment, offset } = self.reading.take().expect("one read is in flight");
+            self.reading = false;
             let bytes = result.map_err(|errno| LogError::Io {
-                file: format!("{} at {offset}", durableq::log::segment_name(segment)),
+                file: segment_name(self.segment),
                 source: io::Error::from_raw_os_error(errno),
             })?;
             let block = self.driver.block(self.disk.blocks[0]);
             self.recovery.feed(&block[..bytes]).map_err(LogError::Recovery)?;
             self.read_on();
         }
-        if self.reading.is_some() {
+        if self.reading {
             return Ok(Stage::Booting(self));
         }
         let (now, wall) = (self.driver.now(), self.driver.wall());
-        let queue = self.recovery.finish(now, wall).map_err(LogError::Recovery)?;
+        let queue = self.recovery.finish(now, wall);
         let node = Node::new(self.limits, self.options, self.driver, queue, self.disk, self.functions)?;
         Ok(Stage::Serving(Box::new(node)))
     }
@@ -176,20 +171,15 @@ impl<D: Driver> Booting<D> {
     fn read_on(&mut self) {
         loop {
             if let Some(offset) = self.recovery.offset() {
-                let segment = *self.disk.files.keys().nth(self.begun() - 1).expect("a segment was begun");
-                let block = self.disk.blocks[0];
-                let bytes = self.driver.block_bytes();
-                self.driver.read(self.disk.files[&segment], offset, block, bytes, Token::default());
-                self.reading = Some(Read { segment, offset });
+                let (file, block) = (self.disk.files[&self.segment], self.disk.blocks[0]);
+                self.driver.read(file, offset, block, self.driver.block_bytes(), Token::default());
+                self.reading = true;
                 return;
             }
             let Some((number, bytes)) = self.segments.pop() else { return };
             self.recovery.segment(number, bytes);
+            self.segment = number;
         }
-    }
-
-    fn begun(&self) -> usize {
-        self.disk.files.len() - self.segments.len()
     }
 }
 
