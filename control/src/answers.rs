@@ -221,16 +221,19 @@ impl<D: Driver> Node<D> {
             Ok(only) => only,
             Err(error) => return refusal("bad-request", format!("{error}")),
         };
-        let calls = match self.dead_letters(function, usize::MAX) {
+        let listed = match only {
+            Some(only) => Ok(self.queue.number(only).into_iter().collect()),
+            None => self.dead_letters(function, usize::MAX),
+        };
+        let calls: Vec<durableq::CallRef> = match listed {
             Ok(calls) => calls,
             Err(refused) => return refused,
         };
         let mut count = 0;
         for call in calls {
-            let view = self.queue.view(call).expect("just listed");
-            let wanted = only.is_none_or(|only| only == view.id);
+            let function = self.queue.view(call).expect("just listed").function;
             // A call whose function is gone would only wait; it stays where an operator sees it.
-            if !wanted || self.catalog.find(view.function).is_none() {
+            if self.catalog.find(function).is_none() {
                 continue;
             }
             count += u64::from(self.queue.redrive(&mut self.disk.lend(&mut self.driver), call));

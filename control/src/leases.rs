@@ -13,7 +13,7 @@ impl<D: Driver> Node<D> {
         let spec = &self.catalog.get(function).expect("dispatched calls are of deployed functions").spec;
         let (at, holder) = (durableq::CallRef(call.0), HolderRef(core.0));
         let Some(lease) = self.queue.lease(at, holder, &defaults(spec)) else {
-            // The incarnation is not on disk yet: a moment after the start, and never again.
+            // The log has stopped: what runs now could not be settled.
             self.queue.give_back(at);
             self.scheduler.step(Input::NotSent { call }, &mut self.effects);
             self.stalled = true;

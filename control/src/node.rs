@@ -152,6 +152,7 @@ impl<D: Driver> Node<D> {
         if now >= self.look_at {
             self.look_at = self.close_strangers(now);
         }
+        self.tell();
         self.publish_all();
         self.schedule();
         self.commit();
@@ -167,7 +168,8 @@ impl<D: Driver> Node<D> {
             Event::Frame { connection, frame } => self.hear(connection, &frame),
             Event::Written { token, result } => self.written(token, result),
             Event::Created { token, result } => self.created(token, result),
-            Event::Read { .. } => unreachable!("a node reads its log before it is one"),
+            // The last of the recovery's: it has been taken.
+            Event::Read { .. } => {}
             Event::Accepted { connection, .. } => {
                 if self.sessions.accept(connection, self.driver.now()).is_none() {
                     self.note("refused a connection: the table is full (limits clients_max, cores_max)");

@@ -75,7 +75,19 @@ impl<D: Driver> Node<D> {
         self.queue.created(segment, result.map(|_| ()));
     }
 
-    /// Lets the log write, and tells clients what became certain.
+    /// Tells clients what became certain; calls that are on disk may run from here on.
+    pub(crate) fn tell(&mut self) {
+        while let Some(event) = self.queue.next_event() {
+            match event {
+                Event::Verdict { origin, call, code } => {
+                    self.sessions.judge(SessionRef::of_origin(origin), Verdict::new(call, code, 0));
+                }
+                Event::Ended { origin, call, function, status } => self.ended(origin, call, function, status),
+            }
+        }
+    }
+
+    /// Lets the log write.
     pub(crate) fn commit(&mut self) {
         while let Some(op) = self.queue.next_op(&mut self.disk.lend(&mut self.driver)) {
             match op {
@@ -88,14 +100,6 @@ impl<D: Driver> Node<D> {
                     self.driver.write(self.disk.files[&segment], offset, block, bytes, token);
                 }
                 LogOp::Remove { segment } => self.remove_segment(segment),
-            }
-        }
-        while let Some(event) = self.queue.next_event() {
-            match event {
-                Event::Verdict { origin, call, code } => {
-                    self.sessions.judge(SessionRef::of_origin(origin), Verdict::new(call, code, 0));
-                }
-                Event::Ended { origin, call, function, status } => self.ended(origin, call, function, status),
             }
         }
     }

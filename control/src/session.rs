@@ -396,3 +396,82 @@ fn describe(role: &Role) -> String {
         Role::Admin => "the admin side".into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use call::frame::{Header, Kind, append};
+    use driver::sim::{Conditions, SimDriver, Sizes, World};
+    use driver::{Arrivals, Endpoint, Event};
+    use std::time::Duration;
+
+    /// A driver with one accepted connection whose peer never reads.
+    fn connected() -> (SimDriver, SimDriver, Sessions, SessionRef) {
+        let world = World::new(1, Conditions { window_bytes: 4 << 10, ..Conditions::default() });
+        let (mut here, mut there) =
+            (world.boot("here", Sizes::default()), world.boot("there", Sizes::default()));
+        let at = Endpoint::Tcp("10.0.0.1:1".parse().unwrap());
+        here.listen(&at).unwrap();
+        there.connect(&at);
+        let mut sessions = Sessions::new(&Limits::small());
+        let mut arrivals = Arrivals::new();
+        loop {
+            here.reap(here.now() + Duration::from_millis(1), &mut arrivals);
+            for event in arrivals.iter() {
+                if let Event::Accepted { connection, .. } = event {
+                    let session = sessions.accept(connection, here.now()).unwrap();
+                    return (here, there, sessions, session);
+                }
+            }
+        }
+    }
+
+    fn frame(bytes: usize) -> FrameBuf {
+        let mut out = FrameBuf::new();
+        append(&mut out, &Header::new(Kind::Outcome), &vec![0; bytes]);
+        out
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_closed_when_its_outbox_is_full() {
+        let (mut driver, _there, mut sessions, session) = connected();
+        assert!(sessions.become_client(session, "sloth".into()));
+        let large = frame(BODY_BYTES_MAX - 1024);
+        sessions.send(&mut driver, session, &large);
+        sessions.send(&mut driver, session, &large);
+        sessions.send(&mut driver, session, &large);
+        assert_eq!(sessions.slow, 0, "two of the largest frames may wait");
+        sessions.send(&mut driver, session, &large);
+        assert_eq!((sessions.slow, sessions.notes.len()), (1, 1));
+        assert!(sessions.notes[0].contains("client sloth: it does not read"), "{:?}", sessions.notes);
+        sessions.send(&mut driver, session, &large);
+        assert_eq!(sessions.notes.len(), 1, "closed once");
+    }
+
+    #[test]
+    fn what_was_sent_does_not_stay_in_memory() {
+        let mut outbox = Outbox::default();
+        let one = frame(100);
+        for _ in 0..10_000 {
+            outbox.keep(&one);
+            outbox.keep(&one);
+            outbox.head += one.len();
+            if outbox.bytes() > 20 * one.len() {
+                outbox.head += outbox.bytes() - one.len();
+            }
+        }
+        assert!(outbox.frames.len() <= 64 * one.len(), "{} bytes kept", outbox.frames.len());
+    }
+
+    #[test]
+    fn a_late_answer_does_not_reach_the_next_of_the_same_place() {
+        let (driver, _there, mut sessions, first) = connected();
+        let connection = sessions.get(first).unwrap().connection;
+        assert_eq!(SessionRef::of_origin(first.origin()), first);
+        sessions.remove(connection).unwrap();
+        let next = sessions.accept(ConnectionId(77), driver.now()).unwrap();
+        assert_ne!(first, next);
+        assert!(sessions.get(first).is_none() && sessions.get(next).is_some());
+        assert_eq!(sessions.find(connection), None);
+    }
+}

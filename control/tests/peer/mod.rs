@@ -1,6 +1,8 @@
 //! A scripted peer: speaks the native protocol over a blocking Unix socket, as a client, a core or a host.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod node;
+
 use call::admin::Hello;
 use call::body::{self, Reply, Submit};
 use call::frame::{self, Frame, FrameBuf, Header, Kind};
@@ -58,7 +60,13 @@ impl Peer {
         self.stream.write_all(&out).expect("the node reads");
     }
 
-    pub fn submit(&mut self, call: u128, function: FunctionId, payload: &[u8], want_outcome: bool) -> FrameBuf {
+    pub fn submit(
+        &mut self,
+        call: u128,
+        function: FunctionId,
+        payload: &[u8],
+        want_outcome: bool,
+    ) -> FrameBuf {
         let mut out = FrameBuf::new();
         let submit = Submit {
             call: CallId(call),
@@ -128,7 +136,8 @@ impl Peer {
             return self.waiting.remove(at).unwrap();
         }
         loop {
-            let frame = self.receive().unwrap_or_else(|| panic!("the node closed instead of sending {kind:?}"));
+            let frame =
+                self.receive().unwrap_or_else(|| panic!("the node closed instead of sending {kind:?}"));
             if of_kind(&frame) {
                 return frame;
             }
@@ -147,12 +156,15 @@ impl Peer {
         assert!(!found, "the node sent a {kind:?}");
     }
 
-    /// True when the node has closed the connection.
+    /// Waits until the node has closed the connection; false if it does not.
     pub fn is_closed(&mut self) -> bool {
         while let Some(frame) = self.receive() {
             self.waiting.push_back(frame);
         }
-        true
+        match self.stream.read(&mut [0]) {
+            Ok(bytes) => bytes == 0,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
     }
 
     /// `None` at the end of the stream or of patience.
