@@ -1,7 +1,7 @@
 //! The seam between the core loop and what runs a call.
 
 use call::body::ArchivedArguments;
-use call::{CallId, FunctionId, FunctionSpec, Status, Usage};
+use call::{CallId, FunctionId, FunctionSpec, Instant, Status, Usage};
 
 /// One of the core's slots, from 0. A slot holds one call from `begin` to `release`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -51,6 +51,11 @@ pub trait Runtime {
     /// Begins a call in a free slot and runs its first slice. Failure to begin is an outcome like any other
     /// ([`Status::Unavailable`] and so on), not an error here.
     fn begin(&mut self, slot: SlotId, begin: &Begin<'_>) -> Progress;
+    /// Until when a call that yielded sleeps: before, a slice is of no use to it. Nothing if it wants one at
+    /// once.
+    fn sleeps_until(&self, _slot: SlotId) -> Option<Instant> {
+        None
+    }
     /// Runs another slice of a call that yielded.
     fn resume(&mut self, slot: SlotId) -> Progress;
     /// Ends a call that yielded, with this status ([`Status::Timeout`]). It is `Ended` afterwards.

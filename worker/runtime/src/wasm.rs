@@ -5,6 +5,9 @@
 //! payload and output are exchanged, [`ticker`] ends its slices, [`warm`] keeps the instance for the next
 //! call. [`inspect`] tells all that `deploy` wants to know of a file beforehand.
 //!
+//! A slice ends at a loop or a function entry. What cannot be interrupted is one bulk instruction (`memory.fill`,
+//! `memory.copy`): some 10 ms for 64 MiB, so keep `memory` small where latency matters.
+//!
 //! Allocates: loading a function, making an instance, a trap, growth of a buffer. A call on a warm instance
 //! does not.
 
@@ -270,6 +273,15 @@ impl Runtime for WasmRuntime {
         };
         seat.desk.payload.borrow_mut().extend_from_slice(&begin.arguments.payload);
         self.run(id, seat)
+    }
+
+    fn sleeps_until(&self, id: SlotId) -> Option<call::Instant> {
+        match &self.slots[id.0 as usize].state {
+            State::Running(seat) => {
+                Some(call::Instant(seat.desk.sleeps_until.get())).filter(|until| until.0 > 0)
+            }
+            _ => None,
+        }
     }
 
     fn resume(&mut self, id: SlotId) -> Progress {

@@ -35,7 +35,8 @@ pub struct Options {
     pub warm_bytes: u64,
     /// Directory of compiled artefacts; see [`crate::wasm::artefact`].
     pub cache_dir: PathBuf,
-    /// CPU time after which a call yields to others. The real slice is up to one more.
+    /// Time after which a call yields to others: a call shorter than this never does, one twice as long
+    /// always.
     pub slice: Duration,
     /// A warm instance unused for this long is dropped by `idle`.
     pub warm_for: Duration,

@@ -5,6 +5,8 @@
 //! belongs to the guest from `millrace_alloc` on; the reply must stay in place until the guest is entered
 //! again. If the module exports `_initialize` (a WASI reactor), it runs once, first. Every pointer that comes
 //! from the guest is checked.
+//!
+//! Attributes are not visible here; a function that needs them is a command.
 
 use super::host::{BadReply, Desk, Host};
 use std::rc::Rc;
@@ -157,4 +159,35 @@ fn done(memory: &[u8], desk: &Desk, reply: i64) -> wasmtime::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever a guest answers: its own bytes, or an error.
+        #[test]
+        fn no_pointer_reaches_outside_the_memory(
+            start in prop_oneof![0..80_u32, any::<u32>()],
+            bytes in prop_oneof![0..80_u32, any::<u32>()],
+            payload in 0..80_usize,
+        ) {
+            let desk = Desk::default();
+            let mut memory: Vec<u8> = (0..64).collect();
+            let before = memory.clone();
+            let (from, to) = (u64::from(start), u64::from(start) + u64::from(bytes));
+            let got = done(&memory, &desk, (u64::from(start) << 32 | u64::from(bytes)) as i64);
+            prop_assert_eq!(got.is_ok(), to <= 64);
+            if got.is_ok() {
+                prop_assert_eq!(&**desk.output.borrow(), &before[from as usize..to as usize]);
+            }
+            desk.payload.borrow_mut().resize(payload, 0xff);
+            let filled = fill(&mut memory, &desk, start as i32);
+            prop_assert_eq!(filled.is_ok(), from + payload as u64 <= 64);
+            let changed = memory.iter().zip(&before).filter(|(now, then)| now != then).count();
+            prop_assert_eq!(changed, if filled.is_ok() { payload } else { 0 });
+        }
+    }
 }

@@ -17,6 +17,10 @@ use wasmtime::{Engine, Memory, ResourceLimiter, Store, Trap, UpdateDeadline};
 /// ever.
 pub const BUFFER_BYTES_KEPT: usize = 64 << 10;
 
+/// Ticks until a slice ends. The first may come at once, so two: a call shorter than a tick never yields by
+/// accident.
+const SLICE_TICKS: u64 = 2;
+
 /// Where the core and one guest exchange a call.
 #[derive(Default)]
 pub struct Desk {
@@ -30,6 +34,8 @@ pub struct Desk {
     pub stderr: RefCell<Vec<u8>>,
     /// Output or stderr was cut.
     pub truncated: Cell<bool>,
+    /// The guest sleeps until then; zero if it does not. Nanoseconds of the monotonic clock.
+    pub sleeps_until: Cell<u64>,
     /// The call is done and the guest waits for the next one.
     pub served: Cell<bool>,
     /// Memory was refused during this call.
@@ -47,6 +53,7 @@ impl Desk {
             buffer.shrink_to(BUFFER_BYTES_KEPT);
         }
         self.truncated.set(false);
+        self.sleeps_until.set(0);
         self.served.set(false);
         self.memory_refused.set(false);
     }
@@ -144,8 +151,8 @@ impl Host {
         };
         let mut store = Store::new(engine, host);
         store.limiter(|host| host);
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
+        store.set_epoch_deadline(SLICE_TICKS);
+        store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(SLICE_TICKS)));
         store
     }
 }

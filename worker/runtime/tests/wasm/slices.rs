@@ -11,6 +11,7 @@ fn a_long_call_yields_and_short_ones_pass_it() {
     let (slow, short) = (stage.deploy(slow_echo()), stage.deploy(echo()));
     let progress = stage.begin(1, slow, b"slow");
     assert_eq!(progress, Progress::Yielded);
+    assert_eq!(stage.runtime.sleeps_until(SlotId(1)), None);
     for _ in 0..100 {
         assert_eq!(stage.call(short, b"short").output, b"short");
     }

@@ -201,6 +201,7 @@ fn a_guest_that_sleeps_lets_others_run() {
     let from = Instant::now();
     let progress = stage.begin(1, sleeper, b"");
     assert_eq!(progress, Progress::Yielded);
+    assert!(stage.runtime.sleeps_until(SlotId(1)).is_some());
     assert_eq!(stage.call(cat, b"hello").output, b"hello");
     let mut progress = progress;
     while progress == Progress::Yielded {

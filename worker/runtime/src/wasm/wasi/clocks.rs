@@ -52,8 +52,10 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
                     return read;
                 }
                 while !wait.at_once && now(MONOTONIC).is_ok_and(|now| now < wait.until) {
+                    caller.data().desk.sleeps_until.set(wait.until);
                     end_slice().await;
                 }
+                caller.data().desk.sleeps_until.set(0);
                 on_memory(&mut caller, |memory, _| report(memory, subscriptions, count, events, ready))
             })
         },
