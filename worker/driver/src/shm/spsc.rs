@@ -148,6 +148,12 @@ impl Link {
         self.segment.control().doorbells[self.here].waiting.store(0, Ordering::Relaxed);
     }
 
+    /// What only a hostile peer does.
+    #[cfg(test)]
+    pub(crate) fn lie_about_tail(&self, tail: u64) {
+        self.segment.control().indices[self.here].tail.0.store(tail, Ordering::Release);
+    }
+
     /// Ends our own wait.
     pub(crate) fn ring_own_bell(&self) {
         ring(&self.segment.control().doorbells[self.here].bell);

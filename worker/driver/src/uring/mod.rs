@@ -94,10 +94,24 @@ impl Default for Options {
 struct Listener {
     socket: OwnedFd,
     local: Endpoint,
+    /// Device and inode of a Unix listener's file.
+    file: Option<(u64, u64)>,
     /// A multishot accept is with the kernel.
     accepting: bool,
     /// If not, when to try again.
     retry: Instant,
+}
+
+impl Listener {
+    /// Removes the file of a Unix listener, unless a successor has put its own there.
+    fn remove_file(&self) {
+        if let Endpoint::Unix(path) | Endpoint::Shm(path) = &self.local
+            && self.file.is_some()
+            && self.file == sockets::file_of(path)
+        {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// Held by the [`Arrivals`] of the last reap: keeps the memory of its frames if the driver goes first.
@@ -354,9 +368,7 @@ impl Driver for Uring {
 impl Drop for Uring {
     fn drop(&mut self) {
         for listener in &self.listeners {
-            if let Endpoint::Unix(path) | Endpoint::Shm(path) = &listener.local {
-                let _ = std::fs::remove_file(path);
-            }
+            listener.remove_file();
         }
         // Nothing may write to our memory after this; a disk write under way is waited for.
         let everything = io_uring::types::CancelBuilder::any();

@@ -70,8 +70,12 @@ impl Uring {
             Endpoint::Tcp(_) => Endpoint::Tcp(sockets::local(socket.as_fd())?),
             other => other.clone(),
         };
+        let file = match &local {
+            Endpoint::Unix(path) | Endpoint::Shm(path) => sockets::file_of(path),
+            Endpoint::Tcp(_) => None,
+        };
         let id = ListenerId(self.listeners.len() as u32);
-        self.listeners.push(Listener { socket, local, accepting: false, retry: Instant(0) });
+        self.listeners.push(Listener { socket, local, file, accepting: false, retry: Instant(0) });
         self.arm_accept(id);
         Ok(id)
     }

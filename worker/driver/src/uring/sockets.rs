@@ -9,7 +9,7 @@ use nix::sys::stat::Mode;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 /// Waiting connections of a listener: a node and all its cores may come at once.
@@ -112,6 +112,11 @@ fn remove_stale(path: &Path, address: &UnixAddr) -> io::Result<()> {
         // Connected, or its backlog is full: somebody lives there.
         _ => Err(io::ErrorKind::AddrInUse.into()),
     }
+}
+
+/// Device and inode of the file at a path.
+pub(super) fn file_of(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// No waiting for more bytes; and inside a host no pacing: bbr costs 5-15 % per message there.

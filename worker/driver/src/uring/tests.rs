@@ -3,8 +3,12 @@
 use super::*;
 use crate::Event;
 use crate::seam::Closed;
+use crate::shm::handover;
+use crate::shm::segment::Segment;
+use crate::shm::spsc::{Link, Side};
 use call::frame::{FrameBuf, Header, Kind, append};
 use call::limits::BODY_BYTES_MAX;
+use std::os::fd::AsFd;
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -235,6 +239,57 @@ fn a_shm_stranger_without_memory_is_dropped_and_others_go_on() {
     client.driver.send(there, &frame(1, b"still here")).unwrap();
     until(&mut server, &mut client, |s, _| s.frames.len() == 1);
     assert_eq!(server.seen.accepted.len(), 1);
+}
+
+/// A client of a shared-memory listener that can do what ours never does.
+fn raw_link(path: &std::path::Path) -> (std::os::unix::net::UnixStream, Link) {
+    let stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+    let (segment, memory) = Segment::create(4096).unwrap();
+    handover::give(stream.as_fd(), &memory).unwrap();
+    (stream, Link::new(segment, Side::Client))
+}
+
+#[test]
+fn a_hostile_link_is_closed_with_its_reason_and_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("shm");
+    let (mut server, mut client, _, there) = connect(&Endpoint::Shm(path.clone()), &options());
+
+    let (_stream, mut link) = raw_link(&path);
+    link.write(&[0x55; 4000]).unwrap();
+    link.publish();
+    until(&mut server, &mut client, |s, _| s.closed.len() == 1);
+    assert!(matches!(server.seen.closed[0], Closed::Malformed(call::FrameError::Magic(_))));
+
+    let (_stream, link) = raw_link(&path);
+    link.lie_about_tail(1 << 40);
+    until(&mut server, &mut client, |s, _| s.closed.len() == 2);
+    assert_eq!(server.seen.closed[1], Closed::Io(libc::EPROTO));
+
+    let (stream, mut link) = raw_link(&path);
+    link.write(&frame(1, &[3; 500])[..300]).unwrap();
+    link.publish();
+    drop((stream, link));
+    until(&mut server, &mut client, |s, _| s.closed.len() == 3);
+    assert_eq!(server.seen.closed[2], Closed::CutOff);
+
+    client.driver.send(there, &frame(9, b"still here")).unwrap();
+    until(&mut server, &mut client, |s, _| s.frames.len() == 1);
+}
+
+#[test]
+fn a_successor_keeps_its_socket_when_the_predecessor_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("unix");
+    let mut first = Uring::new(options()).unwrap();
+    first.listen(&Endpoint::Unix(path.clone())).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let mut second = Uring::new(options()).unwrap();
+    second.listen(&Endpoint::Unix(path.clone())).unwrap();
+    drop(first);
+    assert!(path.exists());
+    drop(second);
+    assert!(!path.exists(), "and removes it when it goes itself");
 }
 
 #[test]
