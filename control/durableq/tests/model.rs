@@ -1,0 +1,166 @@
+//! Random operations, with crashes at any moment, against a ledger: what was acknowledged stays, what has ended does
+//! not come back, every lease has its own epoch.
+
+mod world;
+
+use call::Status;
+use durableq::HolderRef;
+use proptest::prelude::*;
+use world::{World, limits};
+
+#[derive(Clone, Debug)]
+enum Op {
+    Submit { of: usize, ahead: u64, payload: usize, want: bool },
+    Resubmit { pick: usize },
+    Advance { by: u64 },
+    Flush,
+    Disk { pick: usize },
+    Events,
+    Poll { of: usize },
+    GiveBack { pick: usize },
+    Lease { pick: usize, holder: u16 },
+    Settle { pick: usize, ok: bool, output: usize },
+    Lose { holder: u16 },
+    Late,
+    Redrive { pick: usize },
+    Bury { pick: usize },
+    DiskFull { full: bool },
+    Crash,
+    WriteError,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let payload = prop_oneof![8 => 0usize..600, 2 => 600usize..9000, 1 => 9000usize..60_000];
+    let ahead = prop_oneof![3 => Just(0u64), 1 => 0u64..50_000_000];
+    let submit = (0..3usize, ahead, payload, any::<bool>());
+    prop_oneof![
+        12 => submit.prop_map(|(of, ahead, payload, want)| Op::Submit { of, ahead, payload, want }),
+        2 => any::<usize>().prop_map(|pick| Op::Resubmit { pick }),
+        4 => (0u64..20_000_000).prop_map(|by| Op::Advance { by }),
+        8 => Just(Op::Flush),
+        14 => any::<usize>().prop_map(|pick| Op::Disk { pick }),
+        8 => Just(Op::Events),
+        10 => (0..3usize).prop_map(|of| Op::Poll { of }),
+        1 => any::<usize>().prop_map(|pick| Op::GiveBack { pick }),
+        10 => (any::<usize>(), 0u16..3).prop_map(|(pick, holder)| Op::Lease { pick, holder }),
+        10 => (any::<usize>(), prop::bool::weighted(0.7), prop_oneof![9 => 0usize..300, 1 => 300usize..40_000])
+            .prop_map(|(pick, ok, output)| Op::Settle { pick, ok, output }),
+        1 => (0u16..3).prop_map(|holder| Op::Lose { holder }),
+        1 => Just(Op::Late),
+        1 => any::<usize>().prop_map(|pick| Op::Redrive { pick }),
+        1 => any::<usize>().prop_map(|pick| Op::Bury { pick }),
+        1 => prop::bool::weighted(0.3).prop_map(|full| Op::DiskFull { full }),
+        2 => Just(Op::Crash),
+        1 => Just(Op::WriteError),
+    ]
+}
+
+fn apply(world: &mut World, op: &Op) {
+    match *op {
+        Op::Submit { of, ahead, payload, want } => {
+            let start_at = if ahead == 0 { 0 } else { world.now + ahead };
+            world.submit(of, start_at, payload, want);
+        }
+        Op::Resubmit { pick } => resubmit(world, pick),
+        Op::Advance { by } => world.advance(by),
+        Op::Flush => world.flush(),
+        Op::Disk { pick } => {
+            world.disk_step(pick);
+        }
+        Op::Events => {
+            world.events();
+        }
+        Op::Poll { of } => {
+            world.poll(of);
+        }
+        Op::GiveBack { pick } if !world.offered.is_empty() => {
+            let at = world.offered.swap_remove(pick % world.offered.len());
+            world.queue.give_back(at);
+        }
+        Op::GiveBack { .. } => {}
+        Op::Lease { pick, holder } => {
+            world.lease(pick, HolderRef(holder));
+        }
+        Op::Settle { pick, ok, output } => {
+            world.settle(pick, if ok { Status::Ok } else { Status::Trap }, output);
+        }
+        Op::Lose { holder } => {
+            world.lose(HolderRef(holder));
+        }
+        Op::Late => world.late_outcomes(),
+        Op::Redrive { pick } => redrive(world, pick),
+        Op::Bury { pick } => bury(world, pick),
+        Op::DiskFull { full } => world.disk.full = full,
+        Op::Crash => world.crash(),
+        Op::WriteError => {
+            if world.disk_error() {
+                // The process ends with this reason.
+                world.events();
+                world.crash();
+            }
+        }
+    }
+}
+
+fn resubmit(world: &mut World, pick: usize) {
+    let live: Vec<_> = world.ledger.iter().filter(|(id, _)| world.queue.find(**id).is_some()).collect();
+    if live.is_empty() {
+        return;
+    }
+    let entry = live[pick % live.len()].1.clone();
+    let mut bytes = call::frame::FrameBuf::new();
+    bytes.extend_from_slice(&entry.frame);
+    let of = (0..3).find(|of| world::function(*of) == world::frame(&bytes).function()).expect("one of three");
+    let before = world.queue.counters();
+    world.submit_frame(&bytes, of);
+    assert_eq!(world.queue.counters().accepted, before.accepted, "a duplicate is not accepted again");
+}
+
+fn redrive(world: &mut World, pick: usize) {
+    world.settle_disk();
+    let mut dead = Vec::new();
+    world.queue.dead_letters(None, usize::MAX, &mut dead);
+    if dead.is_empty() || !world.queue.is_settled() {
+        return;
+    }
+    let at = dead[pick % dead.len()];
+    let id = world.queue.view(at).expect("listed").id;
+    assert!(world.queue.redrive(&mut world.memory, at));
+    let entry = world.ledger.get_mut(&id).expect("submitted");
+    (entry.dead, entry.told_end) = (false, false);
+    world.settle_disk();
+    // Until that is on disk, a crash may make it a dead letter again.
+    world.ledger.get_mut(&id).expect("submitted").ended = !world.queue.is_settled();
+}
+
+fn bury(world: &mut World, pick: usize) {
+    let mut waiting = Vec::new();
+    for function in world::refs(&world.queue) {
+        world.queue.peek(function, usize::MAX, &mut waiting);
+    }
+    if waiting.is_empty() {
+        return;
+    }
+    let at = waiting[pick % waiting.len()];
+    let id = world.queue.view(at).expect("listed").id;
+    assert!(world.queue.bury(&mut world.memory, at, Status::Unavailable));
+    let entry = world.ledger.get_mut(&id).expect("submitted");
+    (entry.ended, entry.dead) = (true, true);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+
+    #[test]
+    fn what_was_acknowledged_stays(seed in any::<u64>(), ops in prop::collection::vec(op(), 1..400)) {
+        let mut world = World::new(limits(), seed);
+        for op in &ops {
+            apply(&mut world, op);
+            world.queue.check();
+        }
+        world.crash();
+        world.disk.full = false;
+        world.run_to_the_end();
+        world.queue.check();
+    }
+}

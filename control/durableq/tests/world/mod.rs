@@ -1,0 +1,491 @@
+//! A queue on a disk in memory, with a ledger of its own beside it: what the tests of this crate share.
+#![allow(dead_code)]
+
+use call::body::{Arguments, Reply, Submit, append_outcome, append_submit};
+use call::frame::FrameBuf;
+use call::function::RetrySpec;
+use call::limits::Limits;
+use call::{CallId, Frame, FunctionId, Header, Instant, Kind, Status, Usage, WallTime};
+use durableq::{
+    Blocks, CallRef, Defaults, DurableQ, Event, Fate, FunctionRef, HolderRef, LogOp, Origin, Recovery,
+    RecoveryError, Settled, State, block_count,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub const SECTOR: usize = 512;
+pub const DEFAULTS: Defaults = Defaults { criticality: 100, deadline_ns: 1_000_000 };
+pub const RETRY: RetrySpec = RetrySpec { attempts: 3, backoff_ms: 1, backoff_max_ms: 10 };
+pub const ENOSPC: i32 = 28;
+
+/// Small enough that every limit is met within a few hundred operations.
+pub fn limits() -> Limits {
+    Limits {
+        functions_max: 4,
+        calls_max: 48,
+        pending_bytes_max: 512 << 10,
+        outcomes_max: 24,
+        dead_letters_max: 6,
+        cores_max: 3,
+        segment_bytes: 64 << 10,
+        group_bytes: 8 << 10,
+        groups_in_flight: 3,
+        deliveries_max: 4,
+        ..Limits::small()
+    }
+}
+
+/// Blocks of the log, aligned as the driver's are.
+pub struct Memory(pub Vec<FrameBuf>);
+
+impl Memory {
+    pub fn new(limits: &Limits) -> Memory {
+        let block = || {
+            let mut block = FrameBuf::new();
+            // Not zero: what is not written must not be taken for something.
+            block.resize(limits.group_bytes, 0xa5);
+            block
+        };
+        Memory((0..block_count(limits)).map(|_| block()).collect())
+    }
+}
+
+impl Blocks for Memory {
+    fn block(&mut self, number: u32) -> &mut [u8] {
+        &mut self.0[number as usize]
+    }
+}
+
+/// Small pseudo-random numbers (splitmix64), for choices inside one operation.
+#[derive(Clone, Copy, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound.max(1) as u64) as usize
+    }
+}
+
+struct Flight {
+    segment: u64,
+    offset: usize,
+    bytes: Vec<u8>,
+    group: u64,
+}
+
+/// Segments as they are on disk, and writes on their way there.
+#[derive(Default)]
+pub struct Disk {
+    pub files: BTreeMap<u64, Vec<u8>>,
+    flights: Vec<Flight>,
+    creating: Vec<(u64, usize)>,
+    /// No segment can be made.
+    pub full: bool,
+    /// Tells that a write is on disk when it is not: the planted bug of a canary.
+    pub lies: bool,
+}
+
+/// What the ledger knows of a call, independently of the queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub frame: Vec<u8>,
+    /// Its client was told that it is on disk.
+    pub accepted: bool,
+    /// The queue was told that it ended.
+    pub ended: bool,
+    /// The client was told that it ended.
+    pub told_end: bool,
+    pub dead: bool,
+    pub executions: u32,
+}
+
+/// See the module.
+pub struct World {
+    pub limits: Limits,
+    pub queue: DurableQ,
+    pub memory: Memory,
+    pub disk: Disk,
+    pub ledger: BTreeMap<CallId, Entry>,
+    pub now: u64,
+    pub random: Random,
+    pub offered: Vec<CallRef>,
+    pub leased: Vec<(Header, HolderRef)>,
+    pub epochs: BTreeSet<u64>,
+    /// Outcomes of leases that were lost: to be fenced.
+    pub stale: Vec<Header>,
+    pub refused: u64,
+    pub crashes: u32,
+    next_call: u128,
+}
+
+pub fn function(number: usize) -> FunctionId {
+    FunctionId::of("test", &format!("f{number}"))
+}
+
+pub fn frame(bytes: &[u8]) -> Frame<'_> {
+    Frame::parse(bytes).expect("a frame").0
+}
+
+impl World {
+    pub fn new(limits: Limits, seed: u64) -> World {
+        let (now, wall) = (Instant(1), WallTime(1));
+        let mut world = World {
+            queue: Recovery::new(&limits).finish(now, wall),
+            memory: Memory::new(&limits),
+            limits,
+            disk: Disk::default(),
+            ledger: BTreeMap::new(),
+            now: 1,
+            random: Random(seed),
+            offered: Vec::new(),
+            leased: Vec::new(),
+            epochs: BTreeSet::new(),
+            stale: Vec::new(),
+            refused: 0,
+            crashes: 0,
+            next_call: 1,
+        };
+        world.intern();
+        world
+    }
+
+    fn intern(&mut self) {
+        for number in 0..3 {
+            self.queue.intern(function(number)).expect("room for the functions of the tests");
+        }
+    }
+
+    pub fn submit_bytes(&self, id: CallId, of: usize, start_at: u64, payload: usize, want: bool) -> FrameBuf {
+        let payload: Vec<u8> = (0..payload).map(|at| (at as u8) ^ (id.0 as u8)).collect();
+        let arguments = Arguments { payload: &payload, attributes: &[] };
+        let (function, start_at) = (function(of), WallTime(start_at));
+        let (deadline, criticality) = (WallTime(0), 0);
+        let submit =
+            Submit { call: id, function, start_at, deadline, criticality, want_outcome: want, arguments };
+        let mut out = FrameBuf::new();
+        append_submit(&mut out, &submit).expect("small arguments");
+        out
+    }
+
+    /// Submits a new call; its id.
+    pub fn submit(&mut self, of: usize, start_at: u64, payload: usize, want: bool) -> CallId {
+        let id = CallId(self.next_call);
+        self.next_call += 1;
+        let bytes = self.submit_bytes(id, of, start_at, payload, want);
+        self.submit_frame(&bytes, of);
+        id
+    }
+
+    pub fn submit_frame(&mut self, bytes: &FrameBuf, of: usize) {
+        let frame = frame(bytes);
+        let at = self.queue.function(function(of)).expect("interned");
+        match self.queue.submit(&mut self.memory, frame, at, Origin(7)) {
+            Ok(()) => {
+                let (accepted, ended, told_end, dead, executions) = (false, false, false, false, 0);
+                let entry =
+                    Entry { frame: frame.bytes().to_vec(), accepted, ended, told_end, dead, executions };
+                let before = self.ledger.entry(frame.call()).or_insert(entry);
+                assert_eq!(before.frame, frame.bytes());
+            }
+            Err(code) => {
+                assert!(code.is_transient(), "{code:?}");
+                self.refused += 1;
+            }
+        }
+    }
+
+    pub fn advance(&mut self, by: u64) {
+        self.now += by;
+        self.queue.advance(Instant(self.now), WallTime(self.now));
+    }
+
+    /// Gives everything that the log wants to the disk.
+    pub fn flush(&mut self) {
+        while let Some(op) = self.queue.next_op(&mut self.memory) {
+            match op {
+                LogOp::Create { segment, bytes } => self.disk.creating.push((segment, bytes as usize)),
+                LogOp::Write { segment, offset, block, bytes, group } => {
+                    let bytes = self.memory.block(block)[..bytes].to_vec();
+                    let offset = offset as usize;
+                    assert!(offset + bytes.len() <= self.disk.files[&segment].len(), "inside the segment");
+                    self.disk.flights.push(Flight { segment, offset, bytes, group });
+                }
+                LogOp::Remove { segment } => {
+                    self.disk.files.remove(&segment).expect("a segment is removed once");
+                }
+            }
+        }
+    }
+
+    /// Completes one thing that the disk has to do, by choice of `pick`. `false` if there is none.
+    pub fn disk_step(&mut self, pick: usize) -> bool {
+        if let Some((segment, bytes)) = self.disk.creating.pop() {
+            if self.disk.full {
+                self.queue.created(segment, Err(ENOSPC));
+            } else {
+                assert!(self.disk.files.insert(segment, vec![0; bytes]).is_none(), "a number is used once");
+                self.queue.created(segment, Ok(()));
+            }
+            return true;
+        }
+        if self.disk.flights.is_empty() {
+            return false;
+        }
+        let flight = self.disk.flights.swap_remove(pick % self.disk.flights.len());
+        if !self.disk.lies {
+            let file = self.disk.files.get_mut(&flight.segment).expect("the segment is there");
+            file[flight.offset..flight.offset + flight.bytes.len()].copy_from_slice(&flight.bytes);
+        }
+        self.queue.written(flight.group, Ok(()));
+        true
+    }
+
+    /// One write fails, and is on the disk in part.
+    pub fn disk_error(&mut self) -> bool {
+        let Some(flight) = self.disk.flights.pop() else { return false };
+        let group = flight.group;
+        let mut random = self.random;
+        self.disk.tear(&mut random, &flight);
+        self.queue.written(group, Err(5));
+        true
+    }
+
+    pub fn events(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(event) = self.queue.next_event() {
+            match event {
+                Event::Verdict { call, code, .. } if code.is_held() => {
+                    self.ledger.get_mut(&call).expect("submitted").accepted = true;
+                }
+                Event::Verdict { .. } => assert!(self.queue.failed().is_some()),
+                Event::Ended { call, status, .. } => {
+                    let entry = self.ledger.get_mut(&call).expect("submitted");
+                    assert!(entry.accepted, "an end is told after the verdict");
+                    assert!(entry.ended, "an end that never was");
+                    entry.told_end = true;
+                    assert_eq!(status.is_ok(), !entry.dead);
+                }
+            }
+            events.push(event);
+        }
+        events
+    }
+
+    /// Everything reaches the disk, and everyone hears of it.
+    pub fn settle_disk(&mut self) {
+        loop {
+            self.flush();
+            self.events();
+            if !self.disk_step(0) {
+                break;
+            }
+        }
+        self.events();
+    }
+
+    pub fn poll(&mut self, of: usize) -> bool {
+        let at = self.queue.function(function(of)).expect("interned");
+        let Some(offer) = self.queue.poll(at, &DEFAULTS) else { return false };
+        let view = self.queue.view(offer.call).expect("offered");
+        let entry = &self.ledger[&view.id];
+        assert!(entry.accepted, "a call is offered when it is on disk");
+        assert_eq!(view.submit.expect("pending").bytes(), &entry.frame[..], "the bytes of the client");
+        self.offered.push(offer.call);
+        true
+    }
+
+    pub fn lease(&mut self, pick: usize, holder: HolderRef) -> bool {
+        if self.offered.is_empty() {
+            return false;
+        }
+        let at = self.offered.swap_remove(pick % self.offered.len());
+        let Some(lease) = self.queue.lease(at, holder, &DEFAULTS) else {
+            assert!(self.queue.failed().is_some());
+            return false;
+        };
+        let header = lease.header;
+        assert_eq!(lease.body, &self.ledger[&header.call].frame[..], "the bytes of the client");
+        assert!(self.epochs.insert(header.stamp), "an epoch is given once");
+        self.leased.push((header, holder));
+        true
+    }
+
+    pub fn outcome_bytes(lease: &Header, status: Status, output: usize) -> FrameBuf {
+        let mut out = FrameBuf::new();
+        let output = vec![3; output];
+        append_outcome(&mut out, lease, status, &Reply::new(&Usage::default(), &output, b"")).expect("small");
+        out
+    }
+
+    pub fn settle(&mut self, pick: usize, status: Status, output: usize) -> Option<Settled> {
+        if self.leased.is_empty() {
+            return None;
+        }
+        let (lease, _) = self.leased.swap_remove(pick % self.leased.len());
+        let outcome = World::outcome_bytes(&lease, status, output);
+        let random = self.random.next();
+        let settled = self.queue.settle(&mut self.memory, frame(&outcome), &RETRY, random);
+        let settled = settled.expect("a live lease");
+        self.note(lease.call, settled.fate);
+        self.ledger.get_mut(&lease.call).expect("submitted").executions += 1;
+        let again = self.queue.settle(&mut self.memory, frame(&outcome), &RETRY, random);
+        assert!(again.is_err(), "an outcome counts once");
+        Some(settled)
+    }
+
+    fn note(&mut self, call: CallId, fate: Fate) {
+        let entry = self.ledger.get_mut(&call).expect("submitted");
+        match fate {
+            Fate::Done => entry.ended = true,
+            Fate::Dead => (entry.ended, entry.dead) = (true, true),
+            Fate::Retry { not_before } => assert!(not_before.0 > self.now),
+            Fate::Again => {}
+        }
+    }
+
+    pub fn lose(&mut self, holder: HolderRef) -> usize {
+        let mut lost = 0;
+        while let Some(settled) = self.queue.lose_next(&mut self.memory, holder) {
+            self.note(settled.id, settled.fate);
+            lost += 1;
+        }
+        let held = self.leased.iter().filter(|(_, by)| *by == holder);
+        self.stale.extend(held.map(|(lease, _)| *lease));
+        self.leased.retain(|(_, by)| *by != holder);
+        lost
+    }
+
+    /// Late outcomes of leases that were lost change nothing.
+    pub fn late_outcomes(&mut self) {
+        for lease in std::mem::take(&mut self.stale) {
+            let before = self.queue.find(lease.call).map(|view| (view.state, view.deliveries));
+            let outcome = World::outcome_bytes(&lease, Status::Ok, 10);
+            assert!(self.queue.settle(&mut self.memory, frame(&outcome), &RETRY, 0).is_err());
+            let after = self.queue.find(lease.call).map(|view| (view.state, view.deliveries));
+            assert_eq!(before, after);
+        }
+    }
+
+    /// The process dies: each sector of a write in flight is on the disk or not.
+    pub fn crash(&mut self) {
+        self.crashes += 1;
+        let mut random = self.random;
+        for flight in std::mem::take(&mut self.disk.flights) {
+            // Often all or nothing, so that groups are missing in the middle.
+            match random.below(4) {
+                0 => {}
+                1 => self.disk.apply(&flight, 0, flight.bytes.len()),
+                2 => self.disk.apply(&flight, 0, random.below(flight.bytes.len())),
+                _ => self.disk.tear(&mut random, &flight),
+            }
+        }
+        for (segment, bytes) in std::mem::take(&mut self.disk.creating) {
+            if random.below(2) == 0 {
+                self.disk.files.insert(segment, vec![0; random.below(bytes)]);
+            }
+        }
+        self.random = random;
+        self.memory = Memory::new(&self.limits);
+        self.stale.extend(self.leased.drain(..).map(|(lease, _)| lease));
+        self.offered.clear();
+        self.now += 1;
+        self.queue = self.disk.recover(&self.limits, self.now).expect("a crash damages nothing");
+        self.intern();
+        self.check_recovered();
+    }
+
+    /// What was acknowledged is there, what was told to have ended does not run again, nothing else exists.
+    fn check_recovered(&mut self) {
+        self.queue.check();
+        for (id, entry) in &mut self.ledger {
+            let view = self.queue.find(*id);
+            let state = view.as_ref().map(|view| view.state);
+            if entry.accepted && !entry.ended {
+                assert!(
+                    matches!(state, Some(State::Scheduled | State::Due)),
+                    "{id} was accepted and is {state:?}"
+                );
+            }
+            if entry.told_end {
+                let ended = matches!(state, None | Some(State::Done | State::Dead));
+                assert!(ended, "{id} has ended and is {state:?}");
+            }
+            if let Some(submit) = view.and_then(|view| view.submit) {
+                assert_eq!(submit.bytes(), &entry.frame[..], "the bytes of {id}");
+            }
+            match state {
+                Some(State::Scheduled | State::Due) => {
+                    // An end that was not on disk is undone; a call whose verdict was not heard is there.
+                    (entry.accepted, entry.ended, entry.dead) = (true, false, false);
+                }
+                Some(State::Dead) => (entry.accepted, entry.ended, entry.dead) = (true, true, true),
+                Some(_) => (entry.accepted, entry.ended) = (true, true),
+                None => {}
+            }
+        }
+        // Calls that were never acknowledged and are not there: their clients may send them again.
+        let queue = &self.queue;
+        self.ledger.retain(|id, entry| entry.accepted || queue.find(*id).is_some());
+    }
+
+    /// All that can run runs, until every call has ended.
+    pub fn run_to_the_end(&mut self) {
+        for _ in 0..10_000 {
+            self.settle_disk();
+            self.advance(20_000_000_000);
+            while (0..3).any(|of| self.poll(of)) {}
+            while self.lease(0, HolderRef(0)) {}
+            while self.settle(0, Status::Ok, 5).is_some() {}
+            let open = self.ledger.values().any(|entry| entry.accepted && !entry.ended);
+            if !open && self.queue.is_settled() {
+                return;
+            }
+        }
+        panic!("the queue does not come to an end: {:?}", self.queue.counters());
+    }
+}
+
+impl Disk {
+    fn apply(&mut self, flight: &Flight, from: usize, to: usize) {
+        let Some(file) = self.files.get_mut(&flight.segment) else { return };
+        file[flight.offset + from..flight.offset + to].copy_from_slice(&flight.bytes[from..to]);
+    }
+
+    fn tear(&mut self, random: &mut Random, flight: &Flight) {
+        for sector in 0..flight.bytes.len() / SECTOR {
+            if random.below(2) == 0 {
+                self.apply(flight, sector * SECTOR, (sector + 1) * SECTOR);
+            }
+        }
+    }
+
+    pub fn recover(&self, limits: &Limits, now: u64) -> Result<DurableQ, RecoveryError> {
+        let mut recovery = Recovery::new(limits);
+        let mut buffer = FrameBuf::new();
+        for (number, file) in &self.files {
+            recovery.segment(*number, file.len() as u64);
+            while let Some(offset) = recovery.offset() {
+                let end = (offset as usize + limits.group_bytes).min(file.len());
+                buffer.clear();
+                buffer.extend_from_slice(&file[offset as usize..end]);
+                recovery.feed(&buffer)?;
+            }
+        }
+        Ok(recovery.finish(Instant(now), WallTime(now)))
+    }
+}
+
+pub fn lease_of(header: &Header) -> Header {
+    Header { kind: Kind::Lease, ..*header }
+}
+
+pub fn refs(queue: &DurableQ) -> Vec<FunctionRef> {
+    (0..queue.functions()).map(FunctionRef).collect()
+}
