@@ -1,6 +1,7 @@
 //! Where a node listens for clients, and a non-blocking socket to it.
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -12,6 +13,9 @@ use std::time::Duration;
 
 /// How long one attempt to connect over TCP may take: two lost SYNs (1 s, then 2 s after it) on a good path.
 const CONNECT_TIME: Duration = Duration::from_secs(4);
+
+/// Longest single sleep: a day, so that no duration overflows the kernel's.
+const SLEEP_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Where a node listens for clients.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -82,13 +86,13 @@ impl Socket {
 
     /// Sleeps until bytes can be read (or, if `write`, written), or `time` has passed.
     pub fn wait(&self, write: bool, time: Duration) -> io::Result<()> {
+        sleep_on(&mut [self.interest(write)], time)
+    }
+
+    /// What to wait for on this socket.
+    pub fn interest(&self, write: bool) -> PollFd<'_> {
         let flags = if write { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
-        // Rounded up, so that a wait of less than a millisecond is not a spin.
-        let timeout = PollTimeout::try_from(time.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(self.as_fd(), flags)], timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
+        PollFd::new(self.as_fd(), flags)
     }
 
     /// Reads what is there: `None` if nothing is, `Some(0)` at the end of the stream.
@@ -114,6 +118,15 @@ impl AsFd for Socket {
             Socket::Tcp(stream) => stream.as_fd(),
             Socket::Unix(stream) => stream.as_fd(),
         }
+    }
+}
+
+/// Sleeps until one of the sockets is ready, a signal comes, or `time` has passed: to the nanosecond, since `poll`'s
+/// milliseconds would make a paced sender late.
+pub(crate) fn sleep_on(sockets: &mut [PollFd<'_>], time: Duration) -> io::Result<()> {
+    match ppoll(sockets, Some(TimeSpec::from_duration(time.min(SLEEP_MAX))), None) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
 }
 

@@ -37,5 +37,5 @@ pub mod sender;
 pub use client::Client;
 pub use endpoint::Endpoint;
 pub use error::Error;
-pub use ids::IdSource;
+pub use ids::{IdSeries, IdSource};
 pub use session::{Event, NodeHello, Options, Outcome, Receipt};

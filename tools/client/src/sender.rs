@@ -2,7 +2,7 @@
 
 use crate::blocking::HELLO_TIME;
 use crate::buffers::{Inbox, Outbox};
-use crate::endpoint::{Endpoint, Socket};
+use crate::endpoint::{Endpoint, Socket, sleep_on};
 use crate::error::Error;
 use call::admin::Hello;
 use call::body::{self, Submit};
@@ -121,6 +121,16 @@ impl Sender {
     pub fn wait(&self, time: Duration) -> io::Result<()> {
         self.socket.wait(self.unsent() > 0, time)
     }
+}
+
+/// Sleeps until something can be read from one of the senders (or written, where something is unsent), or `time` has
+/// passed.
+///
+/// # Errors
+/// As the operating system says.
+pub fn wait_any(senders: &[Sender], time: Duration) -> io::Result<()> {
+    let mut sockets: Vec<_> = senders.iter().map(|s| s.socket.interest(s.unsent() > 0)).collect();
+    sleep_on(&mut sockets, time)
 }
 
 fn check_hello(frame: Frame<'_>) -> Result<(), Error> {

@@ -1,0 +1,239 @@
+//! The admin API, as a client sees it: routes of `control/openapi.json`, JSON in and out, errors as [`Failure`]s.
+
+use crate::exit::{Exit, Failure};
+use serde::Deserialize;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+use ureq::http::Response;
+use ureq::{Agent, Body};
+
+/// Connecting on a LAN; the loopback refuses at once.
+const CONNECT_TIME: Duration = Duration::from_secs(4);
+/// Bytes of the largest answer: 10,000 calls with their outputs.
+const ANSWER_BYTES_MAX: u64 = 256 << 20;
+
+/// A client of the admin API. Blocks.
+#[derive(Debug)]
+pub struct Admin {
+    base: String,
+    agent: Agent,
+}
+
+/// An error as every route gives it.
+#[derive(Deserialize)]
+struct ApiError {
+    code: String,
+    message: String,
+    remedy: String,
+}
+
+/// How many things an order touched.
+#[derive(Deserialize, Serialize)]
+pub struct Touched {
+    /// How many.
+    pub count: u64,
+}
+
+impl Admin {
+    /// A client of the API at this base: `http://HOST:PORT`.
+    ///
+    /// # Errors
+    /// If it is not a URL of that form.
+    pub fn new(base: &str) -> Result<Admin, Failure> {
+        let base = base.trim_end_matches('/').to_owned();
+        let is_plain =
+            base.strip_prefix("http://").is_some_and(|rest| !rest.is_empty() && !rest.contains('/'));
+        if !is_plain {
+            let what = format!("`{base}` is not the base of an admin API");
+            return Err(Failure::new(Exit::Usage, what, "--admin", "write it like http://127.0.0.1:7411"));
+        }
+        let config =
+            Agent::config_builder().http_status_as_error(false).timeout_connect(Some(CONNECT_TIME)).build();
+        Ok(Admin { base, agent: config.into() })
+    }
+
+    /// Where it is.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// `GET`.
+    ///
+    /// # Errors
+    /// No answer; an error of the API.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.answer(path, self.agent.get(self.url(path)).call())
+    }
+
+    /// `DELETE`.
+    ///
+    /// # Errors
+    /// As [`Admin::get`].
+    pub fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.answer(path, self.agent.delete(self.url(path)).call())
+    }
+
+    /// `POST` without a body.
+    ///
+    /// # Errors
+    /// As [`Admin::get`].
+    pub fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.answer(path, self.agent.post(self.url(path)).send_empty())
+    }
+
+    /// `PUT` of JSON.
+    ///
+    /// # Errors
+    /// As [`Admin::get`].
+    pub fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        let json = serde_json::to_vec(body).expect("plain data");
+        self.answer(path, self.agent.put(self.url(path)).content_type("application/json").send(&json[..]))
+    }
+
+    /// `PUT` of a wasm file.
+    ///
+    /// # Errors
+    /// As [`Admin::get`].
+    pub fn put_wasm<T: DeserializeOwned>(&self, path: &str, wasm: &[u8]) -> Result<T, Failure> {
+        self.answer(path, self.agent.put(self.url(path)).content_type("application/wasm").send(wasm))
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    fn answer<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        result: Result<Response<Body>, ureq::Error>,
+    ) -> Result<T, Failure> {
+        let mut response = result.map_err(|error| self.no_answer(&error))?;
+        let status = response.status();
+        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+        let body = body.map_err(|error| self.no_answer(&error))?;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| {
+                let what = format!("the answer is not what this build expects ({error})");
+                Failure::new(Exit::Internal, what, self.url(path), "use one version of client and node")
+            });
+        }
+        match serde_json::from_slice::<ApiError>(&body) {
+            Ok(error) => Err(Failure::new(exit_of(&error.code), error.message, self.url(path), error.remedy)),
+            Err(_) => {
+                let remedy = "this is not the admin API; it is the http address that `millrace up` prints";
+                Err(Failure::new(Exit::Connect, format!("HTTP status {status}"), self.url(path), remedy))
+            }
+        }
+    }
+
+    fn no_answer(&self, error: &ureq::Error) -> Failure {
+        let remedy = match error {
+            ureq::Error::Protocol(_) => {
+                "this is not the admin API; it is the http address that `millrace up` prints"
+            }
+            _ => "start a node with `millrace up`, or name a running one with --admin or --data-dir",
+        };
+        Failure::new(Exit::Connect, format!("no answer from the admin API: {error}"), &self.base, remedy)
+    }
+}
+
+/// The exit code for the API's word.
+fn exit_of(code: &str) -> Exit {
+    match code {
+        "not-found" => Exit::NotFound,
+        "bad-request" | "too-large" => Exit::BadInput,
+        "conflict" | "full" | "draining" | "disk-failed" => Exit::Refused,
+        "unavailable" => Exit::Connect,
+        _ => Exit::Internal,
+    }
+}
+
+/// Namespace and name of `NAMESPACE/NAME`, or of a name in `default`.
+///
+/// # Errors
+/// If it cannot be the name of a function.
+pub fn function_name(text: &str) -> Result<(String, String), Failure> {
+    let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
+    let is_plain = |word: &str| {
+        !word.is_empty()
+            && !word.starts_with('.')
+            && word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    if is_plain(namespace) && is_plain(name) {
+        return Ok((namespace.to_owned(), name.to_owned()));
+    }
+    let what = format!("`{text}` is not the name of a function");
+    Err(Failure::new(
+        Exit::Usage,
+        what,
+        "FUNCTION",
+        "write NAME or NAMESPACE/NAME: letters, digits, `-`, `_`, `.`",
+    ))
+}
+
+/// A value inside a query.
+pub fn query(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    /// An API that gives one answer.
+    fn once(answer: &'static str) -> Admin {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let admin = Admin::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(answer.as_bytes());
+        });
+        admin
+    }
+
+    #[test]
+    fn errors_of_the_api_keep_message_and_remedy() {
+        let body = r#"{"code":"not-found","message":"no function x","remedy":"deploy it"}"#;
+        let answer = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let failure = once(answer.leak()).get::<Touched>("/v1/functions/default/x").err().unwrap();
+        assert_eq!((failure.exit, failure.what.as_str()), (Exit::NotFound, "no function x"));
+        assert!(failure.place.ends_with("/v1/functions/default/x") && failure.remedy == "deploy it");
+    }
+
+    #[test]
+    fn something_else_than_the_api_is_told() {
+        let other = "HTTP/1.1 404 Not Found\r\ncontent-length: 5\r\n\r\nnope!";
+        let failure = once(other).get::<Touched>("/v1/status").err().unwrap();
+        assert!(failure.exit == Exit::Connect && failure.remedy.contains("not the admin API"), "{failure}");
+        let failure = once("MLRC\x01\x01").get::<Touched>("/v1/status").err().unwrap();
+        assert_eq!(failure.exit, Exit::Connect, "{failure}");
+    }
+
+    #[test]
+    fn nobody_there_is_told_with_the_remedy() {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let admin = Admin::new(&format!("http://127.0.0.1:{port}")).unwrap();
+        let failure = admin.get::<Touched>("/v1/status").err().unwrap();
+        assert!(failure.exit == Exit::Connect && failure.remedy.contains("millrace up"), "{failure}");
+    }
+
+    #[test]
+    fn names_and_bases_are_checked() {
+        assert_eq!(function_name("a").unwrap(), ("default".into(), "a".into()));
+        assert_eq!(function_name("n/a.b-c_d").unwrap(), ("n".into(), "a.b-c_d".into()));
+        for wrong in ["", "/a", "a/", "a/b/c", "a b", ".a", "ä"] {
+            assert_eq!(function_name(wrong).unwrap_err().exit, Exit::Usage, "{wrong}");
+        }
+        for wrong in ["", "127.0.0.1:7411", "https://x", "http://", "http://x/v1"] {
+            assert!(Admin::new(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(query("default/a b"), "default%2Fa%20b");
+    }
+}

@@ -1,0 +1,111 @@
+//! `millrace control`
+
+use crate::exit::{Done, Exit, Failure};
+use crate::settings::{ADMIN_PORT, Environment, TCP_PORT};
+use crate::times::duration;
+use control::{ControlOptions, StartError};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+Examples:
+  millrace control --data-dir /var/lib/millrace
+  millrace control --listen 0.0.0.0:7410 --admin 127.0.0.1:7411 --cpu 0
+
+SIGTERM drains it: no new calls, leases end, then it stops. What it has accepted is on disk at any moment.";
+
+/// Where a node keeps its data and listens; shared with `up`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct NodeArguments {
+    /// Data directory; made if it is missing [default: $MILLRACE_DATA, ./millrace-data]
+    #[arg(long, visible_alias = "data", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where the native protocol listens on TCP; port 0 takes a free one
+    #[arg(long, visible_alias = "tcp", value_name = "ADDRESS:PORT",
+        default_value_t = SocketAddr::from(([127, 0, 0, 1], TCP_PORT)))]
+    pub listen: SocketAddr,
+    /// Where the admin API listens; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], ADMIN_PORT)))]
+    pub admin: SocketAddr,
+    /// How long a drain waits for calls that run
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub drain: Duration,
+}
+
+/// Runs a control node.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Control {
+    #[command(flatten)]
+    node: NodeArguments,
+    /// CPU for the ring; any, if not given
+    #[arg(long)]
+    cpu: Option<usize>,
+    /// Print nothing but warnings
+    #[arg(long)]
+    quiet: bool,
+}
+
+impl Control {
+    pub fn run(self, environment: &Environment) -> Done {
+        let options = ControlOptions {
+            data: environment.data_dir(self.node.data_dir.as_deref()),
+            admin: self.node.admin,
+            tcp: Some(self.node.listen),
+            cpu: self.cpu,
+            drain: self.node.drain,
+            print: !self.quiet,
+            ..ControlOptions::default()
+        };
+        match control::serve(options) {
+            Ok(()) => Ok(Exit::Ok),
+            Err(error) => Err(failure(&error)),
+        }
+    }
+}
+
+/// The start's errors carry their remedy behind a semicolon, and mostly begin with the place.
+fn failure(error: &StartError) -> Failure {
+    let text = error.to_string();
+    let (what, remedy) = text.split_once("; ").unwrap_or((&text, "see the node's output"));
+    let place = match error {
+        StartError::Io { path, .. }
+        | StartError::NotADataDir { path }
+        | StartError::OtherVersion { path, .. }
+        | StartError::InUse { path, .. }
+        | StartError::NoSpace { path, .. }
+        | StartError::Catalog { path, .. }
+        | StartError::Log { path, .. }
+        | StartError::LogFailed { path, .. } => path.display().to_string(),
+        StartError::Listen { at, .. } => at.to_string(),
+        StartError::ListenAdmin { at, .. } => format!("http://{at}"),
+        StartError::Driver(_) => "io_uring".into(),
+    };
+    let what = what.strip_prefix(&format!("{place}: ")).unwrap_or(what);
+    let exit = match error {
+        StartError::Catalog { .. } | StartError::Log { .. } | StartError::OtherVersion { .. } => {
+            Exit::BadInput
+        }
+        _ => Exit::Machine,
+    };
+    Failure::new(exit, what, place, remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_start_have_place_and_remedy() {
+        let in_use = failure(&StartError::InUse { path: "/data".into(), pid: Some(7) });
+        assert_eq!((in_use.place.as_str(), in_use.exit), ("/data", Exit::Machine));
+        assert!(in_use.what.contains("in use by process 7") && in_use.remedy.contains("--data"), "{in_use}");
+        assert!(!in_use.what.contains("/data"), "{in_use}");
+        let at = "tcp:127.0.0.1:7410".parse().unwrap();
+        let listen =
+            failure(&StartError::Listen { at, source: std::io::Error::from_raw_os_error(libc::EADDRINUSE) });
+        assert_eq!(listen.place, "tcp:127.0.0.1:7410");
+        assert!(listen.remedy.contains("--tcp"), "{listen}");
+    }
+}

@@ -1,0 +1,97 @@
+//! `millrace doctor`
+
+use crate::exit::{Done, Exit};
+use crate::output::{Output, pairs};
+use crate::settings::Environment;
+use driver::probe::{Finding, State, probe};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+const EXAMPLES: &str = "\
+Examples:
+  millrace doctor
+  millrace doctor --data-dir /var/lib/millrace -o json
+
+Exit code 0: everything required is there. 1: something is missing; the remedy stands beside it. Nothing is changed.";
+
+/// Checks the machine.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Doctor {
+    /// Data directory whose disk is looked at [default: $MILLRACE_DATA, ./millrace-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// One thing looked at, as `-o json` shows it.
+#[derive(Serialize)]
+struct View<'a> {
+    name: &'a str,
+    state: &'static str,
+    detail: &'a str,
+    remedy: &'a str,
+}
+
+impl Doctor {
+    pub fn run(self, environment: &Environment) -> Done {
+        let data_dir = environment.data_dir(self.data_dir.as_deref());
+        let findings = probe(existing(&data_dir));
+        let views: Vec<View<'_>> = findings.iter().map(view).collect();
+        self.output.print(&views, |views| describe(views));
+        let is_missing =
+            findings.iter().any(|finding| finding.state == State::Missing && is_required(finding));
+        Ok(if is_missing { Exit::Failed } else { Exit::Ok })
+    }
+}
+
+/// What calls run without, as its finding says; everything else that is missing keeps the platform from working.
+const OPTIONAL: [&str; 4] = ["cgroups", "BTF", "bpffs", "capabilities"];
+
+fn is_required(finding: &Finding) -> bool {
+    !OPTIONAL.contains(&finding.name)
+}
+
+fn view(finding: &Finding) -> View<'_> {
+    let state = match finding.state {
+        State::Ok => "ok",
+        State::Degraded => "degraded",
+        State::Missing if is_required(finding) => "missing",
+        State::Missing => "absent",
+    };
+    View { name: finding.name, state, detail: &finding.detail, remedy: &finding.remedy }
+}
+
+fn describe(views: &[View<'_>]) -> String {
+    let rows = views.iter().map(|view| {
+        let remedy =
+            if view.remedy.is_empty() { String::new() } else { format!("\n{:9}-> {}", "", view.remedy) };
+        (view.state, format!("{}: {}{remedy}", view.name, view.detail))
+    });
+    pairs(rows)
+}
+
+/// The directory, or the nearest one above it that exists: where it would be made.
+fn existing(path: &Path) -> &Path {
+    let mut above = path.ancestors().filter(|path| path.is_dir());
+    above.next().unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_optional_is_among_what_is_looked_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let names: Vec<&str> = probe(directory.path()).iter().map(|finding| finding.name).collect();
+        assert!(OPTIONAL.iter().all(|optional| names.contains(optional)), "{names:?}");
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_yet_stands_for_the_one_above() {
+        assert_eq!(existing(Path::new("/tmp/none/of/this")), Path::new("/tmp"));
+        assert_eq!(existing(Path::new("millrace-data")), Path::new("."));
+    }
+}

@@ -1,0 +1,125 @@
+//! The commands, one a file: arguments, and what they do.
+
+mod arguments;
+mod up;
+mod control;
+mod worker;
+mod core;
+mod init;
+mod deploy;
+mod function;
+mod submit;
+mod call;
+mod calls;
+mod queue;
+mod dlq;
+mod workers;
+mod status;
+mod doctor;
+mod load;
+mod replay;
+mod simulate;
+mod completions;
+mod man;
+
+use crate::exit::{Done, Exit};
+use crate::settings::Environment;
+use clap::{Parser, Subcommand};
+
+/// The command line.
+#[derive(Parser, Debug)]
+#[command(
+    name = "millrace",
+    version,
+    about = "Runs delay-tolerant function calls: a durable queue, a scheduler, and workers that own their CPUs.",
+    long_about = None,
+    after_help = Exit::table(),
+    arg_required_else_help = true,
+    max_term_width = 110
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `millrace` can do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Start a node and a worker on this host, and keep them running
+    Up(up::Up),
+    /// Run a control node: the durable queue, the scheduler, the admin API
+    Control(control::Control),
+    /// Run the worker of this host: one process per core, and a supervisor
+    Worker(worker::Worker),
+    /// Run one core of a worker; started by `worker`
+    #[command(hide = true)]
+    Core(core::Core),
+    /// Make the source of a new function
+    Init(init::Init),
+    /// Deploy a function
+    Deploy(deploy::Deploy),
+    /// Look at functions, or delete one
+    #[command(subcommand)]
+    Function(function::Function),
+    /// Submit calls: one, or one for each line of a file
+    Submit(submit::Submit),
+    /// Submit a call and wait for its result
+    Call(call::Call),
+    /// Look at calls
+    #[command(subcommand)]
+    Calls(calls::Calls),
+    /// Look at queues
+    #[command(subcommand)]
+    Queue(queue::Queue),
+    /// Look at dead letters, or run them again
+    #[command(subcommand)]
+    Dlq(dlq::Dlq),
+    /// List worker cores
+    Workers(workers::Workers),
+    /// Show the node's counters, latencies and backends
+    Status(status::Status),
+    /// Check what this machine offers: kernel features, limits, privileges
+    Doctor(doctor::Doctor),
+    /// Send calls at a rate and measure latencies, free of coordinated omission
+    Load(load::Load),
+    /// Replay a trace of a real platform
+    Replay(replay::Replay),
+    /// Run the whole platform in simulation, from one seed
+    Simulate(simulate::Simulate),
+    /// Print the completions of a shell
+    Completions(completions::Completions),
+    /// Print the manual pages, or write them to a directory
+    Man(man::Man),
+}
+
+impl Command {
+    /// Does it.
+    ///
+    /// # Errors
+    /// What, where, and what to do.
+    pub fn run(self, environment: &Environment) -> Done {
+        match self {
+            Command::Up(command) => command.run(environment),
+            Command::Control(command) => command.run(environment),
+            Command::Worker(command) => command.run(environment),
+            Command::Core(command) => command.run(environment),
+            Command::Init(command) => command.run(),
+            Command::Deploy(command) => command.run(environment),
+            Command::Function(command) => command.run(environment),
+            Command::Submit(command) => command.run(environment),
+            Command::Call(command) => command.run(environment),
+            Command::Calls(command) => command.run(environment),
+            Command::Queue(command) => command.run(environment),
+            Command::Dlq(command) => command.run(environment),
+            Command::Workers(command) => command.run(environment),
+            Command::Status(command) => command.run(environment),
+            Command::Doctor(command) => command.run(environment),
+            Command::Load(command) => command.run(environment),
+            Command::Replay(command) => command.run(environment),
+            Command::Simulate(command) => command.run(),
+            Command::Completions(command) => command.run(),
+            Command::Man(command) => command.run(),
+        }
+    }
+}

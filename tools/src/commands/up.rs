@@ -1,0 +1,334 @@
+//! `millrace up`
+
+use super::control::NodeArguments;
+use crate::admin::Admin;
+use crate::children::{Child, ending};
+use crate::exit::{Done, Exit, Failure};
+use crate::interrupt;
+use crate::output::pairs;
+use crate::settings::Environment;
+use ::call::admin::{CoreState, NodeStatus};
+use control::Endpoints;
+use serde::Serialize;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+const EXAMPLES: &str = "\
+Examples:
+  millrace up
+  millrace up --data-dir /var/lib/millrace --cores 6
+  millrace up --listen 127.0.0.1:0 --admin 127.0.0.1:0     # any free ports; see run/up.json in the data directory
+
+Starts `millrace control` and `millrace worker`, starts them again when they die, prints endpoints and the backend in
+force for each thing. Ctrl-C drains: no new calls, calls that run end, then everything stops; twice ends it at once.";
+
+/// How long the node or the worker may take until it serves: the log's recovery is the longest part.
+const START_TIME: Duration = Duration::from_secs(120);
+/// Between two looks at the children.
+const LOOK: Duration = Duration::from_millis(50);
+/// What a child gets beyond its own drain before it is killed.
+const KILL_AFTER: Duration = Duration::from_secs(5);
+
+/// Starts everything on this host.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Up {
+    #[command(flatten)]
+    node: NodeArguments,
+    /// Worker cores, each with a CPU of its own [default: all CPUs but one, which the node gets; at least one]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
+    cores: Option<u16>,
+    /// Calls that one core serves at once
+    #[arg(long, default_value_t = ::worker::Config::default().slots)]
+    slots: u32,
+}
+
+/// `run/up.json`: processes and endpoints, for programs.
+#[derive(Serialize)]
+struct UpFile<'a> {
+    pid: u32,
+    control: Option<u32>,
+    worker: Option<u32>,
+    #[serde(flatten)]
+    endpoints: UpEndpoints<'a>,
+}
+
+#[derive(Serialize)]
+struct UpEndpoints<'a> {
+    admin: &'a str,
+    tcp: &'a Option<String>,
+    unix: &'a str,
+    shm: &'a str,
+}
+
+/// What runs.
+struct Platform {
+    data_dir: PathBuf,
+    executable: PathBuf,
+    options: Up,
+    /// CPU of the node; none if the cores need all.
+    control_cpu: Option<usize>,
+    worker_cpus: Vec<usize>,
+}
+
+impl Up {
+    pub fn run(self, environment: &Environment) -> Done {
+        let (control_cpu, worker_cpus) = self.cpus()?;
+        let executable = std::env::current_exe().map_err(|error| {
+            Failure::new(Exit::Machine, "cannot find this program", error.to_string(), "")
+        })?;
+        interrupt::flag();
+        let data_dir = environment.data_dir(self.node.data_dir.as_deref());
+        let platform = Platform { data_dir, executable, options: self, control_cpu, worker_cpus };
+        platform.run()
+    }
+
+    /// CPUs of the node and of the cores. The cores get the last ones: interrupts like the first.
+    fn cpus(&self) -> Result<(Option<usize>, Vec<usize>), Failure> {
+        let all = driver::topology::cpus();
+        let cores = self.cores.map_or((all.len() - 1).max(1), usize::from);
+        if let Err(error) = driver::topology::choose_cpus(cores) {
+            let text = error.to_string();
+            let (what, remedy) = text.split_once("; ").unwrap_or((&text, "ask for fewer"));
+            return Err(Failure::new(Exit::Machine, what, "--cores", remedy));
+        }
+        let (free, taken) = all.split_at(all.len() - cores);
+        Ok((free.first().copied(), taken.to_vec()))
+    }
+}
+
+impl Platform {
+    fn run(self) -> Done {
+        let mut control = Child::start("control node", self.control(None))?;
+        let started = self.until_serving(&mut control);
+        let endpoints = match started {
+            Ok(Some(endpoints)) => endpoints,
+            Ok(None) => return Ok(Exit::Interrupted),
+            Err(Ended::Early(status)) => return early("control node", status),
+            Err(Ended::Failure(failure)) => {
+                control.end(KILL_AFTER);
+                return Err(failure);
+            }
+        };
+        // From now on the same ports, also where any free one was asked for: clients come back to them.
+        control.replace(self.control(Some(&endpoints)));
+        let mut worker = match Child::start("worker", self.worker(&endpoints)) {
+            Ok(worker) => worker,
+            Err(failure) => {
+                control.end(self.options.node.drain);
+                return Err(failure);
+            }
+        };
+        let admin = Admin::new(&endpoints.admin)?;
+        let ready = self.until_working(&admin, &mut worker);
+        if let Err(ended) = ready {
+            worker.end(KILL_AFTER);
+            control.end(KILL_AFTER);
+            return match ended {
+                Ended::Early(status) => early("worker", status),
+                Ended::Failure(failure) => Err(failure),
+            };
+        }
+        if !interrupt::is_asked() {
+            self.announce(&admin, &endpoints)?;
+            self.watch(&mut control, &mut worker, &endpoints)?;
+        }
+        self.drain(&mut control, &mut worker)
+    }
+
+    /// The control node's command; with the ports that it had, if it ran before.
+    fn control(&self, before: Option<&Endpoints>) -> Command {
+        let node = &self.options.node;
+        let address =
+            |text: &str| text.split_once(':').and_then(|(_, at)| at.trim_start_matches('/').parse().ok());
+        let listen: SocketAddr = before.and_then(|e| address(e.tcp.as_ref()?)).unwrap_or(node.listen);
+        let admin: SocketAddr = before.and_then(|e| address(&e.admin)).unwrap_or(node.admin);
+        let mut command = Command::new(&self.executable);
+        command.args(["control", "--quiet", "--data-dir"]).arg(&self.data_dir);
+        command.args(["--listen", &listen.to_string(), "--admin", &admin.to_string()]);
+        command.args(["--drain", &format!("{}ms", node.drain.as_millis())]);
+        if let Some(cpu) = self.control_cpu {
+            command.args(["--cpu", &cpu.to_string()]);
+        }
+        command
+    }
+
+    fn worker(&self, endpoints: &Endpoints) -> Command {
+        let cpus: Vec<String> = self.worker_cpus.iter().map(usize::to_string).collect();
+        let mut command = Command::new(&self.executable);
+        command.args(["worker", "--node", &endpoints.shm, "--host-node", &endpoints.unix, "--data-dir"]);
+        command.arg(&self.data_dir).args(["--cpus", &cpus.join(",")]);
+        command.args(["--slots", &self.options.slots.to_string()]);
+        command
+    }
+
+    /// Waits until the node answers; `None` on Ctrl-C.
+    fn until_serving(&self, control: &mut Child) -> Result<Option<Endpoints>, Ended> {
+        let until = Instant::now() + START_TIME;
+        while !interrupt::is_asked() {
+            if let Some(status) = control.ended() {
+                return Err(Ended::Early(status));
+            }
+            let found = Endpoints::read(&self.data_dir).ok().filter(|found| Some(found.pid) == control.pid());
+            if let Some(endpoints) = found
+                && Admin::new(&endpoints.admin)?.get::<NodeStatus>("/v1/status").is_ok()
+            {
+                return Ok(Some(endpoints));
+            }
+            check_time(until, "the control node does not serve yet")?;
+            std::thread::sleep(LOOK);
+        }
+        control.end(KILL_AFTER);
+        Ok(None)
+    }
+
+    /// Waits until every core has connected; returns early on Ctrl-C.
+    fn until_working(&self, admin: &Admin, worker: &mut Child) -> Result<(), Ended> {
+        let until = Instant::now() + START_TIME;
+        while !interrupt::is_asked() {
+            if let Some(status) = worker.ended() {
+                return Err(Ended::Early(status));
+            }
+            let cores: Vec<CoreState> = admin.get("/v1/workers")?;
+            if cores.iter().filter(|core| core.state == "live").count() >= self.worker_cpus.len() {
+                return Ok(());
+            }
+            check_time(until, "not all worker cores have connected")?;
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Endpoints and backends.
+    fn announce(&self, admin: &Admin, endpoints: &Endpoints) -> Result<(), Failure> {
+        let status: NodeStatus = admin.get("/v1/status")?;
+        let cores: Vec<CoreState> = admin.get("/v1/workers")?;
+        let mut rows = vec![("native, TCP".to_owned(), endpoints.tcp.clone().unwrap_or_else(|| "-".into()))];
+        rows.push(("native, Unix".into(), endpoints.unix.clone()));
+        rows.push(("native, shared memory".into(), endpoints.shm.clone()));
+        rows.push(("admin API".into(), endpoints.admin.clone()));
+        rows.push(("data directory".into(), self.data_dir.display().to_string()));
+        rows.push(("recovered calls".into(), status.recovered.to_string()));
+        let cpus: Vec<String> = self.worker_cpus.iter().map(usize::to_string).collect();
+        let node = self.control_cpu.map_or("any".to_owned(), |cpu| cpu.to_string());
+        rows.push(("CPUs".into(), format!("node {node}, worker cores {}", cpus.join(","))));
+        rows.extend(
+            status.backends.iter().map(|(thing, backend)| (format!("node: {thing}"), backend.clone())),
+        );
+        if let Some(core) = cores.first() {
+            rows.extend(
+                core.backends.iter().map(|(thing, backend)| (format!("core: {thing}"), backend.clone())),
+            );
+        }
+        let text = format!("millrace is ready\n{}", pairs(rows));
+        // Nobody may be reading; the platform serves all the same.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+        Ok(())
+    }
+
+    /// Keeps both running until Ctrl-C.
+    fn watch(&self, control: &mut Child, worker: &mut Child, endpoints: &Endpoints) -> Result<(), Failure> {
+        self.write_file(control, worker, endpoints)?;
+        while !interrupt::is_asked() {
+            std::thread::sleep(LOOK);
+            let mut is_new = false;
+            for child in [&mut *control, &mut *worker] {
+                if let Some(status) = child.ended() {
+                    eprintln!(
+                        "millrace up: the {} died ({}); it is started again",
+                        child.name(),
+                        ending(status)
+                    );
+                }
+                match child.restart() {
+                    Ok(started) => is_new |= started,
+                    Err(failure) => eprintln!("{failure}"),
+                }
+            }
+            if is_new {
+                self.write_file(control, worker, endpoints)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The node first, since it waits for calls that the worker still runs.
+    fn drain(&self, control: &mut Child, worker: &mut Child) -> Done {
+        eprintln!("millrace up: draining; Ctrl-C again ends it at once");
+        let _ = std::fs::remove_file(self.file());
+        let ended = [control.end(self.options.node.drain + KILL_AFTER), worker.end(KILL_AFTER)];
+        match ended.into_iter().flatten().find(|status| !status.success()) {
+            None => Ok(Exit::Ok),
+            Some(status) => {
+                let what = format!("the drain was cut short ({})", ending(status));
+                let remedy = "calls that had not ended run after the next start; nothing accepted is lost";
+                Err(Failure::new(Exit::TimedOut, what, self.data_dir.display().to_string(), remedy))
+            }
+        }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.data_dir.join("run/up.json")
+    }
+
+    fn write_file(&self, control: &Child, worker: &Child, endpoints: &Endpoints) -> Result<(), Failure> {
+        let Endpoints { admin, tcp, unix, shm, .. } = endpoints;
+        let file = UpFile {
+            pid: std::process::id(),
+            control: control.pid(),
+            worker: worker.pid(),
+            endpoints: UpEndpoints { admin, tcp, unix, shm },
+        };
+        write_whole(&self.file(), &serde_json::to_vec_pretty(&file).expect("plain data"))
+    }
+}
+
+/// By rename: who reads it gets the old file or the new one.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let fresh = path.with_extension("json.new");
+    std::fs::write(&fresh, bytes)
+        .and_then(|()| std::fs::rename(&fresh, path))
+        .map_err(|error| Failure::file("write the endpoints", path, &error))
+}
+
+/// Why a start was given up.
+enum Ended {
+    /// The process ended, having said why.
+    Early(ExitStatus),
+    /// Something else.
+    Failure(Failure),
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Ended {
+        Ended::Failure(failure)
+    }
+}
+
+/// A child that ended at its start has printed the reason; its exit code becomes ours.
+fn early(name: &str, status: ExitStatus) -> Done {
+    let known = status.code().and_then(|code| Exit::ALL.into_iter().find(|exit| *exit as i32 == code));
+    match known.filter(|exit| *exit != Exit::Ok) {
+        Some(exit) => Ok(exit),
+        None => {
+            let what = format!("the {name} ended at its start ({})", ending(status));
+            Err(Failure::new(
+                Exit::Internal,
+                what,
+                name,
+                "look at its output above, and at `millrace doctor`",
+            ))
+        }
+    }
+}
+
+fn check_time(until: Instant, what: &str) -> Result<(), Failure> {
+    if Instant::now() < until {
+        return Ok(());
+    }
+    let place = format!("after {} s", START_TIME.as_secs());
+    Err(Failure::new(Exit::TimedOut, what, place, "look at its output above, and at `millrace doctor`"))
+}

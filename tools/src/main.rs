@@ -1,0 +1,18 @@
+//! Parses the command line, does the work, prints what went wrong.
+
+use clap::Parser;
+use millrace::commands::Cli;
+use millrace::settings::{DATA_VARIABLE, Environment};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let environment = Environment { data_dir: std::env::var_os(DATA_VARIABLE).map(Into::into) };
+    match cli.command.run(&environment) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.exit.into()
+        }
+    }
+}
