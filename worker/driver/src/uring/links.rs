@@ -102,6 +102,23 @@ impl Uring {
         connection.bell_armed = false;
     }
 
+    /// Puts frames straight into the ring, as far as they fit and nothing waits before them; the next flush shows
+    /// them to the peer. Returns how many bytes; if any, the outbox is empty and takes the rest.
+    pub(super) fn write_through(&mut self, index: u32, parts: &[&[u8]]) -> usize {
+        let connection = &mut self.connections[index as usize];
+        let Some(link) = connection.link.as_mut().filter(|_| connection.outbox.is_empty()) else { return 0 };
+        let mut gone = 0;
+        for part in parts {
+            // A broken link takes nothing: the flush that finds the rest in the outbox ends it.
+            let taken = link.write(part).unwrap_or(0);
+            gone += taken;
+            if taken < part.len() {
+                break;
+            }
+        }
+        gone
+    }
+
     /// Moves the outbox into the ring as far as it fits, and shows it to the peer.
     pub(super) fn flush_link(&mut self, index: u32, into: &mut Arrivals) {
         let limit = self.options.send_queue_bytes;

@@ -292,7 +292,11 @@ impl Uring {
         if connection.closing || connection.mute {
             return Err(SendError::Closed);
         }
-        connection.outbox.push(parts, self.options.send_queue_bytes)?;
+        let shared = connection.shared;
+        let gone = if shared { self.write_through(index, parts) } else { 0 };
+        if gone < bytes {
+            self.connections[index as usize].outbox.push(parts, gone, self.options.send_queue_bytes)?;
+        }
         self.mark_dirty(index);
         Ok(())
     }

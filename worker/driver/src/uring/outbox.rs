@@ -17,16 +17,19 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Queues the parts behind each other, all or nothing.
+    /// Queues the parts behind each other, all or nothing, without the first `gone` bytes, which have left already.
     ///
     /// A queue below `limit` takes one message of any size, so the bound is the limit and one message.
-    pub(super) fn push(&mut self, parts: &[&[u8]], limit: usize) -> Result<(), SendError> {
+    pub(super) fn push(&mut self, parts: &[&[u8]], gone: usize, limit: usize) -> Result<(), SendError> {
         if self.bytes() >= limit {
             self.refused = true;
             return Err(SendError::Full);
         }
+        let mut gone = gone;
         for part in parts {
-            self.filling.extend_from_slice(part);
+            let skipped = gone.min(part.len());
+            self.filling.extend_from_slice(&part[skipped..]);
+            gone -= skipped;
         }
         Ok(())
     }
@@ -80,8 +83,8 @@ mod tests {
     #[test]
     fn a_full_box_refuses_once_and_calls_back_at_half() {
         let mut outbox = Outbox::default();
-        assert_eq!(outbox.push(&[&[1; 60], &[2; 60]], 100), Ok(()), "an empty one takes any size");
-        assert_eq!(outbox.push(&[&[3; 1]], 100), Err(SendError::Full));
+        assert_eq!(outbox.push(&[&[1; 60], &[2; 60]], 0, 100), Ok(()), "an empty one takes any size");
+        assert_eq!(outbox.push(&[&[3; 1]], 0, 100), Err(SendError::Full));
         assert_eq!(outbox.next().len(), 120);
         outbox.taken(60);
         assert!(!outbox.room_again(100));
@@ -93,11 +96,18 @@ mod tests {
     #[test]
     fn what_is_with_the_kernel_does_not_move_while_more_is_queued() {
         let mut outbox = Outbox::default();
-        outbox.push(&[b"abc"], 100).unwrap();
+        outbox.push(&[b"abc"], 0, 100).unwrap();
         let at = outbox.next().as_ptr();
-        outbox.push(&[&[9; 4096]], 100).unwrap();
+        outbox.push(&[&[9; 4096]], 0, 100).unwrap();
         assert_eq!((outbox.next().as_ptr(), outbox.next()), (at, &b"abc"[..]));
         outbox.taken(3);
         assert_eq!(outbox.next(), &[9; 4096][..]);
+    }
+
+    #[test]
+    fn what_has_left_already_is_not_queued_again() {
+        let mut outbox = Outbox::default();
+        outbox.push(&[b"abc", b"def", b"gh"], 4, 100).unwrap();
+        assert_eq!(outbox.next(), b"efgh");
     }
 }
