@@ -6,7 +6,14 @@
 //!
 //! Who may block: [`Driver::reap`], and nobody else; `open`, `files` and `listen` make short system calls and are
 //! for the start. Who may allocate: `connect`, `listen`, accepting a connection, and a message larger than any
-//! before it on its connection; nothing else after the start.
+//! before it on its connection; nothing else after the start (`tests/allocation.rs` counts).
+//!
+//! - [`seam`], [`arrivals`]: what everybody else sees.
+//! - [`uring`]: the ring, its sockets, files and memory. [`shm`]: shared-memory links. [`framing`]: streams to frames.
+//! - [`shell`]: the executor around a pinned core's loop; the only place that knows glommio. Worker cores and the
+//!   control node live in it; clients, tools and tests call [`Driver::reap`] on a thread of their own.
+//! - [`sim`]: the deterministic world.
+//! - [`topology`], [`probe`], [`clock`]: CPUs and locked memory, what the host has, time.
 
 pub mod arrivals;
 mod framing;

@@ -34,8 +34,7 @@ impl fmt::Display for Endpoint {
 impl FromStr for Endpoint {
     type Err = String;
     fn from_str(text: &str) -> Result<Endpoint, String> {
-        let wrong =
-            || format!("`{text}` is not an endpoint: use tcp:ADDRESS:PORT, unix:PATH or shm:PATH");
+        let wrong = || format!("`{text}` is not an endpoint: use tcp:ADDRESS:PORT, unix:PATH or shm:PATH");
         match text.split_once(':').ok_or_else(wrong)? {
             ("tcp", at) => at.parse().map(Endpoint::Tcp).map_err(|_| wrong()),
             ("unix", path) if !path.is_empty() => Ok(Endpoint::Unix(path.into())),
