@@ -12,17 +12,17 @@
 //! does not.
 
 pub mod inspect;
-pub mod engine;
+mod engine;
 pub mod artefact;
-pub mod host;
-pub mod fast;
-pub mod command;
-pub mod wasi;
+mod host;
+mod fast;
+mod command;
+mod wasi;
 mod ticker;
 mod warm;
 mod functions;
 
-pub use engine::Options;
+pub use engine::{Options, STACK_BYTES};
 
 use crate::seam::{Begin, Ended, Progress, Runtime, SlotId};
 use call::{FunctionId, FunctionSpec, Status, Usage};
@@ -62,7 +62,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 /// A guest: the future that runs it, and the desk where it is met.
-pub struct Seat {
+struct Seat {
     run: Pin<Box<dyn Future<Output = wasmtime::Result<()>>>>,
     desk: Rc<Desk>,
 }

@@ -125,11 +125,8 @@ pub struct Host {
     /// Bit n: file descriptor n of stdin, stdout, stderr is open.
     pub open: u8,
     /// A command's `argv[0]`.
-    pub name: Rc<str>,
+    pub name: OnOneThread<Rc<str>>,
 }
-
-// SAFETY: `name` is an `Rc`; the argument is that of `OnOneThread`.
-unsafe impl Send for Host {}
 
 impl Host {
     /// A store for a guest, which yields at the end of each slice.
@@ -147,7 +144,7 @@ impl Host {
             stdout,
             stdin_at: 0,
             open: 0b111,
-            name: name.clone(),
+            name: OnOneThread(name.clone()),
         };
         let mut store = Store::new(engine, host);
         store.limiter(|host| host);
