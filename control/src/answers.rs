@@ -349,7 +349,7 @@ impl<D: Driver> Node<D> {
         let queue = self.queue.counters();
         let mut status = NodeStatus {
             version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
+            pid: self.options.pid,
             uptime_s: self.driver.now().since(self.started).as_secs(),
             incarnation: self.queue.incarnation(),
             backends: self.driver.backends(),

@@ -33,11 +33,13 @@ pub struct NodeOptions {
     pub secret: String,
     /// How long a drain waits for leases to end; then they are left to the next start.
     pub drain: Duration,
+    /// Its process, for people. Given, not asked for: a simulation must say the same in every process.
+    pub pid: u32,
 }
 
 impl Default for NodeOptions {
     fn default() -> NodeOptions {
-        NodeOptions { admin: String::new(), secret: String::new(), drain: Duration::from_secs(30) }
+        NodeOptions { admin: String::new(), secret: String::new(), drain: Duration::from_secs(30), pid: 0 }
     }
 }
 

@@ -189,6 +189,7 @@ async fn turn(
         admin: prepared.admin.clone(),
         secret: prepared.secret.clone(),
         drain: prepared.options.drain,
+        pid: std::process::id(),
     };
     let limits = prepared.options.limits.clone();
     let mut arrivals = Arrivals::new();
