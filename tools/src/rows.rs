@@ -122,7 +122,8 @@ pub fn csv(source: impl Read + 'static, name: &str, column: Option<&str>) -> Res
 /// The record as a JSON object, in the order of the columns.
 fn object(header: &csv::StringRecord, record: &csv::StringRecord) -> Vec<u8> {
     let text = |text: &str| serde_json::Value::from(text).to_string();
-    let fields: Vec<String> = header.iter().zip(record).map(|(k, v)| format!("{}:{}", text(k), text(v))).collect();
+    let fields: Vec<String> =
+        header.iter().zip(record).map(|(k, v)| format!("{}:{}", text(k), text(v))).collect();
     format!("{{{}}}", fields.join(",")).into_bytes()
 }
 

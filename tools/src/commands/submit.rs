@@ -32,6 +32,7 @@ command that goes on where it stopped; nothing is submitted twice by it.";
 /// Submits calls.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
+#[command(group(clap::ArgGroup::new("batch_file").args(["ndjson", "csv"])))]
 pub struct Submit {
     /// NAME or NAMESPACE/NAME
     function: String,
