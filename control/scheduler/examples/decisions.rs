@@ -1,0 +1,151 @@
+//! How many decisions a second the scheduler makes on one core, and how often it allocates for one: none.
+//!
+//! `cargo run --release -p scheduler --example decisions`
+//!
+//! 20,000 functions, a million pending calls, 16 cores. Each round the cores grant credits, one turn decides, the
+//! durable queue answers the polls, and what was dispatched ends and is submitted anew: the whole life of a call in
+//! the scheduler, not only the choice. One decision is one call dispatched.
+
+use call::WallTime;
+use call::limits::Limits;
+use scheduler::{CallRef, CoreRef, Effect, Effects, FunctionRef, HostRef, Input, Scheduler};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: everything is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller keeps the obligations of `alloc`, which are the same there.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the obligations of `dealloc`, which are the same there.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const CORES: u16 = 16;
+const SLOTS: u32 = 64;
+const DECISIONS: u64 = 5_000_000;
+
+/// The durable queue in as few instructions as possible: a ring of calls per function.
+struct Node {
+    scheduler: Scheduler,
+    out: Effects,
+    /// Taken in turns with `out`: one is filled while the other is drained.
+    spare: Option<Effects>,
+    queues: Vec<VecDeque<CallRef>>,
+    dispatched: Vec<(CallRef, FunctionRef)>,
+    granted: u64,
+    random: u64,
+}
+
+impl Node {
+    fn new(limits: &Limits) -> Node {
+        let per_function = limits.calls_max / limits.functions_max;
+        let queue = |function: usize| {
+            (0..per_function).map(|at| CallRef((at * limits.functions_max + function) as u32)).collect()
+        };
+        Node {
+            scheduler: Scheduler::new(limits),
+            out: Effects::new(4096),
+            spare: Some(Effects::new(4096)),
+            queues: (0..limits.functions_max).map(queue).collect(),
+            dispatched: Vec::with_capacity(usize::from(CORES) * SLOTS as usize),
+            granted: 0,
+            random: 1,
+        }
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.scheduler.step(input, &mut self.out);
+    }
+
+    fn deploy(&mut self) {
+        let host = HostRef(0);
+        for core in (0..CORES).map(CoreRef) {
+            self.tell(Input::CoreUp { core, host, slots: SLOTS });
+        }
+        for function in (0..self.queues.len() as u32).map(FunctionRef) {
+            self.tell(Input::Function { function, version: 1, concurrency: 1000 });
+            self.tell(Input::Ready { host, function, version: 1 });
+            self.tell(Input::Due { function });
+        }
+    }
+
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.random >> 16
+    }
+
+    /// One round of the node's loop. Says how many calls it dispatched.
+    fn round(&mut self) -> u64 {
+        self.granted += u64::from(SLOTS);
+        for core in (0..CORES).map(CoreRef) {
+            self.tell(Input::Credit { core, granted: self.granted });
+        }
+        let random = self.random();
+        self.tell(Input::Turn { random });
+        let spare = self.spare.take().expect("put back each round");
+        let mut out = std::mem::replace(&mut self.out, spare);
+        for effect in out.drain() {
+            match effect {
+                Effect::Poll { function, max } => self.answer(function, max),
+                Effect::Dispatch { call, function, .. } => self.dispatched.push((call, function)),
+                Effect::Return { .. } => unreachable!("no core and no function goes"),
+            }
+        }
+        self.spare = Some(out);
+        let dispatched = self.dispatched.len() as u64;
+        while let Some((call, function)) = self.dispatched.pop() {
+            self.tell(Input::Ended { call });
+            self.queues[function.0 as usize].push_back(call);
+            self.tell(Input::Due { function });
+        }
+        dispatched
+    }
+
+    fn answer(&mut self, function: FunctionRef, max: u32) {
+        for _ in 0..max {
+            let Some(call) = self.queues[function.0 as usize].pop_front() else { break };
+            let random = self.random();
+            let (criticality, deadline) = (50 + (random % 4) as u8 * 50, WallTime(random));
+            self.tell(Input::Offered { call, function, criticality, deadline });
+        }
+        let more = !self.queues[function.0 as usize].is_empty();
+        self.tell(Input::Polled { function, more });
+    }
+}
+
+fn main() {
+    let limits = Limits { calls_max: 1_000_000, cores_max: usize::from(CORES), ..Limits::default() };
+    let mut node = Node::new(&limits);
+    node.deploy();
+    // Until the buffers are full and every branch has been taken.
+    let mut warm = 0;
+    while warm < DECISIONS / 5 {
+        warm += node.round();
+    }
+    let (start, before, mut decisions) = (Instant::now(), ALLOCATIONS.load(Ordering::Relaxed), 0);
+    while decisions < DECISIONS {
+        decisions += node.round();
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    println!("functions                 {:>12}", limits.functions_max);
+    println!("pending calls             {:>12}", limits.calls_max);
+    println!("decisions/s               {:>12.0}", decisions as f64 / seconds);
+    println!("ns per decision           {:>12.1}", seconds * 1e9 / decisions as f64);
+    println!("allocations per decision  {:>12.6}", allocations as f64 / decisions as f64);
+}
