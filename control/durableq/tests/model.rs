@@ -149,7 +149,7 @@ fn bury(world: &mut World, pick: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_000) })]
 
     #[test]
     fn what_was_acknowledged_stays(seed in any::<u64>(), ops in prop::collection::vec(op(), 1..400)) {

@@ -188,8 +188,10 @@ impl Segments {
         if let Some(segment) = self.useless.pop() {
             return Some(LogOp::Remove { segment });
         }
-        let segment = self.ring.front().filter(|_| self.front < self.current)?;
-        if segment.pins.len > 0 || segment.released > durable || segment.last > durable {
+        let (segment, next) = (self.ring.front()?, self.ring.get(1)?);
+        // The last group on disk stays, whatever it holds: it tells sequence and incarnation to the next start.
+        let followed = next.first != 0 && next.first <= durable;
+        if !followed || segment.pins.len > 0 || segment.released > durable || segment.last > durable {
             return None;
         }
         let segment = segment.number;

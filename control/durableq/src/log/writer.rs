@@ -157,8 +157,7 @@ impl Log {
             return None;
         }
         let op = self.segments.create_op(now).or_else(|| self.write_op(blocks));
-        // The last group of earlier incarnations must stay until this one is on disk: it holds their number.
-        op.or_else(|| if self.is_live() { self.segments.remove_op(self.durable) } else { None })
+        op.or_else(|| self.segments.remove_op(self.durable))
     }
 
     fn write_op(&mut self, blocks: &mut impl Blocks) -> Option<LogOp> {

@@ -71,7 +71,7 @@ impl DurableQ {
         assert_eq!(self.pending, pending, "calls accepted and not ended");
         let leased = self.calls.iter().filter(|(_, call)| call.place == Place::Leased).count();
         assert_eq!(self.leased, leased as u64, "leases");
-        assert!(self.dead.len <= self.dead_letters_max, "dead letters");
+        assert!(self.dead.len <= self.dead_letters_max.max(1), "dead letters");
     }
 
     /// Every byte in the store is of a call or of a kept outcome, and every call that may run has its frame.

@@ -21,7 +21,7 @@ impl DurableQ {
                 self.log.segments.pin(&mut self.calls, at, segment);
             }
             (Kind::Retry | Kind::Redrive, Some(at)) => self.replay_again(frame, at),
-            (Kind::Dead, Some(at)) => self.replay_dead(frame, at)?,
+            (Kind::Dead, Some(at)) => self.replay_dead(frame, at),
             (Kind::Done, Some(at)) => self.replay_done(frame, at),
             (Kind::Done, None) => self.remember(frame),
             (Kind::Incarnation, _) => {
@@ -74,7 +74,7 @@ impl DurableQ {
         call.status = frame.status().ok().filter(|_| call.failures > 0);
     }
 
-    fn replay_dead(&mut self, frame: Frame<'_>, at: CallRef) -> Result<(), RecoveryError> {
+    fn replay_dead(&mut self, frame: Frame<'_>, at: CallRef) {
         if self.calls[at].place != Place::Dead {
             self.functions[self.calls[at].function].scheduled -= 1;
             self.pending -= 1;
@@ -84,13 +84,6 @@ impl DurableQ {
         self.set_outcome(at, outcome);
         let call = &mut self.calls[at];
         (call.deliveries, call.status) = (frame.attempt(), frame.status().ok());
-        if self.dead.len > self.dead_letters_max {
-            return Err(RecoveryError::TooSmall {
-                limit: "dead_letters_max",
-                value: self.dead_letters_max as usize,
-            });
-        }
-        Ok(())
     }
 
     fn replay_done(&mut self, frame: Frame<'_>, at: CallRef) {
@@ -156,6 +149,7 @@ impl DurableQ {
             call.when = call.when.max(call.start_at);
             self.schedule(at);
         }
+        self.store.use_no_reserve();
         let incarnation = self.log.incarnation + 1;
         self.log.begin(last, incarnation);
     }

@@ -130,18 +130,24 @@ impl DurableQ {
     fn die(&mut self, blocks: &mut impl Blocks, at: CallRef) {
         self.counters.dead += 1;
         self.pending -= 1;
+        // Before the new one, so that no log ever holds too many.
+        while self.dead.len >= self.dead_letters_max {
+            let Some(oldest) = self.dead.front() else { break };
+            self.drop_dead(blocks, oldest);
+        }
         self.bury_here(at);
         self.record(blocks, at);
-        while self.dead.len > self.dead_letters_max {
-            let oldest = self.dead.front().expect("there is more than one");
-            self.exhume(oldest);
-            self.counters.dead_dropped += 1;
-            if !self.calls[oldest].is(flag::BACKLOG) {
-                // Who wanted to know was told when it died.
-                self.calls[oldest].flags &= !(flag::WANT | flag::WATCHED);
-            }
-            self.end(blocks, oldest);
+    }
+
+    fn drop_dead(&mut self, blocks: &mut impl Blocks, at: CallRef) {
+        self.exhume(at);
+        self.counters.dead_dropped += 1;
+        if !self.calls[at].is(flag::BACKLOG) {
+            // Who wanted to know was told when it died.
+            self.calls[at].flags &= !(flag::WANT | flag::WATCHED);
         }
+        // Still at its place: it was no pending call any more.
+        self.end(blocks, at);
     }
 
     /// Puts a call into the list of dead letters.

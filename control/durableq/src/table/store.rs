@@ -64,7 +64,8 @@ pub struct Store {
     free: Vec<u64>,
     /// No word before this one has a free page.
     hint: usize,
-    pages_free: usize,
+    pages_used: usize,
+    pages_max: usize,
     /// Per class, the first page with room.
     partial: [u32; CELLS.len()],
     class_of: [u8; PAGE_BYTES / 2 / FRAME_ALIGN + 1],
@@ -72,9 +73,10 @@ pub struct Store {
 }
 
 impl Store {
-    /// An area of `bytes_max` bytes, whole pages.
+    /// An area of `bytes_max` bytes, whole pages, and half as much in reserve: frames that fitted before a crash must
+    /// fit after it, though they are laid out in another order then. Address space that nobody touches costs nothing.
     pub fn new(bytes_max: usize) -> Store {
-        let count = (bytes_max / PAGE_BYTES).max(1);
+        let count = (bytes_max / PAGE_BYTES).max(2) * 3 / 2;
         assert!(
             count * PAGE_BYTES / FRAME_ALIGN < NONE as usize,
             "an extent counts units of 16 bytes in 32 bits"
@@ -92,7 +94,18 @@ impl Store {
         }
         let pages = vec![Page::default(); count];
         let partial = [NONE; CELLS.len()];
-        Store { area, skip, pages, free, hint: 0, pages_free: count, partial, class_of, bytes: 0 }
+        Store {
+            area,
+            skip,
+            pages,
+            free,
+            hint: 0,
+            pages_used: 0,
+            pages_max: count,
+            partial,
+            class_of,
+            bytes: 0,
+        }
     }
 
     /// Bytes of frames held now.
@@ -103,7 +116,12 @@ impl Store {
     /// Bytes in free pages.
     #[cfg(test)]
     fn bytes_free(&self) -> usize {
-        self.pages_free * PAGE_BYTES
+        (self.pages_max - self.pages_used) * PAGE_BYTES
+    }
+
+    /// From now on the reserve is not touched.
+    pub fn use_no_reserve(&mut self) {
+        self.pages_max = self.pages.len() * 2 / 3;
     }
 
     /// Copies a frame in. `None` if there is no room.
@@ -210,6 +228,9 @@ impl Store {
 
     /// Takes `count` free pages side by side, the lowest there are.
     fn take_run(&mut self, count: usize) -> Option<usize> {
+        if self.pages_used + count > self.pages_max {
+            return None;
+        }
         while self.hint < self.free.len() && self.free[self.hint] == 0 {
             self.hint += 1;
         }
@@ -239,13 +260,13 @@ impl Store {
             self.free[page / 64] &= !(1 << (page % 64));
             self.pages[page].class = WHOLE;
         }
-        self.pages_free -= count;
+        self.pages_used += count;
     }
 
     fn give_page(&mut self, page: usize) {
         self.free[page / 64] |= 1 << (page % 64);
         self.hint = self.hint.min(page / 64);
-        self.pages_free += 1;
+        self.pages_used -= 1;
     }
 }
 
@@ -259,6 +280,7 @@ mod tests {
         #[test]
         fn frames_keep_their_bytes(ops in prop::collection::vec((0usize..40_000, any::<u8>(), any::<bool>()), 1..200)) {
             let mut store = Store::new(40 * PAGE_BYTES);
+            store.use_no_reserve();
             let mut held: Vec<(Extent, u8, usize)> = Vec::new();
             for (size, fill, put) in ops {
                 // Mostly small frames, some of several pages.
@@ -289,6 +311,7 @@ mod tests {
     #[test]
     fn a_full_store_refuses_and_recovers() {
         let mut store = Store::new(4 * PAGE_BYTES);
+        store.use_no_reserve();
         let whole = store.put(&vec![1; 4 * PAGE_BYTES]).expect("all of it");
         assert_eq!(store.put(&[1]), None);
         store.free(whole);
