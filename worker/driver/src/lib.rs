@@ -9,7 +9,7 @@
 //! before it on its connection; nothing else after the start (`tests/allocation.rs` counts).
 //!
 //! - [`seam`], [`arrivals`]: what everybody else sees.
-//! - [`uring`]: the ring, its sockets, files and memory. [`shm`]: shared-memory links. [`framing`]: streams to frames.
+//! - [`uring`]: the ring, its sockets, files and memory. `shm`: shared-memory links. `framing`: streams to frames.
 //! - [`shell`]: the executor around a pinned core's loop; the only place that knows glommio. Worker cores and the
 //!   control node live in it; clients, tools and tests call [`Driver::reap`] on a thread of their own.
 //! - [`sim`]: the deterministic world.

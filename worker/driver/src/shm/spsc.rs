@@ -88,6 +88,11 @@ impl Link {
         self.ring_if_waiting();
     }
 
+    /// Bytes written and not shown yet.
+    pub(crate) fn unpublished(&self) -> u64 {
+        self.tail - self.published
+    }
+
     /// The ring is full: asks the peer to ring when it has read. Look for space once more after this.
     pub(crate) fn ask_for_space(&mut self) {
         self.segment.control().indices[self.here].blocked.0.store(1, Ordering::Relaxed);

@@ -15,6 +15,9 @@ use std::os::fd::{AsFd, AsRawFd};
 
 /// Bytes copied out of a link in one round: a thousand small frames, and no other connection waits long.
 const ROUND_BYTES: usize = 256 << 10;
+/// The peer sees what is written at the latest after this many bytes: it then works on the begin of a large round
+/// while we still write its end.
+const SHOW_BYTES: u64 = 16 << 10;
 /// `FUTEX2_SIZE_U32`, shared between processes.
 const FUTEX_SHARED_U32: u32 = 2;
 const FUTEX_ANY: u64 = u32::MAX as u64;
@@ -102,8 +105,8 @@ impl Uring {
         connection.bell_armed = false;
     }
 
-    /// Puts frames straight into the ring, as far as they fit and nothing waits before them; the next flush shows
-    /// them to the peer. Returns how many bytes; if any, the outbox is empty and takes the rest.
+    /// Puts frames straight into the ring, as far as they fit and nothing waits before them; the next flush at
+    /// the latest shows them to the peer. Returns how many bytes; if any, the outbox is empty and takes the rest.
     pub(super) fn write_through(&mut self, index: u32, parts: &[&[u8]]) -> usize {
         let connection = &mut self.connections[index as usize];
         let Some(link) = connection.link.as_mut().filter(|_| connection.outbox.is_empty()) else { return 0 };
@@ -115,6 +118,9 @@ impl Uring {
             if taken < part.len() {
                 break;
             }
+        }
+        if link.unpublished() >= SHOW_BYTES {
+            link.publish();
         }
         gone
     }
