@@ -239,7 +239,12 @@ impl<D: Driver> Node<D> {
     }
 
     fn sleep_until(&self) -> Instant {
-        let drain = if let Phase::Draining { by } = self.phase { by } else { Instant::NEVER };
+        let drain = match self.phase {
+            Phase::Serving => Instant::NEVER,
+            Phase::Draining { by } => by,
+            // The caller is to look at the phase before it sleeps again.
+            Phase::Ended | Phase::Failed { .. } => return self.driver.now(),
+        };
         self.look_at.min(drain).min(self.queue_until()).min(self.waiters.next())
     }
 

@@ -216,13 +216,16 @@ async fn turn(
     }
 }
 
-/// Closes all connections once what is queued on them has left.
+/// Closes all connections once what is queued on them has left. `arrivals` still holds what the last reap brought.
 fn take_leave(node: &mut Node<Uring>, arrivals: &mut Arrivals) {
     let until = node.driver().precise() + FAREWELL;
     node.leave();
-    while !node.is_alone() && node.driver().precise() < until {
-        node.driver().reap(until, arrivals);
+    loop {
         node.turn(arrivals);
+        if node.is_alone() || node.driver().precise() >= until {
+            return;
+        }
+        node.driver().reap(until, arrivals);
     }
 }
 

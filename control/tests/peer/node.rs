@@ -137,6 +137,7 @@ fn turn(mut node: Node<Uring>, mut arrivals: Arrivals, killed: &AtomicBool) -> P
     }
     if node.phase() == Phase::Ended {
         node.leave();
+        node.turn(&arrivals);
         while !node.is_alone() {
             node.driver().reap(call::Instant::NEVER, &mut arrivals);
             node.turn(&arrivals);

@@ -1,0 +1,166 @@
+//! What one call costs in the queue: submit, on disk, offer, lease, outcome; in memory, with a disk that is done at once.
+//!
+//! `cargo run --release -p durableq --example cycle`
+
+use call::body::{Arguments, Reply, Submit, append_outcome, append_submit};
+use call::frame::FrameBuf;
+use call::function::RetrySpec;
+use call::limits::Limits;
+use call::{CallId, Frame, FunctionId, Header, Instant, Kind, Status, Usage, WallTime};
+use durableq::{Blocks, Defaults, DurableQ, Event, HolderRef, LogOp, Origin, Recovery, block_count};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+struct Counting;
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: everything is passed on to the system's allocator, which keeps the contract.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+struct Memory(Vec<FrameBuf>);
+
+impl Blocks for Memory {
+    fn block(&mut self, number: u32) -> &mut [u8] {
+        &mut self.0[number as usize]
+    }
+}
+
+const BATCH: usize = 512;
+const CALLS: usize = 2_000_000;
+const DEFAULTS: Defaults = Defaults { criticality: 100, deadline_ns: 1_000_000_000 };
+
+fn main() {
+    let limits = Limits::default();
+    let mut memory = Memory((0..block_count(&limits)).map(|_| block(limits.group_bytes)).collect());
+    let start = std::time::Instant::now();
+    let mut queue = Recovery::new(&limits).finish(Instant(1), WallTime(1));
+    println!("new: {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
+    let functions: Vec<FunctionId> = (0..1000).map(|n| FunctionId::of("bench", &n.to_string())).collect();
+    for function in &functions {
+        queue.intern(*function).expect("room");
+    }
+    let frames: Vec<FrameBuf> = (0..CALLS).map(|n| submit(n, functions[n % 1000])).collect();
+    let mut outcomes: Vec<FrameBuf> = (0..BATCH).map(|_| FrameBuf::with_capacity(256)).collect();
+    for waiting in [0, 800_000] {
+        let measured = CALLS - waiting;
+        preload(&mut queue, &mut memory, &frames[..waiting]);
+        // The first part warms up caches, page tables and the ring of ended calls.
+        let (warm, rest) = frames[waiting..].split_at(measured / 4);
+        run(&mut queue, &mut memory, warm, &mut outcomes);
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let start = std::time::Instant::now();
+        let outside = run(&mut queue, &mut memory, rest, &mut outcomes);
+        let ns = (start.elapsed().as_nanos() as f64 - outside) / rest.len() as f64;
+        let allocations = (ALLOCATIONS.load(Ordering::Relaxed) - before) as f64 / rest.len() as f64;
+        println!(
+            "{waiting} calls waiting: {ns:.0} ns per submit + lease + done, {allocations:.4} allocations per call"
+        );
+        queue = Recovery::new(&limits).finish(Instant(1), WallTime(1));
+        functions.iter().for_each(|function| assert!(queue.intern(*function).is_some()));
+    }
+}
+
+fn block(bytes: usize) -> FrameBuf {
+    let mut block = FrameBuf::new();
+    block.resize(bytes, 0);
+    block
+}
+
+fn submit(number: usize, function: FunctionId) -> FrameBuf {
+    let mut out = FrameBuf::new();
+    let random = (number as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+    let submit = Submit {
+        call: CallId::new(1_700_000_000_000 + number as u64 / 1000, random),
+        function,
+        start_at: WallTime(0),
+        deadline: WallTime(0),
+        criticality: 0,
+        want_outcome: false,
+        arguments: Arguments { payload: &[7; 128], attributes: &[] },
+    };
+    append_submit(&mut out, &submit).expect("small");
+    out
+}
+
+/// Calls that wait in the queue while others pass: of their own functions, so that they are not taken first.
+fn preload(queue: &mut DurableQ, memory: &mut Memory, frames: &[FrameBuf]) {
+    let function = queue.intern(FunctionId::of("bench", "waiting")).expect("room");
+    for bytes in frames {
+        let frame = Frame::parse(bytes).expect("a frame").0;
+        let header = Header { function: queue.function_id(function), ..frame.header() };
+        let mut waiting = FrameBuf::new();
+        call::frame::append(&mut waiting, &header, frame.body());
+        let frame = Frame::parse(&waiting).expect("a frame").0;
+        while queue.submit(memory, frame, function, Origin(1)).is_err() {
+            disk(queue, memory);
+        }
+    }
+    disk(queue, memory);
+}
+
+/// Every write is done at once.
+fn disk(queue: &mut DurableQ, memory: &mut Memory) {
+    while let Some(op) = queue.next_op(memory) {
+        match op {
+            LogOp::Create { segment, .. } => queue.created(segment, Ok(())),
+            LogOp::Write { group, .. } => queue.written(group, Ok(())),
+            LogOp::Remove { .. } => {}
+        }
+    }
+    while let Some(event) = queue.next_event() {
+        assert!(matches!(event, Event::Verdict { .. }));
+    }
+}
+
+/// Batches through the whole cycle. Returns the time that the making of outcome frames took, ns.
+fn run(queue: &mut DurableQ, memory: &mut Memory, frames: &[FrameBuf], outcomes: &mut [FrameBuf]) -> f64 {
+    let mut outside = 0.0;
+    let reply = Reply::new(&Usage::default(), &[], &[]);
+    let mut leases = [Header::new(Kind::Lease); BATCH];
+    for batch in frames.chunks(BATCH) {
+        queue.advance(Instant(1), WallTime(1));
+        for bytes in batch {
+            // Parsed by the driver in life, which checks it there.
+            let frame = Frame::parsed_before(&bytes[..bytes.len() - bytes.len() % 16]);
+            let function = queue.function(frame.function()).expect("interned");
+            queue.submit(memory, frame, function, Origin(1)).expect("room");
+        }
+        disk(queue, memory);
+        let mut leased = 0;
+        while let Some(function) = queue.next_due() {
+            while let Some(offer) = queue.poll(function, &DEFAULTS) {
+                leases[leased] = queue.lease(offer.call, HolderRef(0), &DEFAULTS).expect("live").header;
+                leased += 1;
+                if leased == batch.len() {
+                    break;
+                }
+            }
+        }
+        let start = std::time::Instant::now();
+        for (lease, out) in leases[..leased].iter().zip(outcomes.iter_mut()) {
+            out.clear();
+            append_outcome(out, lease, Status::Ok, &reply).expect("small");
+        }
+        outside += start.elapsed().as_nanos() as f64;
+        for out in &outcomes[..leased] {
+            let frame = Frame::parsed_before(out);
+            queue.settle(memory, frame, &RetrySpec::default(), 0).expect("live");
+        }
+        disk(queue, memory);
+    }
+    outside
+}
