@@ -30,13 +30,18 @@ struct Heard {
     sent: usize,
 }
 
-/// Submits until the node is gone; the calls it acknowledged.
+/// Submits until the node is gone; the calls it acknowledged. `kill` runs from the first acknowledgement on: a node that
+/// is still making its first segment has nothing to lose.
 fn submit_until_killed(site: &Site, ids: &mut IdSource, kill: impl FnOnce() + Send) -> Heard {
     let mut client = Client::connect(&site.endpoint(), options(0)).expect("the node serves");
     let mut heard = Heard { acknowledged: BTreeSet::new(), sent: 0 };
     let payload = vec![7u8; 300];
+    let (first, is_first) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
-        scope.spawn(kill);
+        scope.spawn(move || {
+            is_first.recv().expect("the node acknowledges something");
+            kill();
+        });
         let begun = Instant::now();
         loop {
             let call = client.call(FunctionId::of("default", "echo"), &payload);
@@ -47,6 +52,7 @@ fn submit_until_killed(site: &Site, ids: &mut IdSource, kill: impl FnOnce() + Se
             match next {
                 Ok(Some(Event::Verdict(receipt))) if receipt.code == VerdictCode::Accepted => {
                     heard.acknowledged.insert(receipt.call);
+                    let _ = first.send(());
                 }
                 Ok(_) => {}
                 Err(_) => return,
