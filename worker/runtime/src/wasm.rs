@@ -145,8 +145,9 @@ impl WasmRuntime {
 
     /// One slice of a guest, and what it came to for its slot.
     fn run(&mut self, slot: SlotId, mut seat: Seat) -> Progress {
-        self.ticker.needed();
+        self.ticker.begin();
         let polled = seat.run.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        self.ticker.end();
         let slot = &mut self.slots[slot.0 as usize];
         match polled {
             Poll::Pending if seat.desk.served.get() => {

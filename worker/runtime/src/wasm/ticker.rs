@@ -3,7 +3,7 @@
 //! Guests compare a counter, the epoch, with a deadline at every loop and function entry; someone must
 //! advance it. That is a POSIX timer whose signal comes to the core's own thread: about 1 us per tick, no
 //! other thread to wake, and it comes also while the guest never leaves its loop. The timer disarms itself at
-//! the first tick since which no call ran, so that an idle core sleeps undisturbed.
+//! the first tick since which no slice ran, so that an idle core sleeps undisturbed.
 
 use std::io;
 use std::marker::PhantomData;
@@ -14,7 +14,9 @@ use wasmtime::Engine;
 /// Shared between the core's loop and the signal handler on the same thread: atomics for the compiler's sake.
 struct Tick {
     engine: Engine,
-    /// A call ran since the last tick.
+    /// A slice runs now: it must not lose its ticks, however long it takes.
+    running: AtomicBool,
+    /// A slice ran since the last tick.
     ran: AtomicBool,
     /// The timer runs.
     armed: AtomicBool,
@@ -38,6 +40,7 @@ impl Ticker {
         // Never freed: a signal of a deleted timer may still be under way. One per core's life.
         let tick: &'static Tick = Box::leak(Box::new(Tick {
             engine: engine.clone(),
+            running: AtomicBool::new(false),
             ran: AtomicBool::new(false),
             armed: AtomicBool::new(false),
             timer: AtomicPtr::default(),
@@ -51,12 +54,18 @@ impl Ticker {
         Ok(Ticker { tick, period, on_one_thread: PhantomData })
     }
 
-    /// A call is about to run: there must be ticks.
-    pub fn needed(&self) {
+    /// A slice begins: there are ticks until it ends.
+    pub fn begin(&self) {
+        self.tick.running.store(true, Relaxed);
         self.tick.ran.store(true, Relaxed);
         if !self.tick.armed.load(Relaxed) {
             self.arm();
         }
+    }
+
+    /// The slice has ended.
+    pub fn end(&self) {
+        self.tick.running.store(false, Relaxed);
     }
 
     #[cold]
@@ -119,7 +128,7 @@ extern "C" fn on_tick(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::
     // SAFETY: the kernel passes a valid `siginfo_t`; its value is what `create` put there, a leaked `Tick`.
     let tick: &'static Tick = unsafe { &*(*info).si_value().sival_ptr.cast::<Tick>() };
     tick.engine.increment_epoch();
-    if !tick.ran.swap(false, Relaxed) {
+    if !tick.ran.swap(false, Relaxed) && !tick.running.load(Relaxed) {
         tick.armed.store(false, Relaxed);
         let never = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         set(tick, &libc::itimerspec { it_interval: never, it_value: never });
@@ -145,21 +154,35 @@ mod tests {
         let ticker = Ticker::new(&Engine::default(), Duration::from_millis(1)).unwrap();
         assert!(!ticker.tick.armed.load(Relaxed));
         for _ in 0..3 {
-            ticker.needed();
+            ticker.begin();
             assert!(ticker.tick.armed.load(Relaxed));
             let from = Instant::now();
             while from.elapsed() < Duration::from_millis(20) {
-                ticker.needed();
+                ticker.begin();
+                ticker.end();
             }
             assert!(ticker.tick.armed.load(Relaxed));
             wait_until(|| !ticker.tick.armed.load(Relaxed));
         }
     }
 
+    /// An endless loop depends on it.
+    #[test]
+    fn a_slice_keeps_its_ticks_however_long_it_takes() {
+        let ticker = Ticker::new(&Engine::default(), Duration::from_millis(1)).unwrap();
+        ticker.begin();
+        let from = Instant::now();
+        while from.elapsed() < Duration::from_millis(20) {
+            assert!(ticker.tick.armed.load(Relaxed), "the slice lost its ticks");
+        }
+        ticker.end();
+        wait_until(|| !ticker.tick.armed.load(Relaxed));
+    }
+
     #[test]
     fn ticks_reach_the_thread_that_made_the_timer() {
         let ticker = Ticker::new(&Engine::default(), Duration::from_millis(1)).unwrap();
-        ticker.needed();
+        ticker.begin();
         // Cleared by the handler only.
         wait_until(|| !ticker.tick.ran.load(Relaxed));
     }
