@@ -132,7 +132,8 @@ impl Recovery {
     /// # Panics
     /// If `bytes` do not begin at a multiple of 16 in memory.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), RecoveryError> {
-        assert!((bytes.as_ptr() as usize).is_multiple_of(FRAME_ALIGN), "frames are read in place");
+        let aligned = bytes.is_empty() || (bytes.as_ptr() as usize).is_multiple_of(FRAME_ALIGN);
+        assert!(aligned, "frames are read in place");
         let last = self.offset + bytes.len() as u64 >= self.bytes;
         let mut at = 0;
         while at < bytes.len() {
@@ -280,7 +281,11 @@ impl Recovery {
     }
 }
 
+/// Whether a frame is of a kind that is a record, and the queue can go on behind it: one incarnation more must be left.
 fn is_record(frame: Frame<'_>) -> bool {
-    let lasting = [Kind::Submit, Kind::Done, Kind::Retry, Kind::Dead, Kind::Redrive, Kind::Incarnation];
-    lasting.contains(&frame.kind())
+    match frame.kind() {
+        Kind::Submit | Kind::Done | Kind::Retry | Kind::Dead | Kind::Redrive => true,
+        Kind::Incarnation => frame.stamp() < u64::from(u32::MAX),
+        _ => false,
+    }
 }

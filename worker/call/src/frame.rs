@@ -12,9 +12,9 @@
 //! | 12 | 4 | CRC-32C | of bytes 0..12, 16..64 and the body; of the header alone if the body is sealed |
 //! | 16 | 16 | call | [`CallId`] |
 //! | 32 | 8 | function | [`FunctionId`] |
-//! | 40 | 8 | stamp | submit: start time; lease, outcome, done, retry: epoch; credit: slots granted in all; ask, answer: correlation |
+//! | 40 | 8 | stamp | submit: start time; lease, outcome, done: epoch; retry: executions that failed; credit: slots granted in all; ask, answer: correlation |
 //! | 48 | 8 | deadline | submit, lease: deadline; retry: not before |
-//! | 56 | 1 | level | submit, lease: criticality; outcome, done, dead: [`Status`] |
+//! | 56 | 1 | level | submit, lease: criticality; outcome, done, retry, dead: [`Status`] |
 //! | 57 | 1 | | zero |
 //! | 58 | 2 | attempt | lease, outcome, retry: how many times the call has been delivered, from 1; answer: how many frames with more of the same body follow |
 //! | 60 | 4 | | zero |
@@ -82,7 +82,7 @@ pub enum Kind {
     Done = 32,
     /// Log only: the call failed and may run again, not before `deadline`. No body.
     Retry = 33,
-    /// Log only: the call goes to the dead letters. Body: JSON string with the reason.
+    /// Log only: the call goes to the dead letters. Body: its last outcome frame, sealed, if there is one that is kept.
     Dead = 34,
     /// Log only: a dead letter becomes a pending call again. No body.
     Redrive = 35,

@@ -49,7 +49,7 @@ pub enum Entry<'a> {
 /// # Panics
 /// If `bytes` do not begin at a multiple of 16 in memory.
 pub fn dump(bytes: &[u8]) -> Dump<'_> {
-    let aligned = (bytes.as_ptr() as usize).is_multiple_of(call::limits::FRAME_ALIGN);
+    let aligned = bytes.is_empty() || (bytes.as_ptr() as usize).is_multiple_of(call::limits::FRAME_ALIGN);
     assert!(aligned, "frames are read in place: read the segment into an aligned buffer");
     Dump { bytes, at: 0, group_end: 0, part: 0, next_group: 0 }
 }

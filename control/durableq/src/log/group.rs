@@ -116,6 +116,7 @@ impl GroupHeader {
             && bytes.is_multiple_of(call::limits::FRAME_ALIGN)
             && self.continues as usize <= bytes - GROUP_HEADER_BYTES
             && (self.continues as usize).is_multiple_of(call::limits::FRAME_ALIGN)
+            && (1..u32::MAX).contains(&self.incarnation)
             && self.durable < self.sequence
             && self.sequence < u64::MAX;
         if sound { Ok(()) } else { Err(GroupError::Malformed) }

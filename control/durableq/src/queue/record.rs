@@ -218,3 +218,79 @@ impl DurableQ {
         self.store.free(before);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Recovery;
+    use call::frame::FrameBuf;
+    use call::limits::Limits;
+    use call::{Instant, WallTime};
+
+    struct Memory(Vec<FrameBuf>);
+
+    impl Blocks for Memory {
+        fn block(&mut self, number: u32) -> &mut [u8] {
+            &mut self.0[number as usize]
+        }
+    }
+
+    fn disk(queue: &mut DurableQ, memory: &mut Memory) {
+        while let Some(op) = queue.next_op(memory) {
+            match op {
+                LogOp::Create { segment, .. } => queue.created(segment, Ok(())),
+                LogOp::Write { group, .. } => queue.written(group, Ok(())),
+                LogOp::Remove { .. } => {}
+            }
+        }
+    }
+
+    fn idle() -> (DurableQ, Memory) {
+        let limits = Limits::small();
+        let block = || {
+            let mut block = FrameBuf::new();
+            block.resize(limits.group_bytes, 0);
+            block
+        };
+        let mut memory = Memory((0..crate::block_count(&limits)).map(|_| block()).collect());
+        let mut queue = Recovery::new(&limits).finish(Instant(1), WallTime(1));
+        disk(&mut queue, &mut memory);
+        (queue, memory)
+    }
+
+    #[test]
+    fn leases_that_are_used_up_begin_an_incarnation() {
+        let (mut queue, mut memory) = idle();
+        assert_eq!(queue.incarnation(), 1);
+        queue.leases = LEASES_MAX;
+        queue.write_incarnation(&mut memory);
+        assert_eq!((queue.incarnation(), queue.leases), (1, LEASES_MAX), "its record is not on disk");
+        disk(&mut queue, &mut memory);
+        assert_eq!((queue.incarnation(), queue.leases), (2, 0));
+        assert!(queue.is_settled());
+    }
+
+    #[test]
+    #[should_panic(expected = "calls accepted and not ended")]
+    fn canary_a_call_that_is_not_counted() {
+        let (mut queue, _) = idle();
+        queue.pending += 1;
+        queue.check();
+    }
+
+    #[test]
+    #[should_panic(expected = "bytes in the store")]
+    fn canary_a_frame_that_is_never_freed() {
+        let (mut queue, _) = idle();
+        queue.store.put(&[0; 80]).expect("room");
+        queue.check();
+    }
+
+    #[test]
+    #[should_panic(expected = "groups to come")]
+    fn canary_a_verdict_that_waits_for_no_group() {
+        let (mut queue, _) = idle();
+        queue.wait(queue.log.last() + 1, call::CallId(1), crate::Origin(1), What::Duplicate);
+        queue.check();
+    }
+}

@@ -25,7 +25,7 @@ impl DurableQ {
             (Kind::Done, Some(at)) => self.replay_done(frame, at),
             (Kind::Done, None) => self.remember(frame),
             (Kind::Incarnation, _) => {
-                let number = u32::try_from(frame.stamp()).unwrap_or(u32::MAX);
+                let number = u32::try_from(frame.stamp()).expect("a record is looked at before it happens");
                 self.log.incarnation = self.log.incarnation.max(number);
             }
             // Its submit was in a segment that is gone, which means that its end is on disk too.
