@@ -8,7 +8,7 @@ use crate::session::SessionRef;
 use call::admin::{Answer, Ask, CallState, CoreState, FunctionState, NodeStatus, QueueState};
 use call::body::reply;
 use call::frame::{Frame, FrameBuf, Header, Kind, append};
-use call::{CallId, FunctionSpec, Instant, Status, WallTime};
+use call::{CallId, Instant, Status, WallTime};
 use driver::Driver;
 use durableq::{CallView, State};
 use scheduler::{FunctionRef, Input};
@@ -77,56 +77,82 @@ impl Waiters {
     }
 }
 
+/// Why an ask is not answered: [`Answer::Error`].
+pub(crate) struct Refusal {
+    code: &'static str,
+    message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Refusal {
+        Refusal { code, message: message.into() }
+    }
+
+    fn no_function(name: &str) -> Refusal {
+        Refusal::new("not-found", format!("no function {name} is deployed"))
+    }
+}
+
+impl From<call::ids::IdError> for Refusal {
+    fn from(error: call::ids::IdError) -> Refusal {
+        Refusal::new("bad-request", error.to_string())
+    }
+}
+
 impl<D: Driver> Node<D> {
     /// The admin side asks.
     pub(crate) fn ask(&mut self, session: SessionRef, frame: &Frame<'_>) {
         let stamp = frame.stamp();
         let answer = match serde_json::from_slice(frame.body()) {
             Ok(ask) => self.answer_to(session, stamp, ask),
-            Err(error) => Some(refusal("bad-request", format!("not a question: {error}"))),
+            Err(error) => Err(Refusal::new("bad-request", format!("not a question: {error}"))),
         };
-        if let Some(answer) = answer {
-            self.answer(session, stamp, &answer);
+        match answer {
+            Ok(Some(answer)) => self.answer(session, stamp, &answer),
+            Ok(None) => {}
+            Err(Refusal { code, message }) => {
+                self.answer(session, stamp, &Answer::Error { code: code.into(), message });
+            }
         }
     }
 
     /// `None` if the answer comes later.
-    fn answer_to(&mut self, session: SessionRef, stamp: u64, ask: Ask) -> Option<Answer> {
-        Some(match ask {
+    fn answer_to(&mut self, session: SessionRef, stamp: u64, ask: Ask) -> Result<Option<Answer>, Refusal> {
+        Ok(Some(match ask {
             Ask::Status => Answer::Status(self.status()),
-            Ask::Deploy { spec } => self.deploy_asked(spec),
+            Ask::Deploy { spec } => {
+                let function = self.deploy(spec)?;
+                Answer::Function(self.function_state(function))
+            }
             Ask::Functions => {
                 Answer::Functions(self.catalog.iter().map(|(f, _)| self.function_state(f)).collect())
             }
-            Ask::Function { function } => match self.catalog.named(&function) {
-                Some(function) => Answer::Function(self.function_state(function)),
-                None => no_function(&function),
-            },
-            Ask::FunctionDelete { function, force } => self.delete_asked(&function, force),
-            Ask::Call { call, wait_ms } => return self.call_asked(session, stamp, &call, wait_ms),
+            Ask::Function { function } => {
+                let known = self.catalog.named(&function).ok_or_else(|| Refusal::no_function(&function))?;
+                Answer::Function(self.function_state(known))
+            }
+            Ask::FunctionDelete { function, force } => self.delete_asked(&function, force)?,
+            Ask::Call { call, wait_ms } => return self.call_asked(session, stamp, call.parse()?, wait_ms),
             Ask::Queues => Answer::Queues(self.queue_states()),
             Ask::Peek { function, limit } => {
-                let Some(known) = self.queue.function(id_of(&function)) else {
-                    return Some(no_function(&function));
-                };
                 let mut calls = Vec::new();
-                self.queue.peek(known, limit as usize, &mut calls);
+                self.queue.peek(self.queued(&function)?, limit as usize, &mut calls);
                 self.call_states(&calls)
             }
             Ask::DeadLetters { function, limit } => {
-                match self.dead_letters(function.as_deref(), limit as usize) {
-                    Ok(calls) => self.call_states(&calls),
-                    Err(refused) => refused,
-                }
+                self.call_states(&self.dead_letters(function.as_deref(), limit as usize)?)
             }
-            Ask::Redrive { function, call } => self.redrive_asked(function.as_deref(), call.as_deref()),
+            Ask::Redrive { function, call } => {
+                let only = call.map(|text| text.parse()).transpose()?;
+                self.redrive_asked(function.as_deref(), only)?
+            }
             Ask::Workers => Answer::Workers(self.core_states()),
             Ask::Drain => {
                 self.drain();
                 self.drain_asked.push((session, stamp));
-                return None;
+                return Ok(None);
             }
-        })
+        }))
     }
 
     pub(crate) fn answer(&mut self, session: SessionRef, stamp: u64, answer: &Answer) {
@@ -141,22 +167,20 @@ impl<D: Driver> Node<D> {
         }
     }
 
-    fn deploy_asked(&mut self, spec: FunctionSpec) -> Answer {
-        match self.deploy(spec) {
-            Ok(function) => Answer::Function(self.function_state(function)),
-            Err(refused) => refused,
-        }
+    /// The queue's number of a function, deployed or not, that has had calls.
+    fn queued(&self, name: &str) -> Result<durableq::FunctionRef, Refusal> {
+        self.queue.function(id_of(name)).ok_or_else(|| Refusal::no_function(name))
     }
 
-    fn delete_asked(&mut self, name: &str, force: bool) -> Answer {
-        let Some(function) = self.catalog.named(name) else { return no_function(name) };
+    fn delete_asked(&mut self, name: &str, force: bool) -> Result<Answer, Refusal> {
+        let function = self.catalog.named(name).ok_or_else(|| Refusal::no_function(name))?;
         let known = durableq::FunctionRef(function.0);
         let depth = self.queue.depth(known);
         let pending = depth.scheduled + depth.due + depth.offered + depth.leased;
         if pending > 0 && !force {
             let message =
                 format!("{pending} calls of {name} are pending; force sends them to the dead letters");
-            return refusal("conflict", message);
+            return Err(Refusal::new("conflict", message));
         }
         self.retire(function);
         self.catalog.delete(function);
@@ -170,80 +194,67 @@ impl<D: Driver> Node<D> {
             let mut blocks = self.disk.lend(&mut self.driver);
             count += u64::from(self.queue.bury(&mut blocks, call, Status::Unavailable));
         }
-        Answer::Done { count }
+        Ok(Answer::Done { count })
     }
 
-    fn call_asked(&mut self, session: SessionRef, stamp: u64, text: &str, wait_ms: u64) -> Option<Answer> {
-        let call: CallId = match text.parse() {
-            Ok(call) => call,
-            Err(error) => return Some(refusal("bad-request", format!("{error}"))),
-        };
-        let Some(view) = self.queue.find(call) else {
-            let message = format!("no call {call} is known: it was never submitted here, or ended long ago");
-            return Some(refusal("not-found", message));
-        };
+    fn call_asked(
+        &mut self,
+        session: SessionRef,
+        stamp: u64,
+        call: CallId,
+        wait_ms: u64,
+    ) -> Result<Option<Answer>, Refusal> {
+        let view = self.queue.find(call).ok_or_else(|| unknown(call))?;
         let ended = matches!(view.state, State::Dead | State::Done);
         if ended || wait_ms == 0 || !self.queue.watch(call) {
-            return Some(self.call_answer(call));
+            return self.call_answer(call).map(Some);
         }
         let until = self.driver.now() + Duration::from_millis(wait_ms);
         self.waiters.add(Waiter { call, session, stamp, until });
-        None
+        Ok(None)
     }
 
     /// Answers those whose call has ended, and those who have waited long enough.
     pub(crate) fn answer_waiters(&mut self, now: Instant) {
         while let Some(waiter) = self.waiters.pop(now) {
-            let answer = self.call_answer(waiter.call);
+            let answer = self
+                .call_answer(waiter.call)
+                .unwrap_or_else(|Refusal { code, message }| Answer::Error { code: code.into(), message });
             self.answer(waiter.session, waiter.stamp, &answer);
         }
     }
 
-    fn call_answer(&self, call: CallId) -> Answer {
-        match self.queue.find(call) {
-            Some(view) => Answer::Call(self.call_state(&view)),
-            None => refusal("not-found", format!("call {call} has ended and is not kept any more")),
-        }
+    fn call_answer(&self, call: CallId) -> Result<Answer, Refusal> {
+        let view = self.queue.find(call).ok_or_else(|| unknown(call))?;
+        Ok(Answer::Call(self.call_state(&view)))
     }
 
-    fn dead_letters(&self, function: Option<&str>, limit: usize) -> Result<Vec<durableq::CallRef>, Answer> {
-        let of = match function {
-            Some(name) => Some(self.queue.function(id_of(name)).ok_or_else(|| no_function(name))?),
-            None => None,
-        };
+    fn dead_letters(&self, function: Option<&str>, limit: usize) -> Result<Vec<durableq::CallRef>, Refusal> {
+        let of = function.map(|name| self.queued(name)).transpose()?;
         let mut calls = Vec::new();
         self.queue.dead_letters(of, limit, &mut calls);
         Ok(calls)
     }
 
-    fn redrive_asked(&mut self, function: Option<&str>, call: Option<&str>) -> Answer {
-        let only: Option<CallId> = match call.map(str::parse).transpose() {
-            Ok(only) => only,
-            Err(error) => return refusal("bad-request", format!("{error}")),
-        };
-        let listed = match only {
-            Some(only) => Ok(self.queue.number(only).into_iter().collect()),
-            None => self.dead_letters(function, usize::MAX),
-        };
-        let calls: Vec<durableq::CallRef> = match listed {
-            Ok(calls) => calls,
-            Err(refused) => return refused,
+    fn redrive_asked(&mut self, function: Option<&str>, only: Option<CallId>) -> Result<Answer, Refusal> {
+        let calls = match only {
+            Some(only) => self.queue.number(only).into_iter().collect(),
+            None => self.dead_letters(function, usize::MAX)?,
         };
         let mut count = 0;
         for call in calls {
             let function = self.queue.view(call).expect("just listed").function;
             // A call whose function is gone would only wait; it stays where an operator sees it.
-            if self.catalog.find(function).is_none() {
-                continue;
+            if self.catalog.find(function).is_some() {
+                count += u64::from(self.queue.redrive(&mut self.disk.lend(&mut self.driver), call));
             }
-            count += u64::from(self.queue.redrive(&mut self.disk.lend(&mut self.driver), call));
         }
         match only {
-            Some(only) if count == 0 => refusal(
-                "not-found",
-                format!("{only} is not among the dead letters, or its function is deleted"),
-            ),
-            _ => Answer::Done { count },
+            Some(only) if count == 0 => {
+                let message = format!("{only} is not among the dead letters, or its function is deleted");
+                Err(Refusal::new("not-found", message))
+            }
+            _ => Ok(Answer::Done { count }),
         }
     }
 
@@ -405,12 +416,11 @@ fn reason(view: &CallView<'_>, stderr: Option<&str>) -> String {
     }
 }
 
-pub(crate) fn refusal(code: &str, message: String) -> Answer {
-    Answer::Error { code: code.into(), message }
-}
-
-fn no_function(name: &str) -> Answer {
-    refusal("not-found", format!("no function {name} is deployed"))
+fn unknown(call: CallId) -> Refusal {
+    Refusal::new(
+        "not-found",
+        format!("no call {call} is known: it was never submitted here, or ended long ago"),
+    )
 }
 
 #[cfg(test)]

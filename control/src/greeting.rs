@@ -1,11 +1,11 @@
 //! The first frame of a connection, and what cores and hosts hear before anything else: every function.
 
-use crate::answers::refusal;
+use crate::answers::Refusal;
 use crate::catalog::{Deployed, header_about};
 use crate::node::{Node, Phase};
 use crate::session::{Role, Session, SessionRef};
 use crate::worker_lb::Core;
-use call::admin::{Answer, Hello};
+use call::admin::Hello;
 use call::frame::{Frame, FrameBuf, Header, Kind, append};
 use call::{FunctionSpec, Status};
 use driver::Driver;
@@ -159,18 +159,18 @@ impl<D: Driver> Node<D> {
     /// Puts a function in force and tells everybody.
     ///
     /// # Errors
-    /// The answer to whoever asked for it.
-    pub(crate) fn deploy(&mut self, spec: FunctionSpec) -> Result<FunctionRef, Answer> {
+    /// If there is no room for another function, or calls of a deleted namesake still run.
+    pub(crate) fn deploy(&mut self, spec: FunctionSpec) -> Result<FunctionRef, Refusal> {
         let Some(known) = self.queue.intern(spec.id()) else {
             let max = self.limits.functions_max;
             let message = format!("{max} functions are known, deleted ones included: as many as may be");
-            return Err(refusal("full", message));
+            return Err(Refusal::new("full", message));
         };
         let function = FunctionRef(known.0);
         let is_new = self.catalog.get(function).is_none();
         if is_new && self.scheduler.depth(function) != Depth::default() {
             let message = "calls of the deleted function of this name still run; deploy when they have ended";
-            return Err(refusal("conflict", message.into()));
+            return Err(Refusal::new("conflict", message));
         }
         let (version, concurrency) = (spec.version, spec.concurrency);
         self.catalog.deploy(function, spec);

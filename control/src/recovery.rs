@@ -77,6 +77,7 @@ pub struct Booting<D> {
 }
 
 /// What a turn made of it.
+#[expect(clippy::large_enum_variant, reason = "moved a few times, at the start only")]
 pub enum Stage<D> {
     /// Still reading: reap, and turn again.
     Booting(Booting<D>),
