@@ -1,0 +1,35 @@
+//! Planted bugs: one for each checker, to show that it can fail.
+
+/// A planted bug.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Bug {
+    /// None.
+    #[default]
+    None,
+    /// The node's disk tells writes to be done that a crash can still lose: it acknowledges before the sync.
+    AcknowledgesBeforeSync,
+    /// The node tells an outcome twice.
+    DoublesOutcome,
+    /// The node tells an outcome under the epoch of an older lease.
+    IgnoresEpoch,
+    /// The node leases a call again while its lease lives.
+    LeasesTwice,
+    /// The node leases a call that no client made.
+    InventsCall,
+    /// The node changes a byte of the client's frame and sums it again.
+    ReencodesCall,
+    /// The node sends leases that the core has not granted.
+    ExceedsCredits,
+    /// The node's clock is an hour ahead: calls start early.
+    StartsEarly,
+    /// The node lets a function run wider than its manifest says.
+    ExceedsConcurrency,
+    /// The node holds more calls than its limit.
+    ExceedsCalls,
+    /// The node chooses among one call at a time, so that no order is kept.
+    IgnoresCriticality,
+    /// Some outcomes of cores vanish, the connection stands.
+    LosesOutcomes,
+    /// An acknowledged call is told to have failed although it ran well.
+    InventsFailure,
+}

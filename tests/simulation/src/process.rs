@@ -1,0 +1,229 @@
+//! Simulated processes: the production state machines, each with its driver, and what drives them.
+
+use crate::peer::{News, Peer};
+use crate::tap::Tap;
+use crate::watched::Watched;
+use call::frame::{FrameBuf, Header, Kind, append};
+use call::{FunctionSpec, Instant};
+use control::{Booting, Node, Phase, Stage};
+use driver::sim::ProcessId;
+use driver::{Arrivals, Driver, Endpoint};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+use worker::Core;
+
+/// One simulated process.
+pub trait Process {
+    /// Which.
+    fn id(&self) -> ProcessId;
+    /// Reaps and takes one turn. An error is a violation.
+    fn turn(&mut self) -> Result<(), String>;
+    /// CPU time of the last turn, if it says so.
+    fn spent(&self) -> Duration {
+        Duration::ZERO
+    }
+    /// Asks for an orderly end.
+    fn drain(&mut self) {}
+    /// Whether it has ended by itself, and is to be started again.
+    fn is_over(&self) -> bool {
+        false
+    }
+}
+
+/// How long a node that has drained waits for its peers to hear the end.
+const FAREWELL: Duration = Duration::from_millis(200);
+/// How many turns of a process pass between two checks of all its invariants: the check walks over everything.
+const CHECK_TURNS: u64 = 32;
+
+/// The control node, from the reading of its log on.
+pub struct NodeProcess {
+    /// `None` only inside a turn.
+    stage: Option<Stage<Tap>>,
+    endpoints: Vec<Endpoint>,
+    arrivals: Arrivals,
+    until: Instant,
+    turns: u64,
+    /// It has drained; gone at this time even if some peer does not hear.
+    leaving: Option<Instant>,
+    now: Instant,
+    id: ProcessId,
+}
+
+impl NodeProcess {
+    /// Around this node, which listens at these endpoints when it has recovered.
+    pub fn new(booting: Booting<Tap>, id: ProcessId, endpoints: Vec<Endpoint>) -> NodeProcess {
+        let stage = Some(Stage::Booting(booting));
+        NodeProcess {
+            stage,
+            endpoints,
+            arrivals: Arrivals::new(),
+            until: Instant(0),
+            turns: 0,
+            leaving: None,
+            now: Instant(0),
+            id,
+        }
+    }
+
+    fn boot(&mut self, mut booting: Booting<Tap>) -> Result<Stage<Tap>, String> {
+        booting.driver().reap(self.until, &mut self.arrivals);
+        self.until = Instant::NEVER;
+        let mut stage = booting.turn(&self.arrivals).map_err(|error| format!("recovery: {error}"))?;
+        if let Stage::Serving(node) = &mut stage {
+            for at in &self.endpoints {
+                node.listen(at).map_err(|error| format!("listening at {at}: {error}"))?;
+            }
+            self.until = Instant(0);
+        }
+        Ok(stage)
+    }
+
+    fn serve(&mut self, node: &mut Node<Tap>) {
+        node.driver().reap(self.until, &mut self.arrivals);
+        self.until = node.turn(&self.arrivals);
+        self.now = node.driver().now();
+        self.turns += 1;
+        if self.turns.is_multiple_of(CHECK_TURNS) {
+            node.check();
+        }
+        if node.phase() == Phase::Ended && self.leaving.is_none() {
+            node.leave();
+            self.leaving = Some(self.now + FAREWELL);
+        }
+        self.until = self.until.min(self.leaving.unwrap_or(Instant::NEVER));
+    }
+}
+
+impl Process for NodeProcess {
+    fn id(&self) -> ProcessId {
+        self.id
+    }
+
+    fn turn(&mut self) -> Result<(), String> {
+        self.stage = Some(match self.stage.take().expect("it is put back below") {
+            Stage::Booting(booting) => self.boot(booting)?,
+            Stage::Serving(mut node) => {
+                self.serve(&mut node);
+                Stage::Serving(node)
+            }
+        });
+        Ok(())
+    }
+
+    fn drain(&mut self) {
+        if let Some(Stage::Serving(node)) = &mut self.stage {
+            node.drain();
+            self.until = Instant(0);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let Some(Stage::Serving(node)) = &self.stage else { return false };
+        let left = self.leaving.is_some_and(|by| node.is_alone() || self.now >= by);
+        left || matches!(node.phase(), Phase::Failed { .. })
+    }
+}
+
+/// A worker core.
+pub struct CoreProcess {
+    core: Core<Tap, Watched>,
+    arrivals: Arrivals,
+    until: Instant,
+    spent: Rc<Cell<Duration>>,
+    id: ProcessId,
+}
+
+impl CoreProcess {
+    /// Around this core; `spent` is what its runtime says of CPU time.
+    pub fn new(core: Core<Tap, Watched>, id: ProcessId, spent: Rc<Cell<Duration>>) -> CoreProcess {
+        CoreProcess { core, arrivals: Arrivals::new(), until: Instant(0), spent, id }
+    }
+}
+
+impl Process for CoreProcess {
+    fn id(&self) -> ProcessId {
+        self.id
+    }
+
+    fn turn(&mut self) -> Result<(), String> {
+        self.core.driver().reap(self.until, &mut self.arrivals);
+        self.until = self.core.turn(&self.arrivals);
+        self.core.check();
+        Ok(())
+    }
+
+    fn drain(&mut self) {
+        self.core.drain();
+        self.until = Instant(0);
+    }
+
+    fn is_over(&self) -> bool {
+        self.core.finished()
+    }
+
+    fn spent(&self) -> Duration {
+        self.spent.get()
+    }
+}
+
+/// The supervisor of a host: says of each function that it is ready, after a while.
+pub struct Host {
+    peer: Peer,
+    arrivals: Arrivals,
+    until: Instant,
+    /// Functions to be told ready, and when.
+    compiling: Vec<(Instant, FunctionSpec)>,
+}
+
+impl Host {
+    /// With this connection.
+    pub fn new(peer: Peer) -> Host {
+        Host { peer, arrivals: Arrivals::new(), until: Instant(0), compiling: Vec::new() }
+    }
+
+    fn tell_ready(&mut self) {
+        let now = self.peer.driver.now();
+        for (at, spec) in &mut self.compiling {
+            if *at > now {
+                continue;
+            }
+            let header =
+                Header { function: spec.id(), stamp: u64::from(spec.version), ..Header::new(Kind::Ready) };
+            let mut frame = FrameBuf::new();
+            append(&mut frame, &header, b"");
+            *at =
+                if self.peer.send(&frame).is_ok() { Instant::NEVER } else { now + Duration::from_millis(5) };
+        }
+        self.compiling.retain(|(at, _)| *at != Instant::NEVER);
+        self.until = self.compiling.iter().map(|(at, _)| *at).min().unwrap_or(Instant::NEVER);
+    }
+}
+
+impl Process for Host {
+    fn id(&self) -> ProcessId {
+        self.peer.id()
+    }
+
+    fn turn(&mut self) -> Result<(), String> {
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        for news in self.peer.round(self.until, &mut arrivals) {
+            match news {
+                News::Up => {}
+                News::Down => self.compiling.clear(),
+                News::Frame(frame) if frame.kind() == Kind::Publish => {
+                    let spec = serde_json::from_slice(frame.body()).map_err(|error| error.to_string())?;
+                    let wait = Duration::from_micros(self.peer.driver.random() % 20_000);
+                    self.compiling.push((self.peer.driver.now() + wait, spec));
+                }
+                News::Frame(frame) if frame.kind() == Kind::Retire => {
+                    self.compiling.retain(|(_, spec)| spec.id() != frame.function());
+                }
+                News::Frame(frame) => return Err(format!("a host was sent a {:?}", frame.kind())),
+            }
+        }
+        self.arrivals = arrivals;
+        self.tell_ready();
+        Ok(())
+    }
+}
