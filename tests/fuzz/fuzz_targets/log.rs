@@ -1,0 +1,140 @@
+//! A log on disk that may hold anything: recovery gives a queue whose invariants hold, or an error.
+//!
+//! The input is read as a recipe: segments of groups of records, with checksums that fit, and a few bytes that do not.
+//! Random bytes alone would not pass the first checksum.
+
+#![no_main]
+
+use call::frame::{FrameBuf, Header, append, frame_bytes};
+use call::limits::Limits;
+use call::{CallId, FunctionId, Instant, Kind, WallTime};
+use durableq::log::dump::dump;
+use durableq::log::{GROUP_ALIGN, GROUP_HEADER_BYTES, GroupHeader};
+use durableq::{Recovery, RecoveryError};
+
+const GROUP_BYTES: usize = 16 << 10;
+const RECORDS: [Kind; 6] =
+    [Kind::Submit, Kind::Done, Kind::Retry, Kind::Dead, Kind::Redrive, Kind::Incarnation];
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let mut recipe = Recipe { bytes, sequence: 0, incarnation: 1 };
+    let segments: Vec<FrameBuf> = (0..1 + recipe.byte() % 3).map(|_| recipe.segment()).collect();
+    let _ = recover(&segments);
+    for segment in &segments {
+        dump(segment).for_each(drop);
+    }
+});
+
+fn recover(segments: &[FrameBuf]) -> Result<(), RecoveryError> {
+    let limits = Limits { calls_max: 8, functions_max: 4, pending_bytes_max: 64 << 10, ..Limits::small() };
+    let mut recovery = Recovery::new(&Limits { group_bytes: GROUP_BYTES, dead_letters_max: 4, ..limits });
+    for (number, segment) in segments.iter().enumerate() {
+        recovery.segment(number as u64 + 1, segment.len() as u64);
+        while let Some(offset) = recovery.offset() {
+            let block = &segment[offset as usize..];
+            recovery.feed(&block[..block.len().min(GROUP_BYTES)])?;
+        }
+    }
+    let mut queue = recovery.finish(Instant(1), WallTime(1 << 60));
+    queue.check();
+    while let Some(function) = queue.next_due() {
+        let defaults = durableq::Defaults { criticality: 100, deadline_ns: 1 };
+        while queue.poll(function, &defaults).is_some() {}
+    }
+    queue.check();
+    Ok(())
+}
+
+struct Recipe<'a> {
+    bytes: &'a [u8],
+    sequence: u64,
+    incarnation: u32,
+}
+
+impl Recipe<'_> {
+    fn byte(&mut self) -> u8 {
+        let (first, rest) = self.bytes.split_first().unwrap_or((&0, &[]));
+        self.bytes = rest;
+        *first
+    }
+
+    fn word(&mut self) -> u64 {
+        u64::from_le_bytes(std::array::from_fn(|_| self.byte()))
+    }
+
+    /// Mostly what a sound log would have here, now and then anything.
+    fn usually(&mut self, sound: u64) -> u64 {
+        match self.byte() {
+            0 => self.word(),
+            1 => sound.wrapping_add(1),
+            2 => sound.saturating_sub(1),
+            _ => sound,
+        }
+    }
+
+    fn segment(&mut self) -> FrameBuf {
+        let mut out = FrameBuf::new();
+        for _ in 0..self.byte() % 5 {
+            match self.byte() {
+                0 => out.extend_from_slice(&[0; GROUP_ALIGN]),
+                1 => {
+                    let junk = self.byte();
+                    out.extend_from_slice(&[junk; GROUP_ALIGN]);
+                }
+                _ => self.group(&mut out),
+            }
+        }
+        out.resize(out.len() + usize::from(self.byte() % 2) * GROUP_ALIGN, 0);
+        out
+    }
+
+    fn group(&mut self, out: &mut FrameBuf) {
+        let mut records = FrameBuf::new();
+        for _ in 0..1 + self.byte() % 6 {
+            self.record(&mut records);
+        }
+        // A record may be cut: at its end here, or because it began in the group before.
+        let cut = usize::from(self.byte().saturating_sub(200)) * 16;
+        let kept = records.len().saturating_sub(cut).max(16).min(GROUP_BYTES - GROUP_HEADER_BYTES);
+        let first = frame_bytes(&records).ok().flatten().unwrap_or(0);
+        let continues = if self.byte() < 16 { first.min(kept) as u32 } else { 0 };
+        let sequence = self.usually(self.sequence + 1);
+        let incarnation = self.usually(u64::from(self.incarnation)) as u32;
+        let durable = self.usually(sequence.saturating_sub(1));
+        (self.sequence, self.incarnation) = (sequence.min(1 << 62), incarnation);
+        let mut block = vec![0; GROUP_HEADER_BYTES];
+        block.extend_from_slice(&records[..kept]);
+        let bytes = block.len() as u32;
+        GroupHeader { bytes, sequence, incarnation, continues, durable }.seal(&mut block);
+        block.resize(block.len().next_multiple_of(GROUP_ALIGN), 0);
+        out.extend_from_slice(&block);
+    }
+
+    fn record(&mut self, out: &mut FrameBuf) {
+        let which = self.byte();
+        let kind = RECORDS.get(usize::from(which) % 7).copied().unwrap_or(Kind::Ask);
+        let header = Header {
+            flags: u16::from(self.byte()) & kind.flags(),
+            call: CallId(u128::from(self.byte() % 12)),
+            function: FunctionId(u64::from(self.byte() % 6)),
+            stamp: self.usually(u64::from(which)),
+            deadline: self.usually(0),
+            level: self.byte() % 12,
+            attempt: self.usually(1) as u16,
+            kind,
+        };
+        let mut body = FrameBuf::new();
+        match self.byte() {
+            _ if kind.is_bare() => {}
+            0..100 => {}
+            100..200 => {
+                append(&mut body, &Header { call: header.call, ..Header::new(Kind::Outcome) }, b"outcome")
+            }
+            long => {
+                let filler = self.byte();
+                body.resize(usize::from(long - 200) * 200, filler);
+            }
+        }
+        append(out, &header, &body);
+    }
+}
