@@ -9,6 +9,10 @@ use std::time::Duration;
 /// Calls one core may serve at once, at most: a slot costs up to 4 KiB of parking memory and a fiber stack.
 pub const SLOTS_MAX: u32 = 4096;
 
+/// The runtime's tick. A slice lasts two of them when calls follow each other without a pause, so a millisecond: what a
+/// short call waits behind a long one at most. A tick costs about 1 us, so 0.2 % of a busy core.
+pub const TICK: Duration = Duration::from_micros(500);
+
 /// How long one round may begin new calls before the ring is served again. Two hundred no-op calls; a fifth of a
 /// slice, so that beginning short calls never delays the ring by more than one slice does.
 pub const ROUND: Duration = Duration::from_micros(200);

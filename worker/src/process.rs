@@ -3,7 +3,7 @@
 //! SIGTERM drains it, SIGUSR1 has it write its [`crate::Stats`] to stderr, as it does at its end.
 
 use crate::core::Core;
-use crate::plan::Plan;
+use crate::plan::{Plan, TICK};
 use call::limits::Limits;
 use driver::shell::{self, Shell};
 use driver::uring::{self, Uring};
@@ -65,7 +65,7 @@ async fn serve(
     driver: Uring,
     mut shell: Shell,
 ) -> Result<(), StartError> {
-    let options = wasm::Options { slots: plan.slots, ..wasm::Options::new(&plan.cache) };
+    let options = wasm::Options { slots: plan.slots, slice: TICK, ..wasm::Options::new(&plan.cache) };
     let runtime = WasmRuntime::new(options).map_err(StartError::Runtime)?;
     let mut core = Core::new(plan.core(cpu), limits.clone(), driver, runtime);
     for (thing, backend) in core.backends() {

@@ -1,7 +1,8 @@
 //! A worker core alone: this process is the node and the load, pinned to one CPU; the core is a process of its own,
 //! pinned to another, exactly as `millrace core` runs it.
 //!
-//! `core_alone [--json PATH] [--smoke]`; `--smoke` measures for an instant only, to see that everything runs.
+//! `core_alone [--json PATH] [--smoke] [--only PART] [--ms TIME]`: the parts are tcp, shm, fresh, long, first and idle,
+//! each measurement lasts 2000 ms; `--smoke` measures for an instant only, to see that everything runs.
 
 use benches::leases::{Leased, Leases};
 use benches::{Figure, Report};
@@ -12,7 +13,6 @@ use driver::uring::{Options, Uring};
 use driver::{Arrivals, Driver, Endpoint, Event, topology};
 use nix::unistd::Pid;
 use runtime::wasm::artefact;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -91,8 +91,7 @@ struct Bench {
 }
 
 fn bench(arguments: &[String]) -> Outcome<()> {
-    let json =
-        arguments.iter().position(|a| a == "--json").and_then(|at| arguments.get(at + 1)).map(PathBuf::from);
+    let option = |name| arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1));
     let smoke = arguments.iter().any(|a| a == "--smoke");
     let cpus = topology::choose_cpus(2)?;
     topology::pin(cpus[1])?;
@@ -102,25 +101,27 @@ fn bench(arguments: &[String]) -> Outcome<()> {
     let mut bench = Bench {
         report: Report::default(),
         cpu: cpus[0] as u32,
-        time: Duration::from_millis(if smoke { 50 } else { 2000 }),
+        time: Duration::from_millis(
+            option("--ms").map_or(Ok(if smoke { 50 } else { 2000 }), |ms| ms.parse())?,
+        ),
         noop: compiled(&wat::parse_str(NOOP)?)?,
         burn: compiled(&wat::parse_str(BURN)?)?,
-        template: compiled(&template(&directory)?)?,
+        template: compiled(&template()?)?,
         directory,
     };
-    let result = bench.run(smoke);
+    let result = bench.run(smoke, option("--only").map(String::as_str));
     std::fs::remove_dir_all(&bench.directory)?;
     result?;
-    if let Some(path) = json {
-        bench.report.write(&path)?;
+    if let Some(path) = option("--json") {
+        bench.report.write(Path::new(path))?;
     }
     Ok(())
 }
 
 /// The function that `millrace init` makes, built.
-fn template(directory: &Path) -> Outcome<Vec<u8>> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker/runtime/template");
-    let target = directory.join("template");
+fn template() -> Outcome<Vec<u8>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let (source, target) = (root.join("worker/runtime/template"), root.join("target/bench/template"));
     let built = Command::new("cargo")
         .args(["build", "--quiet", "--release", "--target", "wasm32-wasip1", "--manifest-path"])
         .arg(source.join("Cargo.toml"))
@@ -171,16 +172,26 @@ fn spec(name: &str, artefact: &str, instance: InstanceMode) -> FunctionSpec {
 }
 
 impl Bench {
-    fn run(&mut self, smoke: bool) -> Outcome<()> {
-        for transport in ["tcp", "shm"] {
+    fn run(&mut self, smoke: bool, only: Option<&str>) -> Outcome<()> {
+        let wanted = |part: &str| only.is_none_or(|only| only == part);
+        for transport in ["tcp", "shm"].into_iter().filter(|part| wanted(part)) {
             let rate = self.throughput(transport)?;
             self.latency(transport)?;
             self.open_loop(transport, 0.7 * rate)?;
         }
-        self.fresh()?;
-        self.beside_long_calls(smoke)?;
-        self.first_calls(if smoke { 4 } else { 64 })?;
-        self.resident()
+        if wanted("fresh") {
+            self.fresh()?;
+        }
+        if wanted("long") {
+            self.beside_long_calls(smoke)?;
+        }
+        if wanted("first") {
+            self.first_calls(if smoke { 4 } else { 64 })?;
+        }
+        if wanted("idle") {
+            self.resident()?;
+        }
+        Ok(())
     }
 
     fn endpoint(&self, transport: &str) -> Endpoint {
@@ -356,10 +367,16 @@ fn steady(leases: &mut Leases, function: usize, rate: f64, time: Duration) -> f6
     let (count, step_ns) = ((rate * time.as_secs_f64()) as u64, 1e9 / rate);
     let start = |n: u64| Instant(begun.0 + (n as f64 * step_ns) as u64);
     let (mut next, mut late) = (0, 0);
+    // Whether the core, and not this loop, is why the next call waits.
+    let mut full = false;
     while next < count {
         let now = leases.now();
-        while next < count && start(next) <= now && leases.send_timed(function, start(next)) {
-            late += u64::from(now - start(next) > Duration::from_micros(100));
+        while next < count && start(next) <= now {
+            late += u64::from(!full && now - start(next) > Duration::from_micros(100));
+            full = !leases.send_timed(function, start(next));
+            if full {
+                break;
+            }
             next += 1;
         }
         leases.poll(Duration::ZERO);
