@@ -27,7 +27,7 @@ impl<D: Driver> Node<D> {
         let mut blocks = self.disk.lend(&mut self.driver);
         let Ok(settled) = self.queue.settle(&mut blocks, *frame, retry, random) else { return };
         self.scheduler.step(Input::Ended { call: CallRef(settled.call.0) }, &mut self.effects);
-        let entry = self.workers.core_mut(core).expect("its session is there");
+        let entry = self.workers.core_mut(CoreRef(settled.holder.0)).expect("who holds a lease is connected");
         entry.leased -= 1;
         entry.finished += 1;
         self.stats.executed(&usage);

@@ -152,6 +152,9 @@ pub struct Settled {
     pub id: CallId,
     /// Its function.
     pub function: FunctionRef,
+    /// Who held the lease. The epoch fences, not the connection: a core that connected again may report a lease of
+    /// the connection it lost, before that loss was noticed.
+    pub holder: HolderRef,
     /// When it could first have started.
     pub start_at: WallTime,
     /// What happens to it.

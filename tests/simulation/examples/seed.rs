@@ -8,7 +8,17 @@ fn main() {
     let begin = std::time::Instant::now();
     for seed in number(0)..=number(1).max(number(0)) {
         eprintln!("seed {seed}");
-        match run(seed, &Options { verbose, bug: if std::env::var("LYING").is_ok() { simulation::Bug::AcknowledgesBeforeSync } else { simulation::Bug::None } }) {
+        match run(
+            seed,
+            &Options {
+                verbose,
+                bug: if std::env::var("LYING").is_ok() {
+                    simulation::Bug::AcknowledgesBeforeSync
+                } else {
+                    simulation::Bug::None
+                },
+            },
+        ) {
             Ok(report) => println!("{report}"),
             Err(violation) => println!("VIOLATION {violation}"),
         }

@@ -158,6 +158,8 @@ impl Client {
         let mut witness = self.witness.borrow_mut();
         let given_up = witness.leases.deliveries_out(call);
         witness.ledger.ended(call, &Expected { status, output }, given_up)?;
+        // Who hears the outcome need not wait for the verdict, which may be lost.
+        witness.ledger.acknowledged(call, self.peer.driver.wall(), false)?;
         // An outcome may be told once for each submit on this connection.
         match self.open.get_mut(&call) {
             Some(open) if open.owed > 0 => {

@@ -161,7 +161,7 @@ impl Leases {
                 let door = self.doors.entry(from).or_default();
                 door.granted = door.granted.max(frame.stamp());
             }
-            Kind::Outcome => self.outcome(from, frame)?,
+            Kind::Outcome => self.outcome(frame)?,
             _ => {}
         }
         Ok(())
@@ -251,11 +251,12 @@ impl Leases {
         }
     }
 
-    fn outcome(&mut self, from: ConnectionId, frame: &Frame<'_>) -> Result<(), String> {
+    fn outcome(&mut self, frame: &Frame<'_>) -> Result<(), String> {
         let (call, epoch) = (frame.call(), frame.epoch());
         let status = frame.status().map_err(|error| error.to_string())?;
         match self.live.get(&call) {
-            Some(lease) if lease.epoch == epoch && lease.to == from => {}
+            // The epoch fences, not the connection.
+            Some(lease) if lease.epoch == epoch => {}
             _ => {
                 self.stale += 1;
                 return Ok(());

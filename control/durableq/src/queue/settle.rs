@@ -77,7 +77,8 @@ impl DurableQ {
 
     fn settled(&self, at: CallRef, fate: Fate) -> Settled {
         let call = &self.calls[at];
-        Settled { call: at, id: call.id, function: call.function, start_at: WallTime(call.start_at), fate }
+        let start_at = WallTime(call.start_at);
+        Settled { call: at, id: call.id, function: call.function, holder: call.holder, start_at, fate }
     }
 
     fn end_lease(&mut self, at: CallRef) {
