@@ -40,7 +40,7 @@ impl Package {
         let path = if path.is_dir() { path.join(MANIFEST) } else { path.to_owned() };
         if path.extension().is_some_and(|extension| extension == "wasm") {
             let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            return Package::new(FunctionSpec { name: stem.into(), ..FunctionSpec::default() }, &path);
+            return Package::read_wasm(FunctionSpec { name: stem.into(), ..FunctionSpec::default() }, &path);
         }
         let name = path.display().to_string();
         let text = read_bounded(&path, "the manifest", manifest::MANIFEST_BYTES_MAX)?;
@@ -55,15 +55,14 @@ impl Package {
         let Manifest { spec, artefact } =
             manifest::parse(&name, &text).map_err(|error| manifest_failure(&error))?;
         let wasm: PathBuf = path.parent().unwrap_or(Path::new("")).join(artefact);
-        Package::new(spec, &wasm)
+        Package::read_wasm(spec, &wasm)
     }
 
     /// Of a function whose manifest is known and a wasm file.
     ///
     /// # Errors
     /// A file that is missing, not wasm, or that cannot run here.
-    pub fn new(mut spec: FunctionSpec, path: &Path) -> Result<Package, Failure> {
-        spec.validate().map_err(|error| manifest_failure(&error))?;
+    pub fn read_wasm(spec: FunctionSpec, path: &Path) -> Result<Package, Failure> {
         let wasm = read_bounded(path, "the wasm file", ARTEFACT_BYTES_MAX).map_err(|mut failure| {
             if failure.exit == Exit::NotFound {
                 failure.remedy =
@@ -73,11 +72,20 @@ impl Package {
             }
             failure
         })?;
+        Package::new(spec, wasm, &path.display().to_string())
+    }
+
+    /// Of a function whose manifest and wasm are known; errors call the wasm by `name`.
+    ///
+    /// # Errors
+    /// Values out of range; what is not wasm, or cannot run here.
+    pub fn new(mut spec: FunctionSpec, wasm: Vec<u8>, name: &str) -> Result<Package, Failure> {
+        spec.validate().map_err(|error| manifest_failure(&error))?;
         let inspection = inspect(&wasm, spec.abi, spec.memory_bytes).map_err(|error| {
             let text = error.to_string();
             let (what, remedy) =
                 text.split_once("; ").unwrap_or((&text, "see tools/README.md for what runs here"));
-            Failure::input(format!("the file {what}"), path.display().to_string(), remedy)
+            Failure::input(format!("the file {what}"), name, remedy)
         })?;
         spec.artefact = sha256(&wasm);
         spec.artefact_bytes = wasm.len() as u64;

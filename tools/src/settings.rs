@@ -2,7 +2,7 @@
 
 use crate::admin::Admin;
 use crate::exit::{Exit, Failure};
-use control::Endpoints;
+pub use control::Endpoints;
 use millrace_client::Endpoint;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -144,7 +144,7 @@ fn show(report: &Report) -> String {
         ("rate asked".to_owned(), format!("{:.0} calls/s", report.rate)),
         ("rate sent".into(), format!("{:.0} calls/s", report.rate_sent)),
         ("rate accepted".into(), format!("{:.0} calls/s", report.rate_accepted)),
-        ("sent".into(), report.sent.to_string()),
+        ("sent".into(), format!("{} ({} could not be sent in time)", report.sent, report.not_sent)),
     ];
     rows.extend(report.verdicts.iter().map(|(word, count)| (format!("verdict {word}"), count.to_string())));
     rows.extend(report.outcomes.iter().map(|(word, count)| (format!("outcome {word}"), count.to_string())));

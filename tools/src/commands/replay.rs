@@ -7,7 +7,7 @@ use crate::deployment::{Package, wait_until_ready};
 use crate::exit::{Done, Exit, Failure};
 use crate::interrupt;
 use crate::output::{Output, pairs};
-use crate::replay::{Ledger, Options, Progress, Summary, picture, run};
+use crate::replay::{Ledger, Options, Progress, Summary, busy, picture, run};
 use crate::settings::{Connection, Environment};
 use crate::times::duration;
 use crate::trace::{Arrival, Trace, TraceFunction, azure2019};
@@ -18,13 +18,13 @@ use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Examples:
-  millrace replay tests/data/azure2019-250 --function spin --compress 480
+  millrace replay tests/data/azure2019-250 --deploy --compress 480 --ledger ledger.csv --picture calls.svg
+  millrace replay tests/data/azure2019-250 --deploy=spin.wasm --compress 480
   millrace replay invocations-200.csv --function spin --compress 60 --run-scale 100
-  millrace replay azure2019 --deploy spin.wasm --compress 480 --ledger ledger.csv --picture calls.svg
 
 Formats: a directory with invocations.csv, durations.csv and memory.csv (Azure 2019), or one file (2019 or 2021); see
 tools/README.md. Each call gets the arguments {\"run_us\": N, \"memory_kib\": N, \"trigger\": TEXT}: its function is to keep
-a CPU busy for so long and touch so much memory. The ledger is the replayer's own account, call by call; it survives
+a CPU busy for so long and touch so much memory, as the built-in one of --deploy does. The ledger is the replayer's own account, call by call; it survives
 restarts of the node, to which it submits again, under the same ids, what is not settled.";
 
 /// Replays a trace.
@@ -43,15 +43,18 @@ pub struct Replay {
     /// Send all calls to this deployed function: NAME or NAMESPACE/NAME
     #[arg(long)]
     function: Option<String>,
-    /// Deploy this wasm file once for each function of the trace, in namespace `trace`
-    #[arg(long, value_name = "WASM")]
-    deploy: Option<PathBuf>,
+    /// Deploy a wasm file once for each function of the trace, in namespace `trace` [without a value: a built-in one]
+    #[arg(long, value_name = "WASM", num_args = 0..=1, require_equals = true)]
+    deploy: Option<Option<PathBuf>>,
     /// Time passes so many times faster than in the trace
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = factor)]
     compress: f64,
     /// Run times are divided by this, or by what makes the calls fill half of --cores (`auto`)
     #[arg(long, value_name = "FACTOR|auto", default_value = "auto")]
     run_scale: String,
+    /// Memory is divided by this, or by what makes the largest call touch 1 MiB (`auto`, where run times shrink)
+    #[arg(long, value_name = "FACTOR|auto", default_value = "auto")]
+    memory_scale: String,
     /// Cores that run the calls, for `--run-scale auto`
     #[arg(long, default_value_t = 1.0, value_parser = factor)]
     cores: f64,
@@ -90,12 +93,27 @@ fn factor(text: &str) -> Result<f64, String> {
     }
 }
 
+/// What the largest call touches with `--memory-scale auto`.
+const MEMORY_KIB_AUTO: u32 = 1024;
+
+/// A factor, or `auto`.
+fn scale(option: &str, text: &str, auto: f64) -> Result<f64, Failure> {
+    if text == "auto" {
+        return Ok(auto);
+    }
+    factor(text).map_err(|error| Failure::new(Exit::Usage, format!("`{text}`: {error}"), option, "or `auto`"))
+}
+
 impl Replay {
     pub fn run(self, environment: &Environment) -> Done {
         let whole = self.read()?;
         let minutes = (whole.span.as_secs_f64() / 60.0).ceil().max(1.0) as usize;
         let compressed = whole.scaled(self.compress, 1.0);
-        let trace = compressed.scaled(1.0, self.run_scale(&compressed)?);
+        let run_scale = scale("--run-scale", &self.run_scale, compressed.run_scale_for(self.cores, 0.5))?;
+        // Where run times stay as they are, so does memory.
+        let small = if run_scale > 1.0 { compressed.memory_scale_for(MEMORY_KIB_AUTO) } else { 1.0 };
+        let memory_scale = scale("--memory-scale", &self.memory_scale, small)?;
+        let trace = compressed.scaled(1.0, run_scale).with_memory_divided(memory_scale);
         let options = Options {
             endpoint: self.node.endpoint(environment)?,
             targets: self.targets(environment, &trace)?,
@@ -142,24 +160,18 @@ impl Replay {
         Ok(trace)
     }
 
-    fn run_scale(&self, compressed: &Trace) -> Result<f64, Failure> {
-        match self.run_scale.as_str() {
-            "auto" => Ok(compressed.run_scale_for(self.cores, 0.5)),
-            text => factor(text).map_err(|error| {
-                Failure::new(Exit::Usage, format!("`{text}`: {error}"), "--run-scale", "or `auto`")
-            }),
-        }
-    }
-
     /// Which function stands for each function of the trace; deploys them if asked to.
     fn targets(&self, environment: &Environment, trace: &Trace) -> Result<Vec<FunctionId>, Failure> {
         if let Some(function) = &self.function {
             let (namespace, name) = function_name(function)?;
             return Ok(vec![FunctionId::of(&namespace, &name); trace.functions.len()]);
         }
-        let wasm = self.deploy.as_deref().expect("clap asks for one of the two");
         let admin = self.node.admin(environment)?;
-        let package = Package::new(FunctionSpec { name: "trace".into(), ..FunctionSpec::default() }, wasm)?;
+        let spec = FunctionSpec { name: "trace".into(), ..FunctionSpec::default() };
+        let package = match &self.deploy {
+            Some(Some(wasm)) => Package::read_wasm(spec, wasm)?,
+            _ => Package::new(spec, busy(), "the built-in function")?,
+        };
         let mut specs = Vec::with_capacity(trace.functions.len());
         for (index, function) in trace.functions.iter().enumerate() {
             let mut package = package.clone();
@@ -196,7 +208,7 @@ impl Replay {
             exit,
             what,
             self.trace.display().to_string(),
-            "the ledger (--ledger FILE) has each of them",
+            "the ledger (--ledger FILE) has each of them; those without an outcome may still wait: `millrace queue list`",
         ))
     }
 }

@@ -74,6 +74,8 @@ pub struct Report {
     pub rate_accepted: f64,
     /// Calls sent.
     pub sent: u64,
+    /// Calls whose time came within the duration and that had not left when it was over.
+    pub not_sent: u64,
     /// Verdicts by their word.
     pub verdicts: BTreeMap<&'static str, u64>,
     /// Outcomes by status, if they were asked for.
@@ -197,6 +199,9 @@ impl<'a> Generator<'a> {
             if self.turn_interval(interval, false) && !go_on() {
                 self.total = self.sent;
             }
+            if self.begin.elapsed() > self.options.duration {
+                break; // The rest would only measure how long a queue of its own the generator has.
+            }
             let gap = Duration::from_nanos(self.intended_ns(self.sent).saturating_sub(self.now_ns()));
             if gap > SPIN {
                 self.pause((gap - SPIN / 2).min(INTERVAL))?;
@@ -309,6 +314,10 @@ impl<'a> Generator<'a> {
         without_verdict + without_outcome
     }
 
+    fn not_sent(&self) -> u64 {
+        self.total - self.sent
+    }
+
     fn is_answered(&self) -> bool {
         self.unanswered() == 0
     }
@@ -320,6 +329,7 @@ impl<'a> Generator<'a> {
             rate_sent: self.sent as f64 / seconds,
             rate_accepted: self.accepted() as f64 / seconds,
             sent: self.sent,
+            not_sent: self.not_sent(),
             verdicts: VerdictCode::ALL
                 .into_iter()
                 .map(|code| (verdict_name(code), self.verdicts[code as usize]))
@@ -344,10 +354,10 @@ impl<'a> Generator<'a> {
     fn saturation(&self) -> Option<String> {
         let late = &self.whole.late;
         let in_time = late.count_between(0, LATE_NS);
-        let share = 1.0 - in_time as f64 / late.len().max(1) as f64;
+        let share = 1.0 - in_time as f64 / (late.len() + self.not_sent()).max(1) as f64;
         (share > LATE_SHARE).then(|| {
             format!(
-                "{:.1} % of the calls left more than {} ms after their time (p99 {} us): the generator, its CPU or \
+                "{:.1} % of the calls left more than {} ms after their time, or never (p99 {} us): the generator, its CPU or \
                  its connections could not keep the rate; lower --rate, raise --connections, or give it a CPU",
                 share * 100.0,
                 LATE_NS / 1_000_000,

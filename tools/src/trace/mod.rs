@@ -82,6 +82,14 @@ impl Trace {
         }
     }
 
+    /// The trace with the memory of its calls divided by `by`. What the functions may need stays as it is.
+    pub fn with_memory_divided(mut self, by: f64) -> Trace {
+        for arrival in &mut self.arrivals {
+            arrival.memory_kib = (f64::from(arrival.memory_kib) / by).round() as u32;
+        }
+        self
+    }
+
     /// The sum of all run times.
     pub fn run_total(&self) -> Duration {
         Duration::from_micros(self.arrivals.iter().map(|arrival| u64::from(arrival.run_us)).sum())
@@ -105,6 +113,13 @@ impl Trace {
     /// less work than that stays as it is.
     pub fn run_scale_for(&self, cores: f64, share: f64) -> f64 {
         (self.run_total().as_secs_f64() / (self.span.as_secs_f64() * cores * share)).max(1.0)
+    }
+
+    /// The factor for memory with which no call touches more than `kib`: touching a page costs a quarter of a
+    /// microsecond at least, so that run times that shrink want memory that shrinks.
+    pub fn memory_scale_for(&self, kib: u32) -> f64 {
+        let most = self.arrivals.iter().map(|arrival| arrival.memory_kib).max().unwrap_or(0);
+        (f64::from(most) / f64::from(kib)).max(1.0)
     }
 }
 
@@ -202,7 +217,7 @@ mod tests {
 
     #[test]
     fn compression_keeps_order_and_share_of_work() {
-        let arrival = |at_us, run_us| Arrival { at_us, function: 0, run_us, memory_kib: 0 };
+        let arrival = |at_us, run_us| Arrival { at_us, function: 0, run_us, memory_kib: 8192 };
         let arrivals = vec![arrival(0, 500_000), arrival(7_000_000, 1_500_000)];
         let trace = Trace { functions: vec![], arrivals, span: Duration::from_secs(8) };
         let fast = trace.scaled(4.0, 1.0);
@@ -210,6 +225,8 @@ mod tests {
         // Two seconds of work in two seconds: on one core at half load it must shrink to a half.
         assert_eq!(fast.run_scale_for(1.0, 0.5), 2.0);
         assert_eq!(fast.scaled(1.0, 2.0).run_total(), Duration::from_secs(1));
+        assert_eq!((fast.memory_scale_for(1024), fast.memory_scale_for(1 << 20)), (8.0, 1.0));
+        assert_eq!(fast.clone().with_memory_divided(8.0).arrivals[0].memory_kib, 1024);
         assert_eq!(fast.run_scale_for(8.0, 0.5), 1.0, "little work stays as it is");
     }
 }
