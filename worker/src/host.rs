@@ -10,6 +10,7 @@ use call::frame::{self, FrameBuf, Header, Kind};
 use call::limits::{ARTEFACT_BYTES_MAX, HEADER_BYTES};
 use call::{Frame, FunctionId, FunctionSpec, Status};
 use driver::Endpoint;
+use nix::sys::signal::SigSet;
 use runtime::wasm::artefact::{self, ArtefactError};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -96,10 +97,21 @@ fn start_with(plan: &Plan, compile: impl Compile) -> io::Result<()> {
     let shared = Shared::default();
     let (compiler, artefacts) = (shared.clone(), plan.artefacts.clone());
     let named = |name: &str| std::thread::Builder::new().name(name.into());
-    named("compile").spawn(move || compile_for_ever(&compiler, artefacts, &compile))?;
+    named("compile").spawn(move || {
+        leave_signals_to_others();
+        compile_for_ever(&compiler, artefacts, &compile);
+    })?;
     let (node, host) = (plan.host_node.clone(), plan.host.clone());
-    named("host-session").spawn(move || connect_for_ever(&shared, &node, &host))?;
+    named("host-session").spawn(move || {
+        leave_signals_to_others();
+        connect_for_ever(&shared, &node, &host);
+    })?;
     Ok(())
+}
+
+/// A signal that came to this thread would end the process; the supervisor's thread for signals is to have it.
+fn leave_signals_to_others() {
+    SigSet::all().thread_block().expect("a thread may always block signals");
 }
 
 fn connect_for_ever(shared: &Shared, node: &Endpoint, host: &str) {

@@ -137,6 +137,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
             Link::Down { retry_at, .. } if now < retry_at || self.phase != Phase::Serving => {}
             Link::Down { wait, .. } => {
                 let connection = self.driver.connect(&self.plan.node);
+                self.stats.attempts += 1;
                 let give_up_at = now + self.limits.lease;
                 self.link = Link::Greeting { connection, give_up_at, wait };
                 self.say_hello(connection);
@@ -170,16 +171,19 @@ impl<D: Driver, R: Runtime> Core<D, R> {
 
     /// Drops what came over the lost connection and plans the next one.
     fn disconnected(&mut self, why: &str) {
-        let wait = match self.link {
+        let (wait, first) = match self.link {
             Link::Down { .. } => return,
-            Link::Greeting { wait, .. } => wait,
-            Link::Up { .. } => RETRY_MIN,
+            Link::Greeting { wait, .. } => (wait, wait == RETRY_MIN),
+            Link::Up { .. } => (RETRY_MIN, true),
         };
-        self.note(format!(
-            "event=disconnected node={} calls={} reason={why:?}",
-            self.plan.node,
-            self.slots.held()
-        ));
+        // A node that stays away is told once.
+        if first {
+            self.note(format!(
+                "event=disconnected node={} calls={} reason={why:?}",
+                self.plan.node,
+                self.slots.held()
+            ));
+        }
         self.drop_held();
         // Half of the wait is random, so that the cores of a host do not all come at once.
         let half = wait / 2;

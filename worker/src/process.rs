@@ -7,7 +7,7 @@ use crate::plan::{Plan, TICK};
 use call::limits::Limits;
 use driver::shell::{self, Shell};
 use driver::uring::{self, Uring};
-use driver::{Arrivals, Driver};
+use driver::{Arrivals, Driver, topology};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use runtime::Runtime;
 use runtime::wasm::{self, WasmRuntime};
@@ -68,7 +68,12 @@ async fn serve(
     let options = wasm::Options { slots: plan.slots, slice: TICK, ..wasm::Options::new(&plan.cache) };
     let runtime = WasmRuntime::new(options).map_err(StartError::Runtime)?;
     let mut core = Core::new(plan.core(cpu), limits.clone(), driver, runtime);
-    for (thing, backend) in core.backends() {
+    let mut backends = core.backends();
+    backends.push(("pinning".into(), format!("CPU {cpu}, one glommio executor")));
+    let memlock =
+        topology::memlock_limit().map_or("no limit".into(), |bytes| format!("{} KiB at most", bytes >> 10));
+    backends.push(("locked memory".into(), memlock));
+    for (thing, backend) in backends {
         eprintln!("millrace core {cpu}: {thing}: {backend}");
     }
     let mut arrivals = Arrivals::new();

@@ -24,7 +24,9 @@ pub struct Stats {
     pub kept: u64,
     /// Calls whose connection was lost before their outcome was sent.
     pub lost: u64,
-    /// Connections made to the node.
+    /// Connections to the node that were tried.
+    pub attempts: u64,
+    /// Connections to the node that were made.
     pub connections: u64,
     /// Nanoseconds in which calls ran.
     pub busy_ns: u64,
@@ -46,6 +48,7 @@ impl Stats {
             parked: 0,
             kept: 0,
             lost: 0,
+            attempts: 0,
             connections: 0,
             busy_ns: 0,
             wait_ns: times(),
