@@ -84,7 +84,8 @@ impl NodeProcess {
         self.until = node.turn(&self.arrivals);
         self.now = node.driver().now();
         self.turns += 1;
-        if self.turns.is_multiple_of(CHECK_TURNS) {
+        // A node whose log failed has refused what it could not write, and ends.
+        if self.turns.is_multiple_of(CHECK_TURNS) && !matches!(node.phase(), Phase::Failed { .. }) {
             node.check();
         }
         if node.phase() == Phase::Ended && self.leaving.is_none() {
