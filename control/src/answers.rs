@@ -268,7 +268,8 @@ impl<D: Driver> Node<D> {
         let spec = self.catalog.find(view.function).and_then(|f| self.catalog.get(f)).map(|f| &f.spec);
         let defaults = spec.map(defaults);
         let deadline = match (view.deadline.0, &defaults) {
-            (0, Some(defaults)) => view.start_at.0.saturating_add(defaults.deadline_ns),
+            // Of a call that has ended the start is not kept, and a default would count from 1970.
+            (0, Some(defaults)) if view.start_at.0 != 0 => view.start_at.0.saturating_add(defaults.deadline_ns),
             (given, _) => given,
         };
         let criticality =
