@@ -128,10 +128,7 @@ impl Running<'_> {
                 continue;
             }
             if interrupt::is_asked() {
-                return Err((
-                    Failure::new(Exit::Interrupted, "interrupted", format!("line {}", row.line), ""),
-                    row.line,
-                ));
+                return Err((interrupt::failure(format!("line {}", row.line)), row.line));
             }
             self.enqueue(client, &row).map_err(|failure| (failure, row.line))?;
             next = row.line + 1;
@@ -205,7 +202,7 @@ impl Running<'_> {
             if interrupt::is_asked() {
                 left = left.saturating_sub(tick);
                 if left.is_zero() || client.unacknowledged() == 0 {
-                    return Err(Failure::new(Exit::Interrupted, "interrupted", "waiting for the node", ""));
+                    return Err(interrupt::failure("waiting for the node"));
                 }
             }
         }

@@ -1,6 +1,8 @@
 //! Ctrl-C and SIGTERM: the first asks, the second ends the program.
 
+use crate::exit::{Exit, Failure};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static ASKED: AtomicBool = AtomicBool::new(false);
@@ -19,6 +21,27 @@ pub fn flag() -> &'static AtomicBool {
 /// Whether the program has been asked to stop.
 pub fn is_asked() -> bool {
     ASKED.load(Ordering::Relaxed)
+}
+
+/// What a command that was asked to stop says.
+pub fn failure(place: impl Into<String>) -> Failure {
+    Failure::new(Exit::Interrupted, "interrupted", place, "")
+}
+
+/// A source whose reads end with an error once the program has been asked to stop. The standard library begins an
+/// interrupted read again, so that a program which waits for its stdin would not hear Ctrl-C.
+#[derive(Debug)]
+pub struct UntilAsked<R>(pub R);
+
+impl<R: Read> Read for UntilAsked<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(into) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted && is_asked() => {
+                Err(io::Error::other("interrupted"))
+            }
+            result => result,
+        }
+    }
 }
 
 extern "C" fn ask(_: libc::c_int) {

@@ -1,9 +1,10 @@
 //! Many calls from one file: NDJSON (each line is one call's arguments) or CSV (each record becomes a JSON object).
 
 use crate::exit::Failure;
+use crate::interrupt;
 use call::limits::ARGUMENTS_BYTES_MAX;
 use serde::de::IgnoredAny;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 /// How much of a line is read before it is refused: the largest arguments, and what tells that there is more.
 const LINE_BYTES_MAX: u64 = ARGUMENTS_BYTES_MAX as u64 + 2;
@@ -48,7 +49,7 @@ pub fn ndjson(source: impl Read + 'static, name: &str) -> Rows {
 fn ndjson_line(reader: &mut impl BufRead, name: &str, line: u64) -> Result<Option<Vec<u8>>, Failure> {
     let mut text = Vec::new();
     let read = reader.take(LINE_BYTES_MAX).read_until(b'\n', &mut text);
-    match read.map_err(|error| Failure::input(format!("cannot read on: {error}"), at(name, line, 1), ""))? {
+    match read.map_err(|error| read_failure(name, line, &error))? {
         0 => return Ok(None),
         bytes if bytes as u64 == LINE_BYTES_MAX && text.last() != Some(&b'\n') => {
             return Err(too_large(name, line));
@@ -67,6 +68,13 @@ fn ndjson_line(reader: &mut impl BufRead, name: &str, line: u64) -> Result<Optio
             Err(Failure::input(what, at(name, line, error.column() + indent), "correct the line"))
         }
     }
+}
+
+fn read_failure(name: &str, line: u64, error: &io::Error) -> Failure {
+    if interrupt::is_asked() {
+        return interrupt::failure(at(name, line, 1));
+    }
+    Failure::input(format!("cannot read on: {error}"), at(name, line, 1), "check the file and its disk")
 }
 
 /// The message without serde_json's own "at line 1 column 7".
@@ -141,6 +149,7 @@ pub fn csv_failure(name: &str, error: &csv::Error) -> Failure {
             at(name, line(pos), err.valid_up_to() + 1),
             "convert the file to UTF-8",
         ),
+        csv::ErrorKind::Io(_) if interrupt::is_asked() => interrupt::failure(name),
         _ => Failure::input(format!("cannot read it: {error}"), name, "check the file"),
     }
 }

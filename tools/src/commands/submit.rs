@@ -125,6 +125,9 @@ impl Submit {
 
     /// The rows of a batch and what its file is called.
     fn rows(&self) -> Result<Option<(Rows, String)>, Failure> {
+        if self.ndjson.is_some() || self.csv.is_some() {
+            interrupt::flag();
+        }
         match (&self.ndjson, &self.csv) {
             (Some(path), _) => Ok(Some((rows::ndjson(open(path)?, &name(path)), name(path)))),
             (None, Some(path)) => {
@@ -155,7 +158,6 @@ impl Submit {
             wait: self.wait,
         };
         let mut client = self.client(environment)?;
-        interrupt::flag();
         let spinner = spinner();
         let (tally, stopped) = batch.run(&mut client, rows, |tally| {
             spinner.set_message(format!("{} accepted, {:?}", tally.accepted, tally.outcomes));
@@ -215,7 +217,7 @@ fn name(path: &Path) -> String {
 
 fn open(path: &Path) -> Result<Box<dyn Read>, Failure> {
     if path == Path::new("-") {
-        return Ok(Box::new(io::stdin()));
+        return Ok(Box::new(interrupt::UntilAsked(io::stdin())));
     }
     match File::open(path) {
         Ok(file) => Ok(Box::new(file)),
