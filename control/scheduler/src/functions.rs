@@ -62,6 +62,11 @@ impl Function {
         Depth { buffered: self.buffer.len(), queued: self.queued, running: self.running }
     }
 
+    /// Where it stands.
+    pub fn turn(&self) -> Turn {
+        self.turn
+    }
+
     /// Whether it has a call, a core that could run it, and room below its concurrency limit.
     pub fn may_run(&self) -> bool {
         let room = self.queued + self.running < self.concurrency;
@@ -150,11 +155,6 @@ impl Functions {
             Turn::Blocked => self.blocked.push_back(BLOCKED, function.0),
         }
         self.get_mut(function).turn = turn;
-    }
-
-    /// Where a function stands.
-    pub fn turn(&self, function: FunctionRef) -> Turn {
-        self.get(function).turn
     }
 
     /// The function whose turn it is, and the level of its best call.

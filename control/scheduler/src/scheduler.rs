@@ -59,7 +59,7 @@ impl Scheduler {
             Input::CoreDown { core } => self.core_down(core),
             Input::Due { function } => {
                 self.functions.get_mut(function).due = true;
-                self.reconsider(function);
+                self.want_poll(function);
             }
             Input::Offered { call, function, criticality, deadline } => {
                 self.offered(call, function, criticality, deadline);
@@ -68,7 +68,7 @@ impl Scheduler {
                 let of = self.functions.get_mut(function);
                 assert!(std::mem::take(&mut of.polling), "{function:?} was not polled");
                 of.due |= more;
-                self.reconsider(function);
+                self.want_poll(function);
             }
             Input::Ended { call } => self.end(call),
             Input::NotSent { call } => {
@@ -118,7 +118,7 @@ impl Scheduler {
         if of.live && of.version == version {
             of.ready_hosts.set(usize::from(host.0), true);
             of.ready_cores = of.ready_cores | cores;
-            self.reconsider(function);
+            self.reconsider_all(function);
         }
     }
 
@@ -138,7 +138,7 @@ impl Scheduler {
             let of = self.functions.get_mut(function);
             if of.ready_hosts.has(usize::from(host.0)) {
                 of.ready_cores.set(usize::from(core.0), true);
-                self.reconsider(function);
+                self.reconsider_all(function);
             }
         }
     }
@@ -188,24 +188,31 @@ impl Scheduler {
         }
     }
 
-    /// Puts a function where it belongs after something about it changed.
+    /// Notes that a function should be polled, if that makes sense now.
+    fn want_poll(&mut self, function: FunctionRef) {
+        if self.functions.get(function).wants_poll(self.func_buffer_max) {
+            self.functions.push_poll(function);
+        }
+    }
+
+    /// Puts a function where it belongs after something that its turn depends on has changed.
     fn reconsider(&mut self, function: FunctionRef) {
         let of = self.functions.get(function);
-        let wants_poll = of.wants_poll(self.func_buffer_max);
         let turn = if !of.may_run() {
             Turn::None
-        } else if self.functions.turn(function) == Turn::Blocked
-            && (of.ready_cores & self.lb.free()).is_empty()
-        {
+        } else if of.turn() == Turn::Blocked && (of.ready_cores & self.lb.free()).is_empty() {
             Turn::Blocked
         } else {
             let best = self.calls.best(&of.buffer).expect("a function that may run has a call");
             Turn::Level(self.calls.criticality(best))
         };
         self.functions.set_turn(function, turn);
-        if wants_poll {
-            self.functions.push_poll(function);
-        }
+    }
+
+    /// Both, after its cores or its buffer have changed.
+    fn reconsider_all(&mut self, function: FunctionRef) {
+        self.reconsider(function);
+        self.want_poll(function);
     }
 
     fn turn(&mut self, random: u64, out: &mut Effects) {
@@ -271,7 +278,7 @@ impl Scheduler {
         of.queued += 1;
         self.run_q.push(level, call);
         self.functions.set_turn(function, Turn::None);
-        self.reconsider(function);
+        self.reconsider_all(function);
     }
 
     /// Sends the RunQ's best call to a core, or sets it aside: if no core that is ready for it has credits, or if
