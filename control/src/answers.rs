@@ -269,7 +269,9 @@ impl<D: Driver> Node<D> {
         let defaults = spec.map(defaults);
         let deadline = match (view.deadline.0, &defaults) {
             // Of a call that has ended the start is not kept, and a default would count from 1970.
-            (0, Some(defaults)) if view.start_at.0 != 0 => view.start_at.0.saturating_add(defaults.deadline_ns),
+            (0, Some(defaults)) if view.start_at.0 != 0 => {
+                view.start_at.0.saturating_add(defaults.deadline_ns)
+            }
             (given, _) => given,
         };
         let criticality =
@@ -384,6 +386,7 @@ impl<D: Driver> Node<D> {
             ..NodeStatus::default()
         };
         self.stats.report(&mut status);
+        self.load.report(&mut status);
         status.slow_clients = self.sessions.slow;
         status
     }

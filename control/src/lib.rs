@@ -21,6 +21,7 @@ mod drain;
 mod catalog;
 mod answers;
 pub mod stats;
+mod utilization;
 pub mod admin;
 
 pub use node::{Node, NodeOptions, Phase};

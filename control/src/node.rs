@@ -14,6 +14,7 @@ use crate::catalog::Catalog;
 use crate::recovery::{Disk, LogError};
 use crate::session::{Role, Session, SessionRef, Sessions};
 use crate::stats::Stats;
+use crate::utilization::Load;
 use crate::worker_lb::Workers;
 use call::frame::{Frame, FrameBuf, Kind};
 use call::limits::Limits;
@@ -89,6 +90,7 @@ pub struct Node<D> {
     /// Who is to be told when the drain has ended.
     pub(crate) drain_asked: Vec<(SessionRef, u64)>,
     pub(crate) stats: Stats,
+    pub(crate) load: Load,
     /// Where short frames are encoded before they are given to the driver.
     pub(crate) scratch: FrameBuf,
     /// Next time to look for peers that say nothing.
@@ -119,6 +121,7 @@ impl<D: Driver> Node<D> {
             waiters: Waiters::default(),
             drain_asked: Vec::new(),
             stats: Stats::new(),
+            load: Load::new(&limits, now),
             scratch: FrameBuf::new(),
             look_at: now,
             started: now,
@@ -153,6 +156,7 @@ impl<D: Driver> Node<D> {
         self.lose_silent_cores();
         if now >= self.look_at {
             self.look_at = self.close_strangers(now);
+            self.load.turn(now, &self.workers);
         }
         self.tell();
         self.publish_all();

@@ -31,6 +31,7 @@ impl<D: Driver> Node<D> {
         entry.leased -= 1;
         entry.finished += 1;
         self.stats.executed(&usage);
+        self.load.ran(CoreRef(settled.holder.0), &usage);
         let function = FunctionRef(settled.function.0);
         if settled.fate == Fate::Done {
             self.stats.ended(self.driver.wall().since(settled.start_at));

@@ -48,6 +48,14 @@ fn show(s: &NodeStatus) -> String {
         ),
         ("cold starts".into(), s.cold_starts.to_string()),
         (
+            "utilization".into(),
+            format!(
+                "{:.1}% of the cores' time in functions, room for {:.1} of opportunistic quota",
+                f64::from(s.utilization) / 10.0,
+                f64::from(s.opportunistic) / 1000.0
+            ),
+        ),
+        (
             "log".into(),
             format!(
                 "{} groups, {} MiB, {} segments, {} calls recovered",

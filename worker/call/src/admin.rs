@@ -202,6 +202,12 @@ pub struct NodeStatus {
     /// From when a call could have started to its good end.
     #[serde(default)]
     pub end_to_end: Quantiles,
+    /// Mean share of the cores' time that was spent in functions in the last period of ten seconds, in thousandths.
+    #[serde(default)]
+    pub utilization: u32,
+    /// S of the utilization controller: how much of their opportunistic quota functions may use, in thousandths.
+    #[serde(default)]
+    pub opportunistic: u32,
     /// Whether it is draining.
     pub draining: bool,
 }

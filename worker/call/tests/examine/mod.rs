@@ -56,7 +56,13 @@ pub fn disguised(bytes: &[u8]) {
 fn read(frame: &Frame<'_>) {
     let again = Frame::parsed_before(frame.bytes());
     assert_eq!((again.header(), again.body()), (frame.header(), frame.body()));
-    black_box((frame.status().is_ok(), frame.criticality(), frame.start_at(), frame.deadline(), frame.epoch()));
+    black_box((
+        frame.status().is_ok(),
+        frame.criticality(),
+        frame.start_at(),
+        frame.deadline(),
+        frame.epoch(),
+    ));
     black_box(format!("{frame:?}"));
     if let Ok(inner) = frame.sealed() {
         assert!(frame.bytes().ends_with(inner.bytes()), "a sealed frame is read in place");
