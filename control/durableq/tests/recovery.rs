@@ -246,10 +246,10 @@ fn mutate(disk: &mut Disk, random: &mut Random) {
 fn smaller_limits_are_told() {
     let world = busy(9);
     let less = call::limits::Limits { calls_max: 3, ..world.limits.clone() };
-    let error = world.disk.recover(&less, 1).err().expect("more calls than that");
+    let error = world.disk.recover(&less, 1).expect_err("more calls than that");
     assert_eq!(error, RecoveryError::TooSmall { limit: "calls_max", value: 3 });
     let less = call::limits::Limits { group_bytes: 4096, ..world.limits.clone() };
-    let error = world.disk.recover(&less, 1).err().expect("larger groups than that");
+    let error = world.disk.recover(&less, 1).expect_err("larger groups than that");
     assert_eq!(error, RecoveryError::TooSmall { limit: "group_bytes", value: 4096 });
     assert!(error.to_string().contains("limits of before"), "{error}");
 }

@@ -97,7 +97,7 @@ impl Segments {
     }
 
     /// How many there are, those to be made included.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.ring.len()
     }
 

@@ -94,7 +94,7 @@ impl DurableQ {
             leased_now: self.leased,
             dead_now: u64::from(self.dead.len),
             frame_bytes_now: self.store.bytes() as u64,
-            segments_now: self.log.segments.len() as u64,
+            segments_now: self.log.segments.count() as u64,
             ..self.counters
         }
     }

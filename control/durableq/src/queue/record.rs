@@ -156,7 +156,7 @@ impl DurableQ {
     fn relocate(&mut self, blocks: &mut impl Blocks) {
         let allowed = SEGMENTS_SPARE + 2 * self.store.bytes() as u64 / self.segment_bytes;
         let mut budget = crate::log::GROUP_ALIGN.max(self.record_max / 4);
-        while self.log.segments.len() as u64 > allowed && budget > 0 {
+        while self.log.segments.count() as u64 > allowed && budget > 0 {
             let Some(at) = self.log.segments.oldest_pin() else { return };
             let Some(bytes) = self.relocate_call(blocks, at) else { return };
             budget = budget.saturating_sub(bytes);
