@@ -92,6 +92,13 @@ impl Leases {
         }
     }
 
+    /// The node leased calls to a core and its driver did not take the frames: for the node these are deliveries.
+    pub fn not_taken(&mut self, frame: &Frame<'_>) {
+        if frame.kind() == Kind::Lease {
+            *self.deliveries.entry(frame.call()).or_default() += 1;
+        }
+    }
+
     /// How often a call was leased.
     pub fn deliveries(&self, call: CallId) -> u32 {
         self.deliveries.get(&call).copied().unwrap_or(0)

@@ -230,7 +230,11 @@ impl Driver for Tap {
             self.send_bitten(to, &frames);
             return Ok(());
         }
-        self.inner.send(to, &aligned)?;
+        if let Err(error) = self.inner.send(to, &aligned) {
+            let mut witness = self.witness.borrow_mut();
+            frames.iter().for_each(|(frame, _)| witness.leases.not_taken(frame));
+            return Err(error);
+        }
         for (frame, _) in &frames {
             self.show_sent(to, frame);
             self.echo(to, frame);
