@@ -32,7 +32,8 @@ pub const NAME_BYTES_MAX: usize = 128;
 const _: () = assert!(BODY_BYTES_MAX <= u32::MAX as usize / 2);
 // Arguments and all attributes, with rkyv's bookkeeping (16 bytes each), and the envelope of a lease fit into a body.
 const _: () = assert!(
-    ARGUMENTS_BYTES_MAX + ATTRIBUTES_MAX * (2 * ATTRIBUTE_BYTES_MAX + 32) + 2 * HEADER_BYTES + 1024 <= BODY_BYTES_MAX
+    ARGUMENTS_BYTES_MAX + ATTRIBUTES_MAX * (2 * ATTRIBUTE_BYTES_MAX + 32) + 2 * HEADER_BYTES + 1024
+        <= BODY_BYTES_MAX
 );
 // Output and stderr travel in one outcome frame.
 const _: () = assert!(OUTPUT_BYTES_MAX + STDERR_BYTES_MAX + 2 * HEADER_BYTES + 1024 <= BODY_BYTES_MAX);
