@@ -178,6 +178,7 @@ impl Leases {
         let verdicts = call::body::verdicts(frame.body()).map_err(|error| error.to_string())?;
         for verdict in verdicts {
             if verdict.code() == Ok(call::VerdictCode::Accepted) {
+                self.begins_anew(verdict.call());
                 self.held.insert(verdict.call());
             }
         }
@@ -229,6 +230,14 @@ impl Leases {
         Ok(())
     }
 
+    /// The queue remembers for a while what has ended: a call that is submitted again after that, and after the node
+    /// was started again, is a new one. The report counts these.
+    fn begins_anew(&mut self, call: CallId) {
+        if self.anew.remove(&call) && self.told.remove(&call).is_some() {
+            self.again += 1;
+        }
+    }
+
     fn check_epoch(&mut self, call: CallId, epoch: Epoch) -> Result<(), String> {
         if let Some(lease) = self.live.get(&call) {
             return Err(format!(
@@ -236,11 +245,7 @@ impl Leases {
                 lease.epoch
             ));
         }
-        // The queue remembers for a while what has ended: a call that is submitted again after that, and after the
-        // node was started again, is a new one. The report counts these.
-        if self.anew.remove(&call) && self.told.remove(&call).is_some() {
-            self.again += 1;
-        }
+        self.begins_anew(call);
         if self.told.contains_key(&call) {
             return Err(format!("durability: {call} was leased after its client was told that it ended"));
         }
