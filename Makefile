@@ -21,6 +21,10 @@ build: setup ## Build the millrace binary, optimised: target/release/millrace
 test: setup ## Everything CI runs: format, tests, smoke runs of fuzz targets and benches
 	cargo fmt --all --check
 	cargo test --workspace --no-fail-fast
+	tests/fuzz/smoke 5
+
+fuzz-smoke: ## Each fuzz target for half a minute, and a planted bug that must be found
+	tests/fuzz/smoke 30
 
 lint: setup ## clippy, warnings are errors
 	cargo clippy --workspace --all-targets -- -D warnings
