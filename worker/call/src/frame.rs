@@ -12,9 +12,9 @@
 //! | 12 | 4 | CRC-32C | of bytes 0..12, 16..64 and the body; of the header alone if the body is sealed |
 //! | 16 | 16 | call | [`CallId`] |
 //! | 32 | 8 | function | [`FunctionId`] |
-//! | 40 | 8 | stamp | submit: start time; lease, outcome, done: epoch; retry: executions that failed; credit: slots granted in all; ask, answer: correlation |
+//! | 40 | 8 | stamp | submit: start time; lease, outcome, done, dead, redrive: epoch; retry: executions that failed; credit: slots granted in all; publish, retire, ready: version; incarnation: its number; ask, answer: correlation |
 //! | 48 | 8 | deadline | submit, lease: deadline; retry: not before |
-//! | 56 | 1 | level | submit, lease: criticality; outcome, done, retry, dead: [`Status`] |
+//! | 56 | 1 | level | submit, lease: criticality; outcome, done, retry, dead, ready: [`Status`] |
 //! | 57 | 1 | | zero |
 //! | 58 | 2 | attempt | lease, outcome, retry: how many times the call has been delivered, from 1; answer: how many frames with more of the same body follow |
 //! | 60 | 4 | | zero |
@@ -68,8 +68,8 @@ pub enum Kind {
     Publish = 7,
     /// Node to core or host: the function is gone. No body.
     Retire = 8,
-    /// Host to node: the function's artefact is compiled and on local disk. No body. `level`: [`Status`].
-    /// Body: JSON string with the reason if it is not [`Status::Ok`].
+    /// Host to node: how it stands with a function. `level`: [`Status::Ok`] if the artefact is compiled and on local
+    /// disk; otherwise the body is a JSON string with the reason.
     Ready = 9,
     /// Admin side to node: an operator's question or order. Body: JSON [`crate::admin::Ask`].
     Ask = 10,
@@ -128,14 +128,17 @@ impl Kind {
         match self {
             Kind::Submit => flag::WANT_OUTCOME,
             Kind::Lease => flag::WANT_OUTCOME | flag::SEALED_BODY,
-            Kind::Done | Kind::Retry | Kind::Dead => flag::SEALED_BODY,
+            Kind::Done | Kind::Dead => flag::SEALED_BODY,
             _ => 0,
         }
     }
 
     /// Whether a frame of this kind is its header and nothing more.
     pub const fn is_bare(self) -> bool {
-        matches!(self, Kind::Credit | Kind::Retire | Kind::Drain | Kind::Redrive | Kind::Incarnation)
+        matches!(
+            self,
+            Kind::Credit | Kind::Retire | Kind::Drain | Kind::Retry | Kind::Redrive | Kind::Incarnation
+        )
     }
 }
 
@@ -462,7 +465,7 @@ impl<'a> Frame<'a> {
         self.bytes[56]
     }
 
-    /// Outcome, done, dead, ready: how it ended.
+    /// Outcome, done, retry, dead, ready: how it ended.
     pub fn status(&self) -> Result<Status, FrameError> {
         Status::from_wire(self.bytes[56]).ok_or(FrameError::Body)
     }
