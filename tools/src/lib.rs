@@ -22,3 +22,4 @@ pub mod load;
 pub mod random;
 pub mod trace;
 pub mod replay;
+pub mod demo;

@@ -18,6 +18,7 @@ mod status;
 mod doctor;
 mod load;
 mod replay;
+mod demo;
 mod simulate;
 mod completions;
 mod man;
@@ -85,6 +86,8 @@ pub enum Command {
     Load(load::Load),
     /// Replay a trace of a real platform
     Replay(replay::Replay),
+    /// Replay eight real hours in a minute, with two kills, and report
+    Demo(demo::Demo),
     /// Run the whole platform in simulation, from one seed
     Simulate(simulate::Simulate),
     /// Print the completions of a shell
@@ -117,6 +120,7 @@ impl Command {
             Command::Doctor(command) => command.run(environment),
             Command::Load(command) => command.run(environment),
             Command::Replay(command) => command.run(environment),
+            Command::Demo(command) => command.run(),
             Command::Simulate(command) => command.run(),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),

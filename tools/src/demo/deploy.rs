@@ -2,13 +2,14 @@
 
 use super::plan::{self, Work};
 use super::platform::Platform;
+use crate::deployment::Package;
 use crate::exit::{Exit, Failure};
 use crate::trace::Trace;
-use call::FunctionId;
 use call::admin::FunctionState;
+use call::{FunctionId, FunctionSpec};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -22,23 +23,28 @@ pub fn all(
     works: &[Work],
     guests: &Path,
 ) -> Result<Vec<FunctionId>, Failure> {
-    let mut artefacts = BTreeMap::new();
-    for work in Work::ALL {
-        let path = guests.join(work.artefact());
-        let wasm = std::fs::read(&path).map_err(|error| Failure::file("read the function", &path, &error))?;
-        let hash: String = Sha256::digest(&wasm).iter().map(|byte| format!("{byte:02x}")).collect();
-        platform.admin.put_wasm::<Value>(&format!("/v1/artefacts/{hash}"), &wasm)?;
-        artefacts.insert(work, (hash, wasm.len() as u64));
-    }
+    let mut programs = BTreeMap::new();
     let mut ids = Vec::with_capacity(works.len());
     for (traced, work) in trace.functions.iter().zip(works) {
-        let mut spec = plan::spec(traced);
-        (spec.artefact, spec.artefact_bytes) = artefacts[work].clone();
-        platform.admin.put::<Value>(&format!("/v1/functions/{}/{}", spec.namespace, spec.name), &spec)?;
+        let spec = plan::spec(traced);
         ids.push(spec.id());
+        match programs.entry(*work) {
+            Entry::Vacant(vacant) => {
+                let package = Package::read_wasm(spec, &guests.join(work.artefact()))?;
+                package.deploy(&platform.admin)?;
+                vacant.insert((package.spec.artefact, package.spec.artefact_bytes));
+            }
+            // The node has the program's code already: only the function is new.
+            Entry::Occupied(program) => {
+                let (artefact, artefact_bytes) = program.get().clone();
+                let spec = FunctionSpec { artefact, artefact_bytes, ..spec };
+                let path = format!("/v1/functions/{}/{}", spec.namespace, spec.name);
+                platform.admin.put::<Value>(&path, &spec)?;
+            }
+        }
     }
     wait_ready(platform, ids.len())?;
-    println!("deployed   {} functions of {} programs, compiled and ready", ids.len(), artefacts.len());
+    println!("deployed   {} functions of {} programs, compiled and ready", ids.len(), programs.len());
     Ok(ids)
 }
 
@@ -47,7 +53,7 @@ fn wait_ready(platform: &Platform, functions: usize) -> Result<(), Failure> {
     loop {
         let states: Vec<FunctionState> = platform.admin.get("/v1/functions")?;
         if let Some(failed) = states.iter().find(|state| state.state == "failed") {
-            let remedy = "build the demo's functions again: `make demo-guests`";
+            let remedy = "build the demo's functions again: `tools/demo/run`";
             return Err(Failure::new(Exit::Internal, &failed.reason, &failed.spec.name, remedy));
         }
         let ready = states.iter().filter(|state| state.state == "ready").count();
@@ -56,7 +62,12 @@ fn wait_ready(platform: &Platform, functions: usize) -> Result<(), Failure> {
         }
         if begun.elapsed() > PATIENCE {
             let what = format!("{ready} of {functions} functions are ready after {} s", PATIENCE.as_secs());
-            return Err(Failure::new(Exit::TimedOut, what, "the demo", "see up.log in the demo's output folder"));
+            return Err(Failure::new(
+                Exit::TimedOut,
+                what,
+                "the demo",
+                "see up.log in the demo's output folder",
+            ));
         }
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -38,8 +38,8 @@ pub struct Options {
     pub out: PathBuf,
     /// How long the replay shall take.
     pub seconds: f64,
-    /// Worker cores.
-    pub cores: usize,
+    /// Worker cores; as `millrace up` decides, if not given.
+    pub cores: Option<u16>,
     /// Whether a core and the node are killed on the way.
     pub kills: bool,
 }
@@ -73,9 +73,10 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
     let payload = |arrival: &crate::trace::Arrival, out: &mut Vec<u8>| {
         inputs.arguments(works[arrival.function as usize], arrival, out);
     };
+    let mut told = Duration::ZERO;
     let progress = |progress: &Progress| {
         faults.step(&platform, progress);
-        report::progress(progress, scaled.arrivals.len() as u64);
+        report::progress(progress, scaled.arrivals.len() as u64, &mut told);
         !crate::interrupt::is_asked()
     };
     let (ledger, ended_early) = replay::run(&settings, &scaled, payload, progress);

@@ -30,16 +30,21 @@ pub struct Platform {
 
 impl Platform {
     /// Starts everything with a fresh data directory below `out`, on free ports.
-    pub fn start(out: &Path, cores: usize) -> Result<Platform, Failure> {
+    pub fn start(out: &Path, cores: Option<u16>) -> Result<Platform, Failure> {
         let data = out.join("data");
         let _ = std::fs::remove_dir_all(&data);
         let made = std::fs::create_dir_all(&data);
         made.map_err(|error| Failure::file("make the demo's data directory", &data, &error))?;
         let log_path = out.join("up.log");
-        let log = File::create(&log_path).map_err(|error| Failure::file("write the log", &log_path, &error))?;
-        let exe = std::env::current_exe().map_err(|error| internal(&format!("no path of this program: {error}")))?;
+        let log =
+            File::create(&log_path).map_err(|error| Failure::file("write the log", &log_path, &error))?;
+        let exe = std::env::current_exe()
+            .map_err(|error| internal(&format!("no path of this program: {error}")))?;
         let mut command = Command::new(exe);
-        command.arg("up").arg("--data-dir").arg(&data).args(["--cores", &cores.to_string()]);
+        command.arg("up").arg("--data-dir").arg(&data);
+        if let Some(cores) = cores {
+            command.args(["--cores", &cores.to_string()]);
+        }
         command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         let stderr = log.try_clone().map_err(|error| Failure::file("write the log", &log_path, &error))?;
         let up = command.stdin(Stdio::null()).stdout(log).stderr(stderr).spawn();
@@ -75,7 +80,7 @@ impl Platform {
 
     /// The control node's process.
     pub fn control(&self) -> Option<u32> {
-        let bytes = std::fs::read(self.data.join(Endpoints::CONTROL)).ok()?;
+        let bytes = std::fs::read(self.data.join("run/control.json")).ok()?;
         serde_json::from_slice::<Endpoints>(&bytes).ok().map(|endpoints| endpoints.pid)
     }
 
@@ -85,7 +90,8 @@ impl Platform {
         let mut total = Duration::ZERO;
         while let Some(pid) = pids.pop() {
             total += cpu_with_dead_children(pid);
-            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            let children =
+                std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
             pids.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
         }
         total
@@ -98,9 +104,12 @@ impl Platform {
         let begun = Instant::now();
         loop {
             match self.up.try_wait() {
-                Ok(Some(status)) if status.success() => break,
+                // Stopped by a signal, in order: everything drained.
+                Ok(Some(status)) if matches!(status.code(), Some(0 | 130)) => break,
                 Ok(Some(status)) => return Err(internal(&format!("`millrace up` ended with {status}"))),
-                _ if begun.elapsed() > PATIENCE => return Err(internal("`millrace up` did not drain in a minute")),
+                _ if begun.elapsed() > PATIENCE => {
+                    return Err(internal("`millrace up` did not drain in a minute"));
+                }
                 _ => std::thread::sleep(Duration::from_millis(20)),
             }
         }
@@ -126,7 +135,7 @@ pub fn kill_now(pid: u32) -> bool {
 fn wait_ready(up: &mut Child, data: &Path, log: &Path) -> Result<Endpoints, Failure> {
     let begun = Instant::now();
     loop {
-        if let Ok(bytes) = std::fs::read(data.join(Endpoints::UP)) {
+        if let Ok(bytes) = std::fs::read(data.join("run/up.json")) {
             if let Ok(endpoints) = serde_json::from_slice(&bytes) {
                 return Ok(endpoints);
             }
@@ -152,5 +161,10 @@ fn cpu_with_dead_children(pid: u32) -> Duration {
 }
 
 fn internal(what: &str) -> Failure {
-    Failure::new(Exit::Internal, what, "the demo", "see up.log in the demo's output folder; `millrace doctor` may help")
+    Failure::new(
+        Exit::Internal,
+        what,
+        "the demo",
+        "see up.log in the demo's output folder; `millrace doctor` may help",
+    )
 }

@@ -36,9 +36,8 @@ fn by_work(trace: &Trace, works: &[Work]) -> BTreeMap<Work, (u64, u64)> {
     sums
 }
 
-/// One line that renews itself on a terminal; a line each ten seconds elsewhere.
-pub fn progress(progress: &Progress, total: u64) {
-    let tenths = progress.elapsed.as_millis() / 100;
+/// One line that renews itself on a terminal; a line each ten seconds elsewhere. `told` is when that was last.
+pub fn progress(progress: &Progress, total: u64, told: &mut Duration) {
     let link = if progress.is_connected { "" } else { "  (waiting for the control node)" };
     let line = format!(
         "replaying  {:5.1} s  submitted {:>7}  acknowledged {:>7}  ended {:>7} of {total}{link}",
@@ -50,7 +49,8 @@ pub fn progress(progress: &Progress, total: u64) {
     if std::io::stdout().is_terminal() {
         print!("\r\x1b[K{line}");
         let _ = std::io::stdout().flush();
-    } else if tenths.is_multiple_of(100) {
+    } else if progress.elapsed >= *told + Duration::from_secs(10) {
+        *told = progress.elapsed;
         println!("{line}");
     }
 }
@@ -111,11 +111,17 @@ impl Report {
         println!("  completed         {:>9}", fate(Fate::Completed));
         println!("  failed            {:>9}   {}", fate(Fate::Failed), words(&s.failed));
         println!("  refused           {:>9}   {}", fate(Fate::Refused), words(&s.refused));
-        println!("  lost              {:>9}   accepted, and never heard of again", s.lost + fate(Fate::Unknown));
+        println!(
+            "  lost              {:>9}   accepted, and never heard of again",
+            s.lost + fate(Fate::Unknown)
+        );
         println!("  run twice         {:>9}   delivered again after a kill", s.delivered_again);
         println!("  cold starts       {:>9}", s.cold_starts);
         for kill in &self.kills {
-            println!("  killed            {} (process {}) after {:.1} s, by SIGKILL", kill.what, kill.pid, kill.at_s);
+            println!(
+                "  killed            {} (process {}) after {:.1} s, by SIGKILL",
+                kill.what, kill.pid, kill.at_s
+            );
         }
         println!("\n                        p50        p99      p99.9        max");
         for (name, spread) in [
@@ -132,8 +138,16 @@ impl Report {
             "  CPU per call: {:.1} us in functions, {:.1} us in the platform",
             s.function_cpu_us, self.overhead_cpu_us
         );
-        println!("\n  picture: {}   ledger: {}", out.join("calls.svg").display(), out.join("ledger.csv").display());
-        let verdict = if self.is_whole() { "every call ended well; none was lost" } else { "NOT every call ended well" };
+        println!(
+            "\n  picture: {}   ledger: {}",
+            out.join("calls.svg").display(),
+            out.join("ledger.csv").display()
+        );
+        let verdict = if self.is_whole() {
+            "every call ended well; none was lost"
+        } else {
+            "NOT every call ended well"
+        };
         println!("\n  {verdict}\n");
     }
 }
