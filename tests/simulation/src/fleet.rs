@@ -241,6 +241,7 @@ impl Fleet {
             Fault::CoreCrash(host, pause) => self.crash(Name::Core(host), pause),
             Fault::HostCrash(host, pause) => self.crash(Name::Host(host), pause),
             Fault::CoreFreeze(host, pause) => self.freeze(Name::Core(host), pause),
+            Fault::ClientFreeze(client, pause) => self.freeze(Name::Client(client), pause),
             Fault::NodeFreeze(pause) => self.freeze(Name::Node, pause),
             Fault::Part(host) => self.world.part(NODE, &self.machine(host), true),
             Fault::Join(host) => self.world.part(NODE, &self.machine(host), false),

@@ -31,6 +31,8 @@ pub enum Fault {
     CoreFreeze(usize, Duration),
     /// The node gets no CPU for so long.
     NodeFreeze(Duration),
+    /// This client gets no CPU for so long.
+    ClientFreeze(usize, Duration),
     /// The node and this host cannot reach each other any more.
     Part(usize),
     /// They can again.
@@ -117,7 +119,8 @@ impl Scenario {
         let hosts = 1 + random.index(3);
         let faults = faults(random, world.now(), &kinds, hosts);
         let clients = 2 + random.index(2);
-        let wishes = (0..clients).map(|_| wishes(random, world)).collect();
+        let flood = random.chance(30_000);
+        let wishes = (0..clients).map(|_| wishes(random, world, if flood { 400 } else { 20 })).collect();
         Scenario {
             conditions: conditions(random, &kinds, bug),
             hosts,
@@ -226,8 +229,14 @@ fn strike(random: &mut Random, kind: Kind, at: Instant, host: usize, into: &mut 
         Kind::NodeCrash => into.push((at, Fault::NodeCrash(pause))),
         Kind::CoreCrash => into.push((at, Fault::CoreCrash(host, pause))),
         Kind::HostCrash => into.push((at, Fault::HostCrash(host, pause))),
-        Kind::Freeze if random.chance(200_000) => into.push((at, Fault::NodeFreeze(long))),
-        Kind::Freeze => into.push((at, Fault::CoreFreeze(host, long))),
+        Kind::Freeze => into.push((
+            at,
+            match random.below(4) {
+                0 => Fault::NodeFreeze(long),
+                1 => Fault::ClientFreeze(random.index(2), long),
+                _ => Fault::CoreFreeze(host, long),
+            },
+        )),
         Kind::Partition => into.extend([(at, Fault::Part(host)), (at + long, Fault::Join(host))]),
         Kind::LossyNetwork => into.push((at, Fault::Cut)),
         Kind::SlowDisk => {
@@ -247,12 +256,12 @@ fn strike(random: &mut Random, kind: Kind, at: Instant, host: usize, into: &mut 
     }
 }
 
-/// What one client wants: bursts of calls over the storm.
-fn wishes(random: &mut Random, world: &World) -> Vec<Wish> {
+/// What one client wants: bursts of at most so many calls over the storm.
+fn wishes(random: &mut Random, world: &World, burst: u64) -> Vec<Wish> {
     let mut wishes = Vec::new();
     for _ in 0..2 + random.below(5) {
         let at = world.now() + random.duration(Duration::ZERO, STORM);
-        for _ in 0..1 + random.below(20) {
+        for _ in 0..1 + random.below(burst) {
             wishes.push(wish(random, world, at));
         }
     }

@@ -1,7 +1,9 @@
 //! The disks of a world: one per machine, alive when its processes die.
 //!
 //! A write is on the disk when its completion is told, not before: at a crash, each sector of a write in flight is
-//! there or not, independently of the others, so that writes are lost, torn and reordered.
+//! there or not, independently of the others, so that writes are lost, torn and reordered. A removal is on the disk
+//! only with the next file that is made, which syncs the directory: a crash before may bring the last removed files
+//! back.
 
 use super::random::Random;
 use super::world::{Happening, Incoming, Inner, MachineId, ProcessId};
@@ -37,6 +39,7 @@ struct Flight {
 
 /// What a lying disk has in its cache: how the disk really looks there.
 struct Unsettled {
+    process: ProcessId,
     file: usize,
     offset: usize,
     before: Vec<u8>,
@@ -48,6 +51,8 @@ pub(super) struct Machine {
     flights: BTreeMap<u64, Flight>,
     flown: u64,
     cache: Vec<Unsettled>,
+    /// Removed since the directory was last synced, oldest first, and by whom.
+    removed: Vec<(ProcessId, usize)>,
 }
 
 impl Machine {
@@ -58,6 +63,7 @@ impl Machine {
             flights: BTreeMap::new(),
             flown: 0,
             cache: Vec::new(),
+            removed: Vec::new(),
         }
     }
 
@@ -71,6 +77,21 @@ impl Machine {
 
     fn apply(&mut self, file: usize, offset: usize, bytes: &[u8]) {
         self.files[file].content[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// What a crash of this process undoes of what it had done: the last removals, and on a disk that lied the last
+    /// writes, latest first.
+    fn forget(&mut self, random: &mut Random, process: ProcessId) {
+        let (mine, others): (Vec<_>, Vec<_>) = self.removed.drain(..).partition(|(by, _)| *by == process);
+        self.removed = others;
+        for (_, file) in &mine[random.index(mine.len() + 1)..] {
+            self.files[*file].linked = self.named(&self.files[*file].name).is_none();
+        }
+        let (mut mine, others): (Vec<_>, Vec<_>) = self.cache.drain(..).partition(|of| of.process == process);
+        self.cache = others;
+        for Unsettled { file, offset, before, .. } in mine.drain(random.index(mine.len() + 1)..).rev() {
+            self.files[file].content[offset..offset + before.len()].copy_from_slice(&before);
+        }
     }
 
     /// What a write in flight leaves behind when the power goes.
@@ -123,8 +144,9 @@ impl Inner {
         let index = self.file(id, file);
         assert_eq!(self.disk(id).files[index].name, name, "a file is removed under its own name");
         self.process(id).files[file.0 as usize] = None;
-        let file = &mut self.disk(id).files[index];
-        file.linked = false;
+        let disk = self.disk(id);
+        disk.files[index].linked = false;
+        disk.removed.push((id, index));
         Ok(())
     }
 
@@ -165,7 +187,7 @@ impl Inner {
         };
         let incoming = match operation {
             Operation::Write { file, offset, bytes, block } => {
-                Incoming::Written(token, block, self.finish_write(machine, file, offset, &bytes))
+                Incoming::Written(token, block, self.finish_write(process, file, offset, &bytes))
             }
             Operation::Read { file, offset, bytes, block } => {
                 let content = &self.machines[machine.0].files[file].content;
@@ -182,18 +204,19 @@ impl Inner {
 
     fn finish_write(
         &mut self,
-        machine: MachineId,
+        process: ProcessId,
         file: usize,
         offset: usize,
         bytes: &[u8],
     ) -> Result<(), i32> {
+        let machine = self.processes[process.0].machine;
         self.note(&[7, machine.0 as u64, file as u64, offset as u64]);
         self.note_bytes(bytes);
         let fails = self.random.chance(self.conditions.write_error_ppm);
         let disk = &mut self.machines[machine.0];
         if self.conditions.lying_disk {
             let before = disk.files[file].content[offset..offset + bytes.len()].to_vec();
-            disk.cache.push(Unsettled { file, offset, before });
+            disk.cache.push(Unsettled { process, file, offset, before });
             let settled = disk.cache.len().saturating_sub(CACHE_WRITES);
             disk.cache.drain(..settled);
         }
@@ -221,6 +244,7 @@ impl Inner {
             return Err(libc::ENOSPC);
         }
         disk.files.push(File { name, content: vec![0; bytes], linked: true });
+        disk.removed.clear();
         let file = disk.files.len() - 1;
         self.note(&[8, machine.0 as u64, file as u64, bytes as u64]);
         Ok(self.opened(process, file))
@@ -233,13 +257,7 @@ impl Inner {
         let random = &mut self.random;
         let mine: Vec<u64> =
             disk.flights.iter().filter(|(_, f)| f.process == id).map(|(at, _)| *at).collect();
-        // A disk that lied forgets the last of what it told to be done, latest first.
-        let forgotten = random.index(disk.cache.len() + 1);
-        for _ in 0..forgotten {
-            let Unsettled { file, offset, before } = disk.cache.pop().expect("counted above");
-            disk.apply(file, offset, &before);
-        }
-        disk.cache.clear();
+        disk.forget(random, id);
         for flight in mine {
             match disk.flights.remove(&flight).expect("listed above").operation {
                 Operation::Write { file, offset, bytes, .. } => disk.tear(random, file, offset, &bytes),

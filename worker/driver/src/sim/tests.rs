@@ -106,6 +106,33 @@ fn what_was_told_to_be_written_survives_and_the_rest_may_be_torn() {
     assert!(shapes.contains(&vec![0; 16]) && shapes.contains(&vec![2; 16]) && shapes.len() > 10);
 }
 
+/// Makes two files and removes them, and a third after the removal of the first; what is there after a crash?
+fn removed_run(seed: u64) -> Vec<String> {
+    let world = World::new(seed, Conditions::default());
+    let mut driver = world.boot("a", Sizes::default());
+    let mut made = Vec::new();
+    for name in ["a", "b", "c"] {
+        driver.create(name, 4096, Token(0));
+        run(&mut driver, world.now() + Duration::from_millis(10), |_, event| match event {
+            Event::Created { result, .. } => made.push(result.expect("room")),
+            other => panic!("{other:?}"),
+        });
+        if name == "b" {
+            driver.remove(made[0], "a").expect("it is there");
+        }
+    }
+    driver.remove(made[1], "b").expect("it is there");
+    drop(driver);
+    let files = world.boot("a", Sizes::default()).files().expect("a directory");
+    files.into_iter().map(|(name, _)| name).collect()
+}
+
+#[test]
+fn a_removed_file_may_come_back_until_the_directory_is_synced() {
+    let seen: std::collections::BTreeSet<Vec<String>> = (0..20).map(removed_run).collect();
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [vec!["b", "c"], vec!["c"]]);
+}
+
 #[test]
 #[should_panic(expected = "lost")]
 fn canary_a_lying_disk_loses_what_it_told_to_be_written() {
