@@ -39,7 +39,7 @@ const CARGO: &str = include_str!("../../../worker/runtime/template/Cargo.toml");
 const BUILD: &str = include_str!("../../../worker/runtime/template/build.rs");
 const FAST: &str = include_str!("../../../worker/runtime/template/src/lib.rs");
 const FAST_ABI: &str = include_str!("../../../worker/runtime/template/src/millrace.rs");
-const COMMAND: &str = include_str!("../template/main.rs");
+const COMMAND: &str = include_str!("../../../worker/runtime/template/command/main.rs");
 /// The name in the template's files.
 const NAME: &str = "\"hello\"";
 
