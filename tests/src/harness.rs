@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 use std::ffi::OsStr;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -182,16 +183,36 @@ impl Site {
         format!("unix:{}", path.display()).parse().expect("an endpoint")
     }
 
+    /// A command of the CLI against this site, in its folder, not yet run.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(millrace());
+        command.args(arguments).env("MILLRACE_DATA", self.data()).current_dir(self.folder());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
     /// Runs a command of the CLI against this site and waits for it.
     pub fn run(&self, arguments: &[&str]) -> Ran {
-        let output = Command::new(millrace())
-            .args(arguments)
-            .env("MILLRACE_DATA", self.data())
-            .current_dir(self.folder())
-            .stdin(Stdio::null())
-            .output()
-            .expect("the binary runs");
-        Ran { command: arguments.join(" "), output }
+        Running::start(self.command(arguments)).finish()
+    }
+
+    /// Starts a command of the CLI against this site that reads what the test writes to its stdin.
+    pub fn begin(&self, arguments: &[&str]) -> Running {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped());
+        Running::start(command)
+    }
+
+    /// `run/up.json`: processes and endpoints of what [`Site::up`] started.
+    pub fn up_json(&self) -> Value {
+        let bytes = std::fs::read(self.data().join("run/up.json")).expect("`up` serves");
+        serde_json::from_slice(&bytes).expect("up.json is written whole")
+    }
+
+    /// The node's counters; `None` while it cannot be reached.
+    pub fn status(&self) -> Option<Value> {
+        let ran = self.run(&["status", "-o", "json"]);
+        (ran.code() == 0).then(|| serde_json::from_str(&ran.stdout()).expect("JSON"))
     }
 
     /// As [`Site::run`], and it must succeed; its stdout.
@@ -226,6 +247,57 @@ impl Site {
     }
 }
 
+/// A command of the CLI that runs.
+pub struct Running {
+    command: String,
+    child: Child,
+}
+
+impl Running {
+    /// Starts it.
+    pub fn start(mut command: Command) -> Running {
+        let words = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>();
+        Running { command: words.join(" "), child: command.spawn().expect("the binary starts") }
+    }
+
+    /// Writes to its stdin, which stays open.
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.try_write(bytes).expect("it reads");
+    }
+
+    /// As [`Running::write`]; an error if it does not read any more.
+    pub fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.child.stdin.as_ref().expect("begun with a stdin").write_all(bytes)
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
+    }
+
+    /// Closes its stdin and waits for its end.
+    ///
+    /// # Panics
+    /// If it does not end in [`PATIENCE`]; it is killed then.
+    pub fn finish(self) -> Ran {
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        let (ended, has_ended) = mpsc::channel::<()>();
+        let watch = std::thread::spawn(move || {
+            let is_late = has_ended.recv_timeout(PATIENCE).is_err();
+            if is_late {
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            }
+            is_late
+        });
+        let output = self.child.wait_with_output().expect("it can be waited for");
+        // Nobody listens any more if it was killed.
+        let _ = ended.send(());
+        let ran = Ran { command: self.command, output };
+        assert!(!watch.join().expect("a watch does not panic"), "did not end in {PATIENCE:?}: {ran}");
+        ran
+    }
+}
+
 /// A command of the CLI that has ended.
 pub struct Ran {
     command: String,
@@ -243,14 +315,25 @@ impl Ran {
         String::from_utf8_lossy(&self.output.stdout).into_owned()
     }
 
+    /// What it printed, byte for byte.
+    pub fn bytes(&self) -> &[u8] {
+        &self.output.stdout
+    }
+
+    /// What it printed with `-o json`, parsed.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.output.stdout).unwrap_or_else(|error| panic!("{error} in: {self}"))
+    }
+
     /// What it complained about.
     pub fn stderr(&self) -> String {
         String::from_utf8_lossy(&self.output.stderr).into_owned()
     }
 
-    /// It must have failed with this code, and say all of these words on stderr.
+    /// It must have failed with this code, and say all of these words on stderr, with a remedy.
     pub fn fails(&self, code: i32, words: &[&str]) {
         assert_eq!(self.code(), code, "{self}");
+        assert!(self.stderr().contains("\nhint: "), "no remedy in: {self}");
         for word in words {
             assert!(self.stderr().contains(word), "no `{word}` in: {self}");
         }
@@ -269,6 +352,36 @@ pub const ECHO: &str = r#"(module
   (func (export "millrace_alloc") (param i32) (result i32) (i32.const 1024))
   (func (export "millrace_call") (param $at i32) (param $bytes i32) (result i64)
     (i64.or (i64.shl (i64.extend_i32_u (local.get $at)) (i64.const 32)) (i64.extend_i32_u (local.get $bytes)))))"#;
+
+/// One that asks for more memory until it gets none, and fails for it.
+pub const HOG: &str = r#"(module
+  (memory (export "memory") 1)
+  (func (export "millrace_alloc") (param i32) (result i32) (i32.const 0))
+  (func (export "millrace_call") (param i32 i32) (result i64)
+    (loop $l (br_if $l (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) unreachable))"#;
+
+/// One that calls itself until its stack is full.
+pub const DEEP: &str = r#"(module
+  (memory (export "memory") 1)
+  (func $d (param i64) (result i64) (i64.add (i64.const 1) (call $d (i64.add (local.get 0) (i64.const 1)))))
+  (func (export "millrace_alloc") (param i32) (result i32) (i32.const 0))
+  (func (export "millrace_call") (param i32 i32) (result i64) (call $d (i64.const 0))))"#;
+
+/// A WASI command: stdin to stdout, `heard` to stderr; exit status 3 if stdin begins with `!`.
+pub const COMMAND: &str = r#"(module
+  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 2)
+  (data (i32.const 64) "heard\n")
+  (func (export "_start")
+    (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const 60000))
+    (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+    (i32.store (i32.const 4) (i32.load (i32.const 8)))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)))
+    (i32.store (i32.const 16) (i32.const 64)) (i32.store (i32.const 20) (i32.const 6))
+    (drop (call $write (i32.const 2) (i32.const 16) (i32.const 1) (i32.const 12)))
+    (if (i32.eq (i32.load8_u (i32.const 1024)) (i32.const 33)) (then (call $exit (i32.const 3))))))"#;
 
 /// One that traps.
 pub const TRAP: &str = r#"(module
