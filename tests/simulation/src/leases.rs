@@ -18,6 +18,9 @@ pub struct Promises {
     pub deliveries_max: u32,
     /// Calls that the node holds at once.
     pub calls_max: usize,
+    /// There is memory for every outcome that a client waits for. (A queue whose memory is full of calls tells the
+    /// status alone, and says so.)
+    pub outcomes_kept: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +68,8 @@ pub struct Leases {
     pub order: Vec<(FunctionId, CallId)>,
     /// Outcomes of another epoch than the live one that the node heard.
     pub stale: u64,
+    /// Outcomes that were told without what the call returned, for want of memory.
+    pub not_kept: u64,
     /// Calls that had been told to have ended and were accepted again.
     pub again: u64,
 }
@@ -88,6 +93,7 @@ impl Leases {
             deliveries_now: BTreeMap::new(),
             order: Vec::new(),
             stale: 0,
+            not_kept: 0,
             again: 0,
         }
     }
@@ -294,6 +300,10 @@ impl Leases {
         let heard = fair.iter().any(|f| f.epoch == epoch && f.status == status && f.body == frame.body());
         // Without a lease's epoch: the node's own words about a call whose outcome it does not have.
         let not_kept = epoch == Epoch(0) && fair.iter().any(|f| f.status == status);
+        if not_kept && self.promises.outcomes_kept && status != Status::WorkerLost {
+            return Err(format!("conservation: the outcome of {call} was told without what it returned"));
+        }
+        self.not_kept += u64::from(not_kept);
         let given_up = epoch == Epoch(0) && status == Status::WorkerLost && self.deliveries_out(call);
         if !heard && !not_kept && !given_up {
             return Err(format!(

@@ -99,6 +99,8 @@ pub struct Scenario {
     pub echoes: bool,
     /// Slots of each core.
     pub slots: u32,
+    /// Clients want more than the queue's memory holds.
+    pub flood: bool,
     /// What each client wants.
     pub wishes: Vec<Vec<Wish>>,
     /// What strikes, and when.
@@ -119,7 +121,7 @@ impl Scenario {
         let hosts = 1 + random.index(3);
         let faults = faults(random, world.now(), &kinds, hosts);
         let clients = 2 + random.index(2);
-        let flood = random.chance(30_000);
+        let flood = random.chance(15_000);
         let wishes = (0..clients).map(|_| wishes(random, world, if flood { 400 } else { 20 })).collect();
         Scenario {
             conditions: conditions(random, &kinds, bug),
@@ -127,9 +129,13 @@ impl Scenario {
             shared_host: random.chance(300_000),
             echoes: kinds.contains(&Kind::Echoes),
             slots: 1 + random.index(8) as u32,
+            flood,
             wishes,
             faults,
-            summary: format!("{hosts} cores, {clients} clients, {kinds:?}"),
+            summary: format!(
+                "{hosts} cores, {clients} clients{}, {kinds:?}",
+                if flood { " in flood" } else { "" }
+            ),
             functions,
             limits,
         }
@@ -144,6 +150,7 @@ impl Scenario {
             attempts: ATTEMPTS,
             deliveries_max: self.limits.deliveries_max,
             calls_max: most,
+            outcomes_kept: !self.flood,
         }
     }
 }
