@@ -6,7 +6,7 @@ use crate::process::Process;
 use crate::witness::Shared;
 use call::body::{self, Arguments, Submit};
 use call::frame::{Frame, FrameBuf, Kind};
-use call::{CallId, Epoch, FunctionId, Instant, Status, VerdictCode, WallTime};
+use call::{CallId, Epoch, FunctionId, Instant, VerdictCode, WallTime};
 use driver::sim::{ProcessId, Random};
 use driver::{Arrivals, Driver};
 use std::collections::BTreeMap;
