@@ -1,19 +1,27 @@
 //! `millrace workers`
 
-use crate::exit::{Done, Exit};
+use crate::exit::{Done, Exit, Failure};
 use crate::output::{Output, table};
 use crate::settings::{Connection, Environment};
+use crate::times::duration;
 use ::call::admin::CoreState;
+use bpf::{CoreSched, RunQueue};
+use serde::Serialize;
+use std::time::Duration;
 
 /// Lists worker cores.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Examples:\n  millrace workers\n  millrace workers --backends\n  millrace workers -o json"
+    after_help = "Examples:\n  millrace workers\n  millrace workers --backends\n  millrace workers --sched 5s     # as root: who \
+                  waits for its CPU\n  millrace workers -o json"
 )]
 pub struct Workers {
     /// Show which backend each core uses for each thing
     #[arg(long)]
     backends: bool,
+    /// Watch this host's cores for so long and show what the kernel's scheduler did with them (eBPF; needs root)
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "backends")]
+    sched: Option<Duration>,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -23,6 +31,10 @@ pub struct Workers {
 impl Workers {
     pub fn run(self, environment: &Environment) -> Done {
         let cores: Vec<CoreState> = self.node.admin(environment)?.get("/v1/workers")?;
+        if let Some(span) = self.sched {
+            self.output.print(&watch(&cores, span)?, |seen| sched(seen));
+            return Ok(Exit::Ok);
+        }
         self.output.print(&cores, |cores| if self.backends { backends(cores) } else { list(cores) });
         Ok(Exit::Ok)
     }
@@ -54,4 +66,62 @@ fn backends(cores: &[CoreState]) -> String {
             .map(|(thing, backend)| [core.host.clone(), core.cpu.to_string(), thing.clone(), backend.clone()])
     });
     table(["host", "cpu", "thing", "backend"], rows)
+}
+
+/// What the kernel's scheduler did with a core while it was watched.
+#[derive(Serialize)]
+struct Sched {
+    cpu: u32,
+    pid: u32,
+    /// Share of the time that it ran, in thousandths.
+    ran_thousandths: u64,
+    /// Times that it came onto its CPU.
+    switches: u64,
+    /// From being ready to running, ns; a bucket's upper bound.
+    delay_p50_ns: Option<u64>,
+    delay_p99_ns: Option<u64>,
+}
+
+fn watch(cores: &[CoreState], span: Duration) -> Result<Vec<Sched>, Failure> {
+    let refused = |error: bpf::BpfError| {
+        let text = error.to_string();
+        let (what, remedy) = text.split_once("; ").unwrap_or((&text, "see `millrace doctor`"));
+        Failure::new(Exit::Machine, what, "eBPF", remedy)
+    };
+    let pids: Vec<u32> = cores.iter().map(|core| core.pid).collect();
+    let queue = RunQueue::attach(&pids).map_err(refused)?;
+    std::thread::sleep(span);
+    let seen = queue.read().map_err(refused)?;
+    let of = |core: &CoreState| {
+        let seen = seen.iter().find(|seen| seen.pid == core.pid)?;
+        Some(sched_of(core, seen, span))
+    };
+    Ok(cores.iter().filter_map(of).collect())
+}
+
+fn sched_of(core: &CoreState, seen: &CoreSched, span: Duration) -> Sched {
+    let quantile = |share| seen.delays.quantile(share).map(::call::time::nanos);
+    Sched {
+        cpu: core.cpu,
+        pid: core.pid,
+        ran_thousandths: seen.cpu_ns * 1000 / ::call::time::nanos(span).max(1),
+        switches: seen.switches,
+        delay_p50_ns: quantile(0.5),
+        delay_p99_ns: quantile(0.99),
+    }
+}
+
+fn sched(seen: &[Sched]) -> String {
+    let micros = |ns: Option<u64>| ns.map_or("-".to_owned(), |ns| format!("{} us", ns / 1000));
+    let row = |core: &Sched| {
+        [
+            core.cpu.to_string(),
+            core.pid.to_string(),
+            format!("{:.1}%", core.ran_thousandths as f64 / 10.0),
+            core.switches.to_string(),
+            micros(core.delay_p50_ns),
+            micros(core.delay_p99_ns),
+        ]
+    };
+    table(["cpu", "pid", "ran", "switches", "run-queue delay p50", "p99"], seen.iter().map(row))
 }
