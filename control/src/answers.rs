@@ -185,16 +185,24 @@ impl<D: Driver> Node<D> {
         self.retire(function);
         self.catalog.delete(function);
         self.scheduler.step(Input::FunctionGone { function }, &mut self.effects);
-        // What the scheduler holds and does not run comes back, so that it can be buried.
+        // What the scheduler holds and does not run comes back, so that it can be buried. What runs, or is not on
+        // disk yet, is buried if it becomes due later.
         self.schedule();
+        self.buried.insert(function);
+        Ok(Answer::Done { count: self.bury_pending(function) })
+    }
+
+    /// Sends the scheduled and due calls of a function that was deleted to the dead letters. Tells how many.
+    pub(crate) fn bury_pending(&mut self, function: FunctionRef) -> u64 {
+        let known = durableq::FunctionRef(function.0);
         let mut calls = Vec::new();
-        self.queue.peek(known, pending as usize, &mut calls);
+        self.queue.peek(known, usize::MAX, &mut calls);
         let mut count = 0;
         for call in calls {
             let mut blocks = self.disk.lend(&mut self.driver);
             count += u64::from(self.queue.bury(&mut blocks, call, Status::Unavailable));
         }
-        Ok(Answer::Done { count })
+        count
     }
 
     fn call_asked(

@@ -81,11 +81,6 @@ impl Catalog {
         }
     }
 
-    /// Numbers in use lie below this.
-    pub fn bound(&self) -> u32 {
-        self.functions.len() as u32
-    }
-
     /// All functions, by number.
     pub fn iter(&self) -> impl Iterator<Item = (FunctionRef, &Deployed)> {
         let numbered = self.functions.iter().enumerate();

@@ -118,7 +118,8 @@ impl<D: Driver> Node<D> {
 
     /// True when there is nothing more to tell.
     fn publish_some(&mut self, to: SessionRef) -> bool {
-        let bound = self.catalog.bound();
+        // Numbers of deleted functions count, too: the next deployed one is behind them.
+        let bound = self.queue.functions();
         loop {
             let Some(session) = self.sessions.get_mut(to) else { return true };
             if session.published >= bound {
@@ -174,6 +175,7 @@ impl<D: Driver> Node<D> {
         }
         let (version, concurrency) = (spec.version, spec.concurrency);
         self.catalog.deploy(function, spec);
+        self.buried.remove(&function);
         self.scheduler.step(Input::Function { function, version, concurrency }, &mut self.effects);
         if self.queue.has_due(known) {
             self.due(function);

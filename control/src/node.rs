@@ -21,7 +21,8 @@ use call::limits::Limits;
 use call::{FunctionSpec, Instant};
 use driver::{Arrivals, Closed, ConnectionId, Driver, Endpoint, Event, ListenerId};
 use durableq::{DurableQ, HolderRef};
-use scheduler::{CoreRef, Effects, Scheduler};
+use scheduler::{CoreRef, Effects, FunctionRef, Scheduler};
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
@@ -79,6 +80,8 @@ pub struct Node<D> {
     /// Cores and hosts that have not heard of all functions yet.
     pub(crate) publishing: Vec<SessionRef>,
     pub(crate) catalog: Catalog,
+    /// Functions that were deleted together with their calls: what comes back of these goes to the dead letters.
+    pub(crate) buried: BTreeSet<FunctionRef>,
     pub(crate) queue: DurableQ,
     pub(crate) disk: Disk,
     pub(crate) scheduler: Scheduler,
@@ -112,6 +115,7 @@ impl<D: Driver> Node<D> {
             sessions: Sessions::new(&limits),
             publishing: Vec::new(),
             catalog: Catalog::new(&limits),
+            buried: BTreeSet::new(),
             queue,
             disk,
             scheduler: Scheduler::new(&limits),

@@ -25,10 +25,13 @@ impl<D: Driver> Node<D> {
         }
     }
 
-    /// A function has due calls. Those of a function that is not deployed wait until it is.
+    /// A function has due calls. Those of a function that is not deployed wait until it is, unless it was deleted
+    /// together with its calls: then these were still running, or not on disk yet.
     pub(crate) fn due(&mut self, function: FunctionRef) {
         if self.catalog.get(function).is_some() {
             self.scheduler.step(Input::Due { function }, &mut self.effects);
+        } else if self.buried.contains(&function) {
+            self.bury_pending(function);
         }
     }
 

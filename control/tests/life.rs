@@ -227,6 +227,40 @@ fn a_function_is_deployed_and_deleted_under_way() {
 }
 
 #[test]
+fn a_call_that_comes_back_after_its_function_was_deleted_is_a_dead_letter() {
+    let directory = directory();
+    let node = start(&directory);
+    let (mut admin, mut client) = (node.admin(), node.client());
+    assert_eq!(client.submitted(1, echo(), true), VerdictCode::Accepted);
+    let (_host, mut core) = node.ready_core(4, 1);
+    core.expect(Kind::Lease);
+    let delete = Ask::FunctionDelete { function: "echo".into(), force: true };
+    assert_eq!(admin.ask(&delete), Answer::Done { count: 0 }, "it runs");
+    drop(core);
+    let outcome = client.expect(Kind::Outcome);
+    assert_eq!(Frame::parse(&outcome).unwrap().0.status(), Ok(Status::Unavailable));
+}
+
+/// The log remembers the functions of its calls; a core that came before must hear of what comes behind them.
+#[test]
+fn a_function_deployed_after_deleted_ones_is_published_to_those_who_are_there() {
+    let directory = directory();
+    let node = Running::start(directory.path(), Limits::small(), vec![function("echo"), function("gone")]);
+    let mut client = node.client();
+    assert_eq!(client.submitted(1, FunctionId::of("default", "gone"), false), VerdictCode::Accepted);
+    node.kill();
+
+    let node = Running::start(directory.path(), Limits::small(), Vec::new());
+    let mut core = Peer::core(&node.socket, 4);
+    let mut admin = node.admin();
+    core.grant(4);
+    while !matches!(admin.ask(&Ask::Workers), Answer::Workers(workers) if workers[0].credits == 4) {}
+    admin.ask(&Ask::Deploy { spec: function("new") });
+    let publish = core.expect(Kind::Publish);
+    assert_eq!(Frame::parse(&publish).unwrap().0.function(), FunctionId::of("default", "new"));
+}
+
+#[test]
 fn a_full_node_says_so_and_when_to_come_back() {
     let directory = directory();
     let limits = Limits { calls_max: 8, ..Limits::small() };
