@@ -8,12 +8,13 @@ use crate::recovery::{Booting, LogError};
 use crate::start::StartError;
 use call::FunctionSpec;
 use call::limits::Limits;
+use driver::notes::say;
 use driver::shell::{self, Shell};
 use driver::uring::{self, Uring};
 use driver::{Arrivals, Driver, Endpoint};
 use serde::{Deserialize, Serialize};
 use std::future::Future;
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -150,7 +151,7 @@ fn cold_side() -> io::Result<(mpsc::Sender<AdminOptions>, JoinHandle<()>)> {
         if let Ok(options) = told.recv()
             && let Err(error) = admin::serve(options)
         {
-            eprintln!("the admin API has ended: {error}");
+            say(format_args!("the admin API has ended: {error}"));
         }
     };
     Ok((begin, thread::Builder::new().name("admin".into()).spawn(work)?))
@@ -200,7 +201,7 @@ async fn turn(
     announce(prepared, &endpoints, &node)?;
     while matches!(node.phase(), Phase::Serving | Phase::Draining { .. }) {
         let until = node.turn(&arrivals);
-        node.notes().for_each(|line| eprintln!("{line}"));
+        node.notes().for_each(say);
         match &mut shell {
             Some(shell) => shell.reap(node.driver(), until, &mut arrivals).await,
             None => node.driver().reap(until, &mut arrivals),
@@ -284,16 +285,20 @@ fn announce(prepared: &Prepared, endpoints: &Endpoints, node: &Node<Uring>) -> R
     }
     let status = node.status();
     let data = prepared.data.root().display();
-    println!(
-        "control node {} on {data}: incarnation {}, {} calls recovered, {} functions",
+    let mut text = format!(
+        "control node {} on {data}: incarnation {}, {} calls recovered, {} functions\n",
         status.version,
         status.incarnation,
         status.recovered,
         prepared.functions.len()
     );
     let native = [endpoints.tcp.as_ref(), Some(&endpoints.unix), Some(&endpoints.shm)];
-    println!("  {:<12} {}", "admin", endpoints.admin);
-    native.into_iter().flatten().for_each(|at| println!("  {:<12} {at}", "native"));
-    status.backends.iter().for_each(|(thing, backend)| println!("  {thing:<12} {backend}"));
+    let native = native.into_iter().flatten().map(|at| ("native", at));
+    let backends = status.backends.iter().map(|(thing, backend)| (thing.as_str(), backend));
+    for (thing, value) in std::iter::once(("admin", &endpoints.admin)).chain(native).chain(backends) {
+        text += &format!("  {thing:<12} {value}\n");
+    }
+    // Nobody may be reading; the node serves all the same.
+    let _ = io::stdout().write_all(text.as_bytes());
     Ok(())
 }

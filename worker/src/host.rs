@@ -298,7 +298,7 @@ fn get(url: &str) -> Result<Vec<u8>, ureq::Error> {
 }
 
 fn say(what: std::fmt::Arguments<'_>) {
-    eprintln!("millrace worker: {what}");
+    driver::notes::say(format_args!("millrace worker: {what}"));
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 use crate::core::Core;
 use crate::plan::{Plan, TICK};
 use call::limits::Limits;
+use driver::notes::say;
 use driver::shell::{self, Shell};
 use driver::uring::{self, Uring};
 use driver::{Arrivals, Driver, topology};
@@ -74,7 +75,7 @@ async fn serve(
         topology::memlock_limit().map_or("no limit".into(), |bytes| format!("{} KiB at most", bytes >> 10));
     backends.push(("locked memory".into(), memlock));
     for (thing, backend) in backends {
-        eprintln!("millrace core {cpu}: {thing}: {backend}");
+        say(format_args!("millrace core {cpu}: {thing}: {backend}"));
     }
     let mut arrivals = Arrivals::new();
     while !core.finished() {
@@ -83,7 +84,7 @@ async fn serve(
         shell.reap(core.driver(), until, &mut arrivals).await;
     }
     tend(&mut core, cpu);
-    eprintln!("millrace core {cpu}: event=ended {}", core.stats());
+    say(format_args!("millrace core {cpu}: event=ended {}", core.stats()));
     Ok(())
 }
 
@@ -110,9 +111,9 @@ fn tend<D: Driver, R: Runtime>(core: &mut Core<D, R>, cpu: u32) {
         core.drain();
     }
     for line in core.notes() {
-        eprintln!("millrace core {cpu}: {line}");
+        say(format_args!("millrace core {cpu}: {line}"));
     }
     if TELL.swap(false, Relaxed) {
-        eprintln!("millrace core {cpu}: event=stats {}", core.stats());
+        say(format_args!("millrace core {cpu}: event=stats {}", core.stats()));
     }
 }

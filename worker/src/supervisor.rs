@@ -184,7 +184,7 @@ fn next_look(cores: &[Core], kill_at: Option<Instant>) -> Duration {
 }
 
 fn say(what: std::fmt::Arguments<'_>) {
-    eprintln!("millrace worker: {what}");
+    driver::notes::say(format_args!("millrace worker: {what}"));
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use crate::admin::link::Link;
 use call::admin::Ask;
+use driver::notes::say;
 use nix::sys::signal::{SigSet, Signal};
 use std::thread;
 use tokio::runtime::Handle;
@@ -18,10 +19,10 @@ pub fn drain_on_signal(signals: SigSet, link: Link) -> std::io::Result<()> {
     let runtime = Handle::current();
     let wait = move || -> nix::Result<()> {
         let first = signals.wait()?;
-        eprintln!("{first}: draining; once more ends at once (nothing accepted is lost)");
+        say(format_args!("{first}: draining; once more ends at once (nothing accepted is lost)"));
         runtime.spawn(async move { link.ask(Ask::Drain).await });
         let second = signals.wait()?;
-        eprintln!("{second}: ending at once");
+        say(format_args!("{second}: ending at once"));
         std::process::exit(128 + second as i32)
     };
     thread::Builder::new().name("signals".into()).spawn(wait).map(|_| ())

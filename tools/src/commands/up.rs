@@ -9,6 +9,7 @@ use crate::output::pairs;
 use crate::settings::Environment;
 use ::call::admin::{CoreState, NodeStatus};
 use control::Endpoints;
+use driver::notes::say;
 use serde::Serialize;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -237,15 +238,12 @@ impl Platform {
             let mut is_new = false;
             for child in [&mut *control, &mut *worker] {
                 if let Some(status) = child.ended() {
-                    eprintln!(
-                        "millrace up: the {} died ({}); it is started again",
-                        child.name(),
-                        ending(status)
-                    );
+                    let (name, how) = (child.name(), ending(status));
+                    say(format_args!("millrace up: the {name} died ({how}); it is started again"));
                 }
                 match child.restart() {
                     Ok(started) => is_new |= started,
-                    Err(failure) => eprintln!("{failure}"),
+                    Err(failure) => say(failure),
                 }
             }
             if is_new {
@@ -257,7 +255,7 @@ impl Platform {
 
     /// The node first, since it waits for calls that the worker still runs.
     fn drain(&self, control: &mut Child, worker: &mut Child) -> Done {
-        eprintln!("millrace up: draining; Ctrl-C again ends it at once");
+        say("millrace up: draining; Ctrl-C again ends it at once");
         let _ = std::fs::remove_file(self.file());
         let ended = [control.end(self.options.node.drain + KILL_AFTER), worker.end(KILL_AFTER)];
         match ended.into_iter().flatten().find(|status| !status.success()) {

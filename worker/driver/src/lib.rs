@@ -13,11 +13,12 @@
 //! - [`shell`]: the executor around a pinned core's loop; the only place that knows glommio. Worker cores and the
 //!   control node live in it; clients, tools and tests call [`Driver::reap`] on a thread of their own.
 //! - [`sim`]: the deterministic world.
-//! - [`topology`], [`probe`], [`clock`]: CPUs and locked memory, what the host has, time.
+//! - [`topology`], [`probe`], [`clock`]: CPUs and locked memory, what the host has, time. [`notes`]: lines for people.
 
 pub mod arrivals;
 mod framing;
 pub mod clock;
+pub mod notes;
 pub mod seam;
 pub mod sim;
 mod shm;
