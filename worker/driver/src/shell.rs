@@ -11,11 +11,18 @@
 //! Why an eventfd: polling the ring's own descriptor never wakes anybody with DEFER_TASKRUN. Why a socket type for
 //! it: glommio has no public `poll`; its `UnixStream` arms one when it is made, and a read resolves (with ENOTSOCK)
 //! as soon as the descriptor is readable.
+//!
+//! Why the loop ends its turns itself: glommio 0.9 sleeps with tasks ready to run if its preemption timer fires before
+//! it has looked at them (`run_task_queues` then says that nothing ran, which `run` takes for "nothing to run"; polling
+//! for news swallows the timer's completion). It needs no more than the CPU taken away for the timer's time between two
+//! instructions, and nothing wakes such a thread: its news have been heard. So that timer is set to [`NO_PREEMPTION`],
+//! and the loop makes way each [`COLD_TURN`] by the driver's clock. A wake-up by another thread (a foreign waker,
+//! glommio's pool for blocking calls) goes the same way as that timer: cold tasks must not wait for other threads.
 
 use crate::arrivals::Arrivals;
 use crate::seam::Driver;
 use crate::topology;
-use crate::uring::{Options, Uring};
+use crate::uring::{self, Options, Uring};
 use call::Instant;
 use futures_lite::AsyncReadExt;
 use glommio::net::UnixStream;
@@ -31,10 +38,17 @@ use std::time::Duration;
 const COLD_IO_BYTES: usize = 1 << 20;
 /// A busy loop lets cold tasks run at least this often.
 const COLD_TURN: Duration = Duration::from_millis(10);
+/// What a loop waits for to let them run: glommio looks for news only when all tasks wait. Longer than it takes to
+/// begin waiting, and over, or nearly, when glommio has looked.
+const COLD_MOMENT: Duration = Duration::from_micros(1);
+/// When glommio would end a task's turn: later than any CPU is taken away from a thread. See above.
+const NO_PREEMPTION: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How a task waits for its driver. One for each driver.
 pub struct Shell {
     news: EventFd,
+    /// When cold tasks are due to run.
+    turn_ends: Instant,
 }
 
 /// Runs `body` on the calling thread, pinned to `cpu`, with a driver made there.
@@ -47,11 +61,13 @@ pub fn run_pinned<T, F: Future<Output = T>>(
     body: impl FnOnce(Uring, Shell) -> F,
 ) -> io::Result<T> {
     topology::check_memlock(0)?;
+    // glommio panics where no ring may be made.
+    uring::check()?;
     topology::pin(cpu)?;
     let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
         .name("millrace")
         .io_memory(COLD_IO_BYTES)
-        .preempt_timer(COLD_TURN)
+        .preempt_timer(NO_PREEMPTION)
         .make()
         .map_err(|error| io::Error::other(format!("cannot start an executor on CPU {cpu}: {error}")))?;
     executor.run(async {
@@ -75,7 +91,7 @@ impl Shell {
     fn new(driver: &mut Uring) -> io::Result<Shell> {
         let news = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         driver.ring_on_news(news.as_fd())?;
-        Ok(Shell { news })
+        Ok(Shell { news, turn_ends: driver.precise() + COLD_TURN })
     }
 
     /// As [`Driver::reap`], leaving the thread to other tasks instead of sleeping on it.
@@ -86,7 +102,10 @@ impl Shell {
             }
             driver.tick(into);
         }
-        glommio::yield_if_needed().await;
+        if driver.now() >= self.turn_ends {
+            sleep(COLD_MOMENT).await;
+            self.turn_ends = driver.precise() + COLD_TURN;
+        }
     }
 
     async fn park(&mut self, driver: &mut Uring, until: Instant) {
@@ -104,12 +123,14 @@ impl Shell {
         }
         let _ = self.news.read();
         driver.parked();
+        self.turn_ends = driver.precise() + COLD_TURN;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::monotonic;
     use crate::{Endpoint, Event};
     use call::frame::{FrameBuf, Header, Kind, append};
     use std::cell::Cell;
@@ -210,6 +231,85 @@ mod tests {
         .join()
         .unwrap();
         assert!(late < 100, "it slept rather than spun: {late} rounds");
+    }
+
+    /// Takes the CPU from all threads of idle priority on it, for longer than a cold turn, again and again. In
+    /// between they get moments of random length, so that each point of their loops is interrupted now and then.
+    fn hog(cpu: usize, until: Instant) {
+        topology::pin(cpu).unwrap();
+        let mut random = 1u64;
+        while monotonic() < until {
+            let stop = monotonic() + COLD_TURN * 3 / 2;
+            while monotonic() < stop {
+                std::hint::spin_loop();
+            }
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            std::thread::sleep(Duration::from_micros(random >> 55));
+        }
+    }
+
+    /// Lowers the calling thread below all others: whoever wants its CPU has it.
+    fn yield_to_everybody() {
+        let none = libc::sched_param { sched_priority: 0 };
+        // SAFETY: the parameters outlive the call; 0 is the calling thread.
+        let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &none) };
+        assert_eq!(set, 0, "each thread may lower itself");
+    }
+
+    /// With glommio's preemption timer at work, this one sleeps for good within a second or two.
+    #[test]
+    fn a_loop_whose_cpu_is_taken_away_at_any_point_wakes_again() {
+        let cpu = topology::cpus()[0];
+        let stop = monotonic() + Duration::from_secs(5);
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            yield_to_everybody();
+            let options = Options { spin: Duration::ZERO, ..Options::default() };
+            run_pinned(cpu, options, |mut driver, mut shell| async move {
+                let mut arrivals = Arrivals::new();
+                let mut rounds = 0;
+                while driver.precise() < stop {
+                    let until = driver.precise() + Duration::from_micros(20);
+                    shell.reap(&mut driver, until, &mut arrivals).await;
+                    rounds += 1;
+                }
+                tell.send(rounds).unwrap();
+            })
+            .unwrap();
+        });
+        hog(cpu, stop);
+        let rounds =
+            told.recv_timeout(Duration::from_secs(60)).expect("the loop sleeps though its time has come");
+        assert!(rounds > 0, "it had its moments");
+    }
+
+    #[test]
+    fn a_loop_that_never_waits_makes_way_for_cold_tasks() {
+        let cpu = topology::cpus()[0];
+        let turns = std::thread::spawn(move || {
+            run_pinned(cpu, Options::default(), |mut driver, mut shell| async move {
+                let turns = Rc::new(Cell::new(0));
+                spawn_cold({
+                    let turns = turns.clone();
+                    async move {
+                        loop {
+                            sleep(Duration::from_millis(1)).await;
+                            turns.set(turns.get() + 1);
+                        }
+                    }
+                });
+                let mut arrivals = Arrivals::new();
+                let patience = driver.precise() + Duration::from_secs(20);
+                while turns.get() < 10 && driver.precise() < patience {
+                    shell.reap(&mut driver, Instant(0), &mut arrivals).await;
+                }
+                turns.get()
+            })
+            .unwrap()
+        })
+        .join()
+        .unwrap();
+        assert_eq!(turns, 10);
     }
 
     #[test]

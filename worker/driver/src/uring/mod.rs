@@ -149,6 +149,14 @@ pub struct Uring {
     loan: Arc<Loan>,
 }
 
+/// Whether this process may make an io_uring at all.
+///
+/// # Errors
+/// As [`Uring::new`]: switched off or forbidden, with the remedy.
+pub fn check() -> io::Result<()> {
+    Ring::new(1).map(drop)
+}
+
 impl Uring {
     /// A driver for the calling thread.
     ///
