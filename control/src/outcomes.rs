@@ -57,6 +57,7 @@ impl<D: Driver> Node<D> {
             return;
         }
         let to = SessionRef::of_origin(origin);
+        self.sessions.send_verdict_first(to, call, &mut self.driver);
         match self.queue.outcome(call).filter(|outcome| outcome.status() == Ok(status)) {
             // The core's frame as it is: its body is the reply, its header names call and status.
             Some(outcome) => {

@@ -4,10 +4,10 @@
 //! [`Event::Room`](driver::Event::Room). A peer that reads so slowly that the outbox exceeds its bound is closed: a
 //! client loses nothing by it, for it submits again by id and hears "duplicate".
 
-use call::Instant;
 use call::body::Verdict;
 use call::frame::{FrameBuf, frame_bytes, padded};
 use call::limits::{BODY_BYTES_MAX, FRAME_ALIGN, HEADER_BYTES, Limits};
+use call::{CallId, Instant};
 use driver::{ConnectionId, Driver, SendError};
 use durableq::Origin;
 use scheduler::{CoreRef, HostRef};
@@ -292,20 +292,34 @@ impl Sessions {
 
     /// Sends the round's verdicts: one frame per connection.
     pub fn send_verdicts<D: Driver>(&mut self, driver: &mut D) {
-        for place in self.judged.drain(..) {
-            let Some(session) = &mut self.places[place as usize].session else { continue };
-            self.scratch.clear();
-            // Verdicts of one round are bounded by what one reap brings; a list too long for a frame is sent in two.
-            for part in session.verdicts.chunks(VERDICTS_MAX) {
-                call::body::append_verdicts(&mut self.scratch, part).expect("bounded");
-            }
-            let verdicts = std::mem::take(&mut session.verdicts);
-            let note = post(driver, session, &self.scratch);
-            self.slow += u64::from(note.is_some());
-            self.notes.extend(note);
-            session.verdicts = verdicts;
-            session.verdicts.clear();
+        let mut judged = std::mem::take(&mut self.judged);
+        judged.drain(..).for_each(|place| self.send_verdicts_of(place, driver));
+        self.judged = judged;
+    }
+
+    /// Sends the verdicts so far if the last one is this call's: its outcome, which is to follow, must not overtake it.
+    /// So it is with a call that had ended before it was submitted again.
+    pub fn send_verdict_first<D: Driver>(&mut self, to: SessionRef, call: CallId, driver: &mut D) {
+        let Some(session) = self.get_mut(to) else { return };
+        if session.verdicts.last().is_some_and(|verdict| verdict.is_of(call)) {
+            self.judged.retain(|place| *place != to.place);
+            self.send_verdicts_of(to.place, driver);
         }
+    }
+
+    fn send_verdicts_of<D: Driver>(&mut self, place: u32, driver: &mut D) {
+        let Some(session) = &mut self.places[place as usize].session else { return };
+        self.scratch.clear();
+        // Verdicts of one round are bounded by what one reap brings; a list too long for a frame is sent in two.
+        for part in session.verdicts.chunks(VERDICTS_MAX) {
+            call::body::append_verdicts(&mut self.scratch, part).expect("bounded");
+        }
+        let verdicts = std::mem::take(&mut session.verdicts);
+        let note = post(driver, session, &self.scratch);
+        self.slow += u64::from(note.is_some());
+        self.notes.extend(note);
+        session.verdicts = verdicts;
+        session.verdicts.clear();
     }
 
     /// Ends every connection, behind what is queued on it.

@@ -57,6 +57,11 @@ impl Verdict {
     pub fn new(call: CallId, code: VerdictCode, retry_after_ms: u32) -> Verdict {
         Verdict { call: [call.0 as u64, (call.0 >> 64) as u64], code: code as u32, retry_after_ms }
     }
+
+    /// Whether it answers this call.
+    pub fn is_of(&self, call: CallId) -> bool {
+        self.call == [call.0 as u64, (call.0 >> 64) as u64]
+    }
 }
 
 impl ArchivedVerdict {
