@@ -119,7 +119,12 @@ impl fmt::Display for StartError {
                 needed_bytes.div_ceil(1 << 20)
             ),
             StartError::Listen { at, source } => {
-                write!(f, "cannot listen at {at}: {source}; {}", listen_remedy(at, source))
+                write!(
+                    f,
+                    "cannot listen at {at}: {}; {}",
+                    listen_reason(at, source),
+                    listen_remedy(at, source)
+                )
             }
             StartError::ListenAdmin { at, source } => write!(
                 f,
@@ -159,6 +164,13 @@ fn io_remedy(error: &io::Error) -> &'static str {
         }
         _ => "check the path, or choose another directory with --data",
     }
+}
+
+/// What the system said: the driver's error names the endpoint and a remedy of its own around it.
+fn listen_reason(at: &Endpoint, error: &io::Error) -> String {
+    let text = error.to_string();
+    let what = text.split_once("; ").map_or(text.as_str(), |(what, _)| what);
+    what.rsplit_once(&format!("{at}: ")).map_or(what, |(_, why)| why).to_owned()
 }
 
 fn listen_remedy(at: &Endpoint, error: &io::Error) -> String {

@@ -119,7 +119,10 @@ impl Admin {
             });
         }
         match serde_json::from_slice::<ApiError>(&body) {
-            Ok(error) => Err(Failure::new(exit_of(&error.code), error.message, self.url(path), error.remedy)),
+            Ok(error) => {
+                let remedy = remedy_here(path, &error.code).map_or(error.remedy, str::to_owned);
+                Err(Failure::new(exit_of(&error.code), error.message, self.url(path), remedy))
+            }
             Err(_) => {
                 let remedy = "this is not the admin API; it is the http address that `millrace up` prints";
                 Err(Failure::new(Exit::Connect, format!("HTTP status {status}"), self.url(path), remedy))
@@ -135,6 +138,18 @@ impl Admin {
             _ => "start a node with `millrace up`, or name a running one with --admin or --data-dir",
         };
         Failure::new(Exit::Connect, format!("no answer from the admin API: {error}"), &self.base, remedy)
+    }
+}
+
+/// What to do in words of the command line, where the API names routes.
+fn remedy_here(path: &str, code: &str) -> Option<&'static str> {
+    match (code, path.split('/').nth(2)?) {
+        ("not-found", "functions" | "queues") => Some("`millrace function list` shows what is deployed"),
+        ("not-found", "calls") => {
+            Some("check the id; `millrace queue peek` and `millrace dlq list` show calls")
+        }
+        ("not-found", _) => Some("`millrace dlq list` shows the dead letters"),
+        _ => None,
     }
 }
 
@@ -200,11 +215,22 @@ mod tests {
 
     #[test]
     fn errors_of_the_api_keep_message_and_remedy() {
-        let body = r#"{"code":"not-found","message":"no function x","remedy":"deploy it"}"#;
+        let body = r#"{"code":"conflict","message":"function x has calls","remedy":"force it"}"#;
+        let answer = format!("HTTP/1.1 409 Conflict\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let failure = once(answer.leak()).get::<Touched>("/v1/functions/default/x").err().unwrap();
+        assert_eq!((failure.exit, failure.what.as_str()), (Exit::Refused, "function x has calls"));
+        assert!(failure.place.ends_with("/v1/functions/default/x") && failure.remedy == "force it");
+    }
+
+    #[test]
+    fn what_is_not_there_is_told_in_words_of_the_command_line() {
+        let body = r#"{"code":"not-found","message":"no function x","remedy":"see GET /v1/functions"}"#;
         let answer = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         let failure = once(answer.leak()).get::<Touched>("/v1/functions/default/x").err().unwrap();
-        assert_eq!((failure.exit, failure.what.as_str()), (Exit::NotFound, "no function x"));
-        assert!(failure.place.ends_with("/v1/functions/default/x") && failure.remedy == "deploy it");
+        assert!(
+            failure.exit == Exit::NotFound && failure.remedy.contains("millrace function list"),
+            "{failure}"
+        );
     }
 
     #[test]

@@ -88,7 +88,10 @@ impl ApiError {
     /// What an [`Answer::Error`] is in HTTP.
     pub fn from_answer(code: String, message: String) -> ApiError {
         let (status, remedy) = match code.as_str() {
-            "not-found" => (StatusCode::NOT_FOUND, "see GET /v1/functions"),
+            "not-found" => (
+                StatusCode::NOT_FOUND,
+                "check the name or id; GET /v1/functions, /v1/queues and /v1/dead-letters list what there is",
+            ),
             "conflict" => (StatusCode::CONFLICT, "resolve the conflict, or force where the route allows it"),
             "bad-request" => (StatusCode::UNPROCESSABLE_ENTITY, "correct the named field"),
             "full" => (StatusCode::TOO_MANY_REQUESTS, "retry after the time given"),

@@ -1,7 +1,7 @@
 //! `millrace call`
 
 use super::arguments::{CallTerms, Input, OutcomeView, ended_badly};
-use super::submit::raw;
+use super::submit::{name_function, raw};
 use crate::admin::function_name;
 use crate::exit::{Done, Exit};
 use crate::output::Output;
@@ -53,7 +53,8 @@ impl Call {
             criticality: self.terms.criticality(),
             ..client.call(FunctionId::of(&namespace, &name), &payload)
         };
-        let outcome = client.run(&call, self.timeout)?;
+        let outcome =
+            client.run(&call, self.timeout).map_err(|error| name_function(error.into(), &self.function))?;
         if self.output.is_json() {
             self.output.print(&OutcomeView::from(&outcome), |_| String::new());
         } else {

@@ -204,7 +204,7 @@ fn describe(tally: &Tally) -> String {
 }
 
 /// A refusal speaks of a call; a person thinks of the function.
-fn name_function(mut failure: Failure, function: &str) -> Failure {
+pub fn name_function(mut failure: Failure, function: &str) -> Failure {
     if failure.exit == Exit::NotFound {
         failure.place = format!("{function}, {}", failure.place);
     }
