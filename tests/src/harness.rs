@@ -80,7 +80,9 @@ impl Process {
 
     /// Waits for its end; the exit code.
     pub fn wait(&mut self) -> i32 {
-        until("the process to end", || self.child.try_wait().expect("waited for").map(|s| s.code().unwrap_or(-1)))
+        until("the process to end", || {
+            self.child.try_wait().expect("waited for").map(|s| s.code().unwrap_or(-1))
+        })
     }
 
     /// Whether it has not ended.
@@ -147,7 +149,8 @@ impl Site {
         let data = self.data();
         let _ = std::fs::remove_file(data.join("run/up.json"));
         let data = data.to_str().expect("a plain path").to_owned();
-        let mut arguments = vec!["up", "--data-dir", &data, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let mut arguments =
+            vec!["up", "--data-dir", &data, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
         arguments.extend(more);
         let mut process = Process::start(self.folder(), &arguments);
         until("up.json", || {

@@ -16,7 +16,9 @@ use tests::harness::{ECHO, Ran, Running, Site, until};
 /// The platform's start in a given data directory, on free ports; it is not expected to succeed.
 fn up(data: &Path) -> Vec<String> {
     let data = data.to_str().expect("a plain path");
-    ["up", "--data-dir", data, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"].map(str::to_owned).to_vec()
+    ["up", "--data-dir", data, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        .map(str::to_owned)
+        .to_vec()
 }
 
 fn run_up(site: &Site, data: &Path, more: &[&str]) -> Ran {
@@ -74,7 +76,8 @@ fn packages_that_cannot_be_deployed() {
     site.run(&["deploy", "nowhere"]).fails(3, &["nowhere"]);
     site.file("f/f.wasm", b"\x7fELF and so on");
     site.run(&["deploy", &path]).fails(6, &["f.wasm", "not a wasm file"]);
-    let foreign = r#"(module (import "env" "magic" (func)) (memory (export "memory") 1) (func (export "_start")))"#;
+    let foreign =
+        r#"(module (import "env" "magic" (func)) (memory (export "memory") 1) (func (export "_start")))"#;
     site.file("f/f.wasm", wat::parse_str(foreign).expect("wasm"));
     site.run(&["deploy", &path]).fails(6, &["f.wasm", "env.magic"]);
     site.file("f/f.wasm", &wasm[..wasm.len() - 3]);
@@ -86,7 +89,9 @@ fn two_gigabytes_of_arguments_are_refused_by_their_size() {
     let site = Site::new();
     let file = site.file("big.bin", "");
     File::options().write(true).open(&file).and_then(|file| file.set_len(2 << 30)).expect("a sparse file");
-    for arguments in [["submit", "f", "--file", &file], ["call", "f", "--file", &file], ["submit", "f", "--ndjson", &file]] {
+    for arguments in
+        [["submit", "f", "--file", &file], ["call", "f", "--file", &file], ["submit", "f", "--ndjson", &file]]
+    {
         let mut command = site.command(&arguments);
         // SAFETY: between fork and exec; setrlimit is async-signal-safe and touches only the child.
         unsafe { command.pre_exec(|| Ok(setrlimit(Resource::RLIMIT_AS, 1 << 30, 1 << 30)?)) };
@@ -133,7 +138,8 @@ fn times_that_cannot_be_meant() {
     let site = Site::new();
     let _up = site.up(&["--cores", "1"]);
     site.deploy("echo", ECHO, "");
-    site.run(&["submit", "echo", "--at", "2020-01-01T00:00:00Z"]).fails(6, &["in the past: --at", "start now"]);
+    site.run(&["submit", "echo", "--at", "2020-01-01T00:00:00Z"])
+        .fails(6, &["in the past: --at", "start now"]);
     site.run(&["submit", "echo", "--in", "1year"]).fails(6, &["7days", "--in"]);
     site.run(&["call", "echo", "--at", "2090-01-01T00:00:00Z"]).fails(6, &["ahead", "--at"]);
     site.run(&["call", "echo", "--in", "1s", "--deadline", "0s"]).fails(6, &["--deadline"]);
@@ -183,7 +189,8 @@ fn data_directories_that_cannot_be_used() {
 #[test]
 fn more_cores_than_there_are() {
     let site = Site::new();
-    run_up(&site, &site.data(), &["--cores", "5000"]).fails(8, &["5000 cores were asked for", "--cores", "fewer"]);
+    run_up(&site, &site.data(), &["--cores", "5000"])
+        .fails(8, &["5000 cores were asked for", "--cores", "fewer"]);
     assert!(!site.data().exists(), "nothing was begun");
 }
 
@@ -250,7 +257,8 @@ fn too_little_memory_to_lock() {
     const NOBODY: u32 = 65_534;
     let folder = tempfile::tempdir().expect("a folder anybody can reach");
     chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
-    limited(1 << 20, Some(NOBODY), &folder.path().join("data")).fails(8, &["cannot lock", "1024 KiB", "ulimit -l"]);
+    limited(1 << 20, Some(NOBODY), &folder.path().join("data"))
+        .fails(8, &["cannot lock", "1024 KiB", "ulimit -l"]);
 }
 
 #[test]
@@ -270,25 +278,29 @@ fn a_disk_that_fills_up_while_calls_come_in() {
     if !is_root("a disk that fills up") {
         return;
     }
-    let Some(disk) = SmallDisk::mount(&site, 320) else { return };
+    let Some(disk) = SmallDisk::mount(&site, 512) else { return };
     std::os::unix::fs::symlink(disk.at.join("data"), site.data()).expect("a link");
     std::fs::create_dir(disk.at.join("data")).expect("a folder");
     let mut up = site.up(&["--cores", "1"]);
     site.deploy("echo", ECHO, "");
     // Everything that the log has not taken yet is gone.
     let filler = disk.at.join("filler");
-    let filled = Command::new("dd").arg("if=/dev/zero").arg(format!("of={}", filler.display())).arg("bs=1M").output();
+    let filled =
+        Command::new("dd").arg("if=/dev/zero").arg(format!("of={}", filler.display())).arg("bs=1M").output();
     assert!(filled.is_ok_and(|output| !output.status.success()), "dd ends when the disk is full");
     let line = format!("\"{}\"\n", "x".repeat(200_000));
     let file = site.file("large.ndjson", line.repeat(1000));
-    let ran = site.run(&["submit", "echo", "--in", "1h", "--ndjson", &file, "--patience", "0s", "-o", "json"]);
+    let ran =
+        site.run(&["submit", "echo", "--in", "1h", "--ndjson", &file, "--patience", "2s", "-o", "json"]);
     ran.fails(5, &["large.ndjson", "log", "go on with"]);
     let accepted = ran.json()["accepted"].as_u64().expect("a count");
     assert!(accepted > 0 && accepted < 1000, "{ran}");
     assert_eq!(site.json(&["queue", "list"])[0]["scheduled"], accepted);
     // With room again it goes on, by itself.
     std::fs::remove_file(filler).expect("removed");
-    until("the node to accept again", || (site.run(&["submit", "echo", "--in", "1h"]).code() == 0).then_some(()));
+    until("the node to accept again", || {
+        (site.run(&["submit", "echo", "--in", "1h"]).code() == 0).then_some(())
+    });
     assert_eq!(up.stop(), 0, "{}", up.output());
     let _up = site.up(&["--cores", "1"]);
     assert_eq!(site.json(&["queue", "list"])[0]["scheduled"], accepted + 1, "what was accepted is there");
@@ -311,12 +323,17 @@ fn ctrl_c_in_the_middle_of_a_batch() {
     let ran = batch.finish();
     ran.fails(130, &["interrupted", "calls were accepted and are safe", "--from-line"]);
     let accepted = ran.json()["accepted"].as_u64().expect("a count");
-    assert_eq!(site.json(&["status"])["accepted"].as_u64(), Some(accepted), "what it says is what the node has");
+    assert_eq!(
+        site.json(&["status"])["accepted"].as_u64(),
+        Some(accepted),
+        "what it says is what the node has"
+    );
     let stderr = ran.stderr();
     let next: u64 = stderr.rsplit(' ').next().and_then(|line| line.trim().parse().ok()).expect("a line");
     assert_eq!(next, accepted + 1, "it says where to go on: {ran}");
     // Waiting for outcomes can be left too; the call goes on.
-    let wait = site.begin(&["submit", "echo", "--ndjson", &site.file("one.ndjson", "1\n"), "--in", "1h", "--wait"]);
+    let wait =
+        site.begin(&["submit", "echo", "--ndjson", &site.file("one.ndjson", "1\n"), "--in", "1h", "--wait"]);
     until("it to be accepted", || (site.status()?["accepted"].as_u64()? == accepted + 1).then_some(()));
     wait.signal(Signal::SIGINT);
     wait.finish().fails(130, &["interrupted", "1 calls were accepted"]);

@@ -68,7 +68,8 @@ fn assert_known(site: &Site, calls: &BTreeSet<CallId>, round: usize) {
     let mut client = Client::connect(&site.endpoint(), options(5000)).expect("the node serves again");
     let payload = vec![7u8; 300];
     let function = FunctionId::of("default", "echo");
-    let again: Vec<Submit<'_>> = calls.iter().map(|call| Submit { call: *call, ..client.call(function, &payload) }).collect();
+    let again: Vec<Submit<'_>> =
+        calls.iter().map(|call| Submit { call: *call, ..client.call(function, &payload) }).collect();
     for receipt in client.submit_batch(&again).expect("the node answers") {
         assert_eq!(
             receipt.code,

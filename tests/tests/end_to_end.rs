@@ -40,7 +40,10 @@ fn up_says_where_and_on_what_it_serves() {
     assert_eq!((workers.as_array().map(Vec::len), &workers[0]["state"]), (Some(1), &json!("live")));
     let expected = "host cpu pid state slots leased credits finished silent_ms backends";
     assert_eq!(keys(&workers[0]), expected.split(' ').collect());
-    assert!(site.ok(&["workers", "--backends"]).contains("PAGEMAP_SCAN") || site.ok(&["doctor"]).contains("PAGEMAP_SCAN"));
+    assert!(
+        site.ok(&["workers", "--backends"]).contains("PAGEMAP_SCAN")
+            || site.ok(&["doctor"]).contains("PAGEMAP_SCAN")
+    );
     let status = site.json(&["status"]);
     let expected = "version pid incarnation accepted refused duplicates completed retried dead pending leased_now \
                     dead_letters recovered cold_starts queueing execution end_to_end draining backends";
@@ -110,7 +113,8 @@ fn files_of_calls_are_submitted_and_waited_for() {
     let one = site.json(&["submit", "echo", "--data", "x", "--wait"]);
     assert_eq!(text(&one, "status"), "ok");
     let state = site.json(&["calls", "show", text(&one, "call")]);
-    let expected = "call function state status start_at deadline criticality attempts reason usage output stderr";
+    let expected =
+        "call function state status start_at deadline criticality attempts reason usage output stderr";
     assert_eq!(keys(&state), expected.split(' ').collect());
     assert_eq!((text(&state, "state"), text(&state, "output")), ("done", "x"));
     let lines: String = (1..=1000).map(|n| format!("{{\"n\": {n}}}\n")).collect();
@@ -171,7 +175,8 @@ fn what_fails_is_tried_again_given_up_and_run_anew_once_it_is_mended() {
     let status = site.json(&["status"]);
     assert_eq!((&status["retried"], &status["dead_letters"]), (&json!(2), &json!(2)));
     let letters = site.json(&["dlq", "list", "--function", "f"]);
-    let ids: Vec<&str> = letters.as_array().expect("a list").iter().map(|letter| text(letter, "call")).collect();
+    let ids: Vec<&str> =
+        letters.as_array().expect("a list").iter().map(|letter| text(letter, "call")).collect();
     assert_eq!(ids.len(), 2);
     assert_eq!((text(&letters[0], "state"), text(&letters[0], "status")), ("dead", "trap"));
     assert_eq!(letters[0]["attempts"], 2);
@@ -200,14 +205,18 @@ fn functions_are_listed_shown_and_deleted() {
     let shown = site.json(&["function", "show", "social/echo"]);
     assert_eq!(keys(&shown), "spec state reason hosts pending completed failed".split(' ').collect());
     let spec = &shown["spec"];
-    assert_eq!((&spec["criticality"], &spec["concurrency"], &spec["version"]), (&json!(150), &json!(5), &json!(1)));
+    assert_eq!(
+        (&spec["criticality"], &spec["concurrency"], &spec["version"]),
+        (&json!(150), &json!(5), &json!(1))
+    );
     assert!(site.ok(&["function", "show", "social/echo"]).contains("social/echo"));
     site.ok(&["submit", "social/echo", "--in", "1h"]);
     site.run(&["function", "delete", "social/echo"]).fails(5, &["social/echo"]);
     assert_eq!(site.json(&["function", "delete", "social/echo", "--force"])["count"], 1);
     site.run(&["call", "social/echo"]).fails(3, &["social/echo", "millrace deploy"]);
     site.run(&["function", "show", "social/echo"]).fails(3, &["social/echo", "millrace function list"]);
-    site.run(&["calls", "show", "019a9f3c2b7e5d0a4c1f8e6b3d2a1908"]).fails(3, &["019a9f3c2b7e5d0a4c1f8e6b3d2a1908"]);
+    site.run(&["calls", "show", "019a9f3c2b7e5d0a4c1f8e6b3d2a1908"])
+        .fails(3, &["019a9f3c2b7e5d0a4c1f8e6b3d2a1908"]);
     let letters = site.json(&["dlq", "list"]);
     assert_eq!(letters.as_array().map(Vec::len), Some(1), "a deleted function's call is kept: {letters}");
 }
@@ -217,14 +226,19 @@ fn load_and_replay_measure_and_keep_a_record() {
     let site = Site::new();
     let _up = site.up(&["--cores", "1"]);
     site.deploy("echo", ECHO, "");
-    let load = ["load", "echo", "--rate", "500", "-t", "2s", "--outcomes", "--patience", "1m", "--hlog", "l.hlog"];
+    let load =
+        ["load", "echo", "--rate", "500", "-t", "2s", "--outcomes", "--patience", "1m", "--hlog", "l.hlog"];
     let report = site.json(&load);
     assert_eq!((&report["sent"], &report["unanswered"]), (&json!(1000), &json!(0)), "{report}");
-    assert_eq!((&report["verdicts"], &report["outcomes"]), (&json!({"accepted": 1000}), &json!({"ok": 1000})));
+    assert_eq!(
+        (&report["verdicts"], &report["outcomes"]),
+        (&json!({"accepted": 1000}), &json!({"ok": 1000}))
+    );
     let hlog = std::fs::read_to_string(site.folder().join("l.hlog")).expect("a log");
     assert!(hlog.starts_with("#[Histogram log format version 1.3]\n"), "{hlog}");
     for tag in ["late", "ack", "outcome"] {
-        let of_tag: Vec<&str> = hlog.lines().filter(|line| line.starts_with(&format!("Tag={tag},"))).collect();
+        let of_tag: Vec<&str> =
+            hlog.lines().filter(|line| line.starts_with(&format!("Tag={tag},"))).collect();
         // V2 deflate in base64 begins with the cookie's bytes.
         assert!(of_tag.len() >= 2 && of_tag.iter().all(|line| line.contains(",HISTF")), "{tag} in:\n{hlog}");
     }
@@ -232,11 +246,15 @@ fn load_and_replay_measure_and_keep_a_record() {
     let azure2019 = data.join("azure2019").display().to_string();
     let azure2021 = data.join("azure2021.csv").display().to_string();
     let outputs = ["--ledger", "ledger.csv", "--picture", "calls.svg"];
-    let summary = site.json(&[&["replay", &azure2019, "--deploy", "--compress", "28800"], &outputs[..]].concat());
+    let summary =
+        site.json(&[&["replay", &azure2019, "--deploy", "--compress", "28800"], &outputs[..]].concat());
     assert_eq!((&summary["calls"], &summary["lost"]), (&json!(193), &json!(0)));
     assert_eq!(summary["fates"], json!({"completed": 193}));
     let ledger = std::fs::read_to_string(site.folder().join("ledger.csv")).expect("a ledger");
-    assert_eq!(ledger.lines().filter(|line| line.contains(",accepted,") && line.contains(",ok,")).count(), 193);
+    assert_eq!(
+        ledger.lines().filter(|line| line.contains(",accepted,") && line.contains(",ok,")).count(),
+        193
+    );
     assert!(std::fs::read_to_string(site.folder().join("calls.svg")).expect("a picture").starts_with("<svg"));
     let summary = site.json(&["replay", &azure2021, "--function", "echo", "--compress", "100000"]);
     assert_eq!((&summary["calls"], &summary["fates"]), (&json!(10), &json!({"completed": 10})));

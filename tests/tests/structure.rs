@@ -30,12 +30,19 @@ const LAW: &[(&str, &[&str])] = &[
 
 /// What a pure decider may use from outside: nothing that does I/O.
 const DECIDERS: &[&str] = &["call", "durableq", "scheduler", "controllers"];
-const PURE: &[&str] =
-    &["crc32c", "rkyv", "serde", "serde_json", "strsim", "toml", "humantime", "proptest"];
+const PURE: &[&str] = &["crc32c", "rkyv", "serde", "serde_json", "strsim", "toml", "humantime", "proptest"];
 
 /// Words that bring clocks, threads or chance order into a decider.
-const IMPURE_WORDS: &[&str] =
-    &["std::time::Instant", "SystemTime", "std::thread", "HashMap", "HashSet", "std::fs", "std::net", "std::io"];
+const IMPURE_WORDS: &[&str] = &[
+    "std::time::Instant",
+    "SystemTime",
+    "std::thread",
+    "HashMap",
+    "HashSet",
+    "std::fs",
+    "std::net",
+    "std::io",
+];
 
 /// Names that say nothing.
 const EMPTY_NAMES: &[&str] = &["Manager", "Handler", "Helper", "Util", "Common"];
@@ -163,7 +170,9 @@ fn functions_fit_on_a_screen() {
     for (path, text) in sources() {
         let (long, count) = long_functions(&text);
         seen += count;
-        wrong.extend(long.into_iter().map(|(name, lines)| format!("{}: {name} has {lines} lines", path.display())));
+        wrong.extend(
+            long.into_iter().map(|(name, lines)| format!("{}: {name} has {lines} lines", path.display())),
+        );
     }
     assert!(seen > 300, "only {seen} functions were found");
     assert!(wrong.is_empty(), "longer than {FUNCTION_LINES_MAX} lines:\n{}", wrong.join("\n"));
@@ -206,7 +215,8 @@ fn impure_words(text: &str) -> Vec<&'static str> {
 
 #[test]
 fn deciders_are_pure() {
-    let folders = ["worker/call/src", "control/durableq/src", "control/scheduler/src", "control/controllers/src"];
+    let folders =
+        ["worker/call/src", "control/durableq/src", "control/scheduler/src", "control/controllers/src"];
     let mut read = 0;
     for (path, text) in sources() {
         if !folders.iter().any(|folder| path.starts_with(root().join(folder))) {
@@ -234,7 +244,8 @@ fn names_say_something() {
         }
         for line in production(&text).lines() {
             let declared = ["struct ", "enum ", "trait "].iter().find_map(|word| line.split_once(word));
-            let name = declared.map(|(_, rest)| rest.split(|c: char| !c.is_alphanumeric()).next().unwrap_or(""));
+            let name =
+                declared.map(|(_, rest)| rest.split(|c: char| !c.is_alphanumeric()).next().unwrap_or(""));
             let empty = EMPTY_NAMES.iter().any(|word| name.is_some_and(|name| name.ends_with(word)));
             assert!(!empty, "{}: `{}`", path.display(), line.trim());
         }
