@@ -82,6 +82,26 @@ fn exit_statuses() {
     }
 }
 
+/// Nothing ends a slice inside of a call to the host, so none may last.
+#[test]
+fn calls_to_the_host_are_short() {
+    let mut stage = Stage::new();
+    for io in ["$fd_write (i32.const 1)", "$fd_read (i32.const 0)"] {
+        let body = format!("(call $need (call {io} (i32.const 0) (i32.const 1025) (i32.const 8)))");
+        let function = stage.deploy(command(&body));
+        let told = stage.call(function, b"");
+        assert_eq!((told.status, told.usage.exit_code), (Status::Exit, 28), "no more parts than Linux takes");
+    }
+    let body = "(drop (memory.grow (i32.const 60)))
+        (call $need (call $random_get (i32.const 65536) (i32.const 3145728)))
+        (call $need (i64.eqz (i64.load (i32.const 3211256))))
+        (call $need (i32.ne (i32.const 21) (call $random_get (i32.const 65536) (i32.const -1))))";
+    let function = stage.deploy(command(body));
+    let told = stage.call(function, b"");
+    assert_eq!((told.status, told.usage.exit_code), (Status::Ok, 0), "{}", told.stderr);
+    assert!(told.yields >= 11, "{} yields in twelve pieces", told.yields);
+}
+
 #[test]
 fn a_trap_keeps_what_was_written_to_stderr() {
     let mut stage = Stage::new();

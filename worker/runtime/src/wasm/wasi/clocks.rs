@@ -77,7 +77,7 @@ fn now(clock: u32) -> Result<u64, Errno> {
 }
 
 /// Lets other calls run.
-async fn end_slice() {
+pub(super) async fn end_slice() {
     let mut waited = false;
     poll_fn(|_| if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending }).await
 }

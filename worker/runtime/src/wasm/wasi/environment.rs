@@ -1,10 +1,14 @@
 //! Arguments, environment and randomness.
 
-use super::{Errno, MODULE, on_memory, part, store};
+use super::clocks::end_slice;
+use super::{Errno, MODULE, SUCCESS, on_memory, part, store};
 use crate::seam::Begin;
 use crate::wasm::host::Host;
 use std::io::Write;
 use wasmtime::{Caller, Linker};
+
+/// Random bytes made in one slice: less than a millisecond of work, which nothing interrupts.
+const RANDOM_BYTES: usize = 256 << 10;
 
 /// Writes a call's environment: `NAME=value` strings, each ended by a zero byte.
 pub fn write(into: &mut Vec<u8>, function: &str, begin: &Begin<'_>) {
@@ -58,9 +62,27 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
             environ_get(memory, &host.desk.environment.borrow(), pointers, text)
         })
     })?;
-    linker.func_wrap(MODULE, "random_get", |mut caller: Caller<'_, Host>, at: i32, bytes: i32| {
-        on_memory(&mut caller, |memory, _| random(part(memory, at, bytes as u32 as usize)?))
-    })?;
+    linker.func_wrap_async(
+        MODULE,
+        "random_get",
+        |mut caller: Caller<'_, Host>, (at, bytes): (i32, i32)| {
+            Box::new(async move {
+                let bytes = bytes as u32 as usize;
+                let mut errno = on_memory(&mut caller, |memory, _| part(memory, at, bytes).map(|_| ()));
+                let mut done = 0;
+                while errno == SUCCESS && done < bytes {
+                    if done > 0 {
+                        end_slice().await;
+                    }
+                    let piece = (bytes - done).min(RANDOM_BYTES);
+                    let from = at.wrapping_add(done as i32);
+                    errno = on_memory(&mut caller, |memory, _| random(part(memory, from, piece)?));
+                    done += piece;
+                }
+                errno
+            })
+        },
+    )?;
     Ok(())
 }
 

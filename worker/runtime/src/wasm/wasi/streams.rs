@@ -1,6 +1,6 @@
 //! stdin, stdout and stderr.
 
-use super::{BADF, Errno, MODULE, load_u32, on_memory, store};
+use super::{BADF, Errno, INVAL, MODULE, load_u32, on_memory, store};
 use crate::wasm::host::{Host, Stdout};
 use wasmtime::{Caller, Linker};
 
@@ -13,6 +13,9 @@ const RIGHT_READ: u64 = 1 << 1;
 const RIGHT_WRITE: u64 = 1 << 6;
 const RIGHT_POLL: u64 = 1 << 27;
 
+/// Parts of one scatter list at most, as on Linux (`IOV_MAX`): nothing ends a slice inside of a call to the host.
+const VECTORS_MAX: i32 = 1024;
+
 pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     linker.func_wrap(
         MODULE,
@@ -20,6 +23,7 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         |mut caller: Caller<'_, Host>, fd: i32, vectors: i32, count: i32, read: i32| {
             on_memory(&mut caller, |memory, host| {
                 check(host, fd, fd == STDIN)?;
+                check_count(count)?;
                 let bytes = fd_read(memory, host, vectors, count)?;
                 store(memory, read, &bytes.to_le_bytes())
             })
@@ -31,6 +35,7 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         |mut caller: Caller<'_, Host>, fd: i32, vectors: i32, count: i32, written: i32| {
             on_memory(&mut caller, |memory, host| {
                 check(host, fd, fd == STDOUT || fd == STDERR)?;
+                check_count(count)?;
                 let bytes = fd_write(memory, host, fd, vectors, count)?;
                 store(memory, written, &bytes.to_le_bytes())
             })
@@ -69,6 +74,10 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
 fn check(host: &Host, fd: i32, right: bool) -> Result<(), Errno> {
     let open = (0..3).contains(&fd) && host.open & (1 << fd) != 0;
     if open && right { Ok(()) } else { Err(BADF) }
+}
+
+fn check_count(vectors: i32) -> Result<(), Errno> {
+    if (0..=VECTORS_MAX).contains(&vectors) { Ok(()) } else { Err(INVAL) }
 }
 
 /// The `n`-th part of a scatter list: where, and how many bytes.
