@@ -40,10 +40,7 @@ fn up_says_where_and_on_what_it_serves() {
     assert_eq!((workers.as_array().map(Vec::len), &workers[0]["state"]), (Some(1), &json!("live")));
     let expected = "host cpu pid state slots leased credits finished silent_ms backends";
     assert_eq!(keys(&workers[0]), expected.split(' ').collect());
-    assert!(
-        site.ok(&["workers", "--backends"]).contains("PAGEMAP_SCAN")
-            || site.ok(&["doctor"]).contains("PAGEMAP_SCAN")
-    );
+    assert!(site.ok(&["workers", "--backends"]).contains("memory reset"), "each core says its backends");
     let status = site.json(&["status"]);
     let expected = "version pid incarnation accepted refused duplicates completed retried dead pending leased_now \
                     dead_letters recovered cold_starts queueing execution end_to_end draining backends";
