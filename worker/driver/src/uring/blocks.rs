@@ -51,7 +51,9 @@ impl Blocks {
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => Err(io::Error::new(
                 io::ErrorKind::OutOfMemory,
-                crate::topology::memlock_remedy((count * self.bytes) as u64 + crate::topology::MEMLOCK_BYTES_MIN),
+                crate::topology::memlock_remedy(
+                    (count * self.bytes) as u64 + crate::topology::MEMLOCK_BYTES_MIN,
+                ),
             )),
             Err(error) => Err(io::Error::new(error.kind(), format!("cannot register disk buffers: {error}"))),
         }
