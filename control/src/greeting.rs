@@ -147,9 +147,9 @@ impl<D: Driver> Node<D> {
     fn core_knows_all(&mut self, core: CoreRef) {
         let entry = self.workers.core_mut(core).expect("its session is there");
         entry.is_up = true;
-        let (host, slots, granted) = (entry.host, entry.slots, entry.granted);
+        let (host, slots, granted, draining) = (entry.host, entry.slots, entry.granted, entry.draining);
         self.scheduler.step(Input::CoreUp { core, host, slots }, &mut self.effects);
-        if matches!(self.phase, Phase::Draining { .. }) {
+        if draining || matches!(self.phase, Phase::Draining { .. }) {
             self.scheduler.step(Input::CoreDrain { core }, &mut self.effects);
         }
         if granted > 0 {

@@ -35,7 +35,7 @@ impl<D: Driver> Node<D> {
         }
     }
 
-    /// A core has finished what it held and takes nothing new.
+    /// A core finishes what it holds and takes nothing new.
     pub(crate) fn core_drains(&mut self, core: CoreRef) {
         let entry = self.workers.core_mut(core).expect("its session is there");
         entry.draining = true;

@@ -100,10 +100,13 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         self.sleep_until()
     }
 
-    /// Takes no new calls, finishes those it holds, tells the node and ends; see [`Core::finished`].
+    /// Has the node send no new calls, finishes those it holds and those under way, and ends; see
+    /// [`Core::finished`].
     pub fn drain(&mut self) {
         if self.phase == Phase::Serving {
             self.phase = Phase::Draining { by: self.driver.now() + self.plan.drain };
+            // Where there is no room the node fills the slots that it was granted, and is told at the end.
+            self.say_drain();
         }
     }
 

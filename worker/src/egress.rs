@@ -37,18 +37,21 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         }
     }
 
-    /// Tells the node that the core has finished what it held, and closes. False while there is no room for that.
+    /// Tells the node that the core takes nothing new. False if there is no room for that.
+    pub(crate) fn say_drain(&mut self) -> bool {
+        let Link::Up { connection } = self.link else { return true };
+        self.driver.send(connection, &Header::new(Kind::Drain).encode(&[])) != Err(SendError::Full)
+    }
+
+    /// Tells the node once more, now that the core has finished what it held, and closes. False while there is no
+    /// room, or nothing to close.
     pub(crate) fn say_drained(&mut self) -> bool {
-        let Link::Up { connection } = self.link else {
-            return self.link.connection().map(|connection| self.driver.close(connection)).is_some();
-        };
-        match self.driver.send(connection, &Header::new(Kind::Drain).encode(&[])) {
-            Err(SendError::Full) => false,
-            Ok(()) | Err(SendError::Closed) => {
-                self.driver.close(connection);
-                true
-            }
+        let Some(connection) = self.link.connection() else { return false };
+        let said = self.say_drain();
+        if said {
+            self.driver.close(connection);
         }
+        said
     }
 
     fn send_or_keep(&mut self, slot: SlotId) {

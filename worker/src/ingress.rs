@@ -81,10 +81,10 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         }
     }
 
-    /// A call to run. Frames after a drain's begin are left: never begun, they are leased elsewhere when the
-    /// connection ends.
+    /// A call to run. One that was under way when a drain began is served, too: its slot was granted. Behind the
+    /// core's last word it is left, and leased elsewhere when the connection ends.
     fn lease(&mut self, lease: &Frame<'_>, round: &mut Round) {
-        if self.phase != Phase::Serving {
+        if !matches!(self.phase, Phase::Serving | Phase::Draining { .. }) {
             return;
         }
         let Some(slot) = self.slots.take(lease, self.driver.now()) else {

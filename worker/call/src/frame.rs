@@ -75,7 +75,7 @@ pub enum Kind {
     Ask = 10,
     /// Node to admin side: its answer, with the same correlation. Body: JSON [`crate::admin::Answer`].
     Answer = 11,
-    /// Node to core: finish what you hold and take nothing new. Core to node: it is finished. No body.
+    /// Node to core: finish what you hold and take nothing new. Core to node: it takes nothing new. No body.
     Drain = 12,
 
     /// Log only: the call has ended. Body: the outcome frame, sealed, if the client wanted it.

@@ -447,9 +447,22 @@ fn a_drain_finishes_what_is_held_and_says_so() {
     stage.run(Duration::from_millis(3));
     stage.node_sends(Header::new(Kind::Drain), &[]);
     stage.until(|stage| stage.core.finished());
-    stage.until(|stage| stage.drained);
-    assert_eq!(stage.seen.iter().filter(|seen| seen.status == Status::Ok).count(), 4);
+    stage.until(|stage| stage.drained && stage.seen.len() == 4);
+    assert!(stage.seen.iter().all(|seen| seen.status == Status::Ok));
     assert_eq!(stage.granted, 8, "nothing is granted in a drain");
+}
+
+#[test]
+fn a_core_that_drains_says_so_at_once_and_serves_what_is_under_way() {
+    let mut stage = Stage::ready(8);
+    stage.lease("f", 1, "slices=50");
+    stage.run(Duration::from_millis(3));
+    stage.core.drain();
+    stage.lease("f", 2, "slices=2");
+    stage.until(|stage| stage.drained);
+    assert!(stage.core.held() > 0 && !stage.core.finished(), "it says so before it has finished");
+    stage.until(|stage| stage.core.finished() && stage.seen.len() == 2);
+    assert!(stage.seen.iter().all(|seen| seen.status == Status::Ok));
 }
 
 #[test]
