@@ -32,9 +32,18 @@ impl<D: Driver> Node<D> {
         if self.phase != Phase::Serving {
             return Err(VerdictCode::Draining);
         }
-        let function = self.catalog.find(frame.function()).ok_or(VerdictCode::UnknownFunction)?;
+        let function = match self.catalog.find(frame.function()) {
+            Some(function) => durableq::FunctionRef(function.0),
+            None => self.deleted_function_of(frame).ok_or(VerdictCode::UnknownFunction)?,
+        };
         arguments(frame.body()).map_err(|_| VerdictCode::Malformed)?;
-        let function = durableq::FunctionRef(function.0);
         self.queue.submit(&mut self.disk.lend(&mut self.driver), *frame, function, session.origin())
+    }
+
+    /// The function of a call that was accepted before its function was deleted: a client that submits it again, after
+    /// its connection broke, hears that it is held, and its outcome.
+    fn deleted_function_of(&self, frame: &Frame<'_>) -> Option<durableq::FunctionRef> {
+        self.queue.find(frame.call())?;
+        self.queue.function(frame.function())
     }
 }

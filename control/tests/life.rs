@@ -239,6 +239,10 @@ fn a_call_that_comes_back_after_its_function_was_deleted_is_a_dead_letter() {
     drop(core);
     let outcome = client.expect(Kind::Outcome);
     assert_eq!(Frame::parse(&outcome).unwrap().0.status(), Ok(Status::Unavailable));
+    // A client whose connection broke in between submits it again.
+    let mut again = node.client();
+    assert_eq!(again.submitted(1, echo(), true), VerdictCode::Duplicate);
+    again.expect(Kind::Outcome);
 }
 
 /// The log remembers the functions of its calls; a core that came before must hear of what comes behind them.
