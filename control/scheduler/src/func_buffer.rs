@@ -1,8 +1,9 @@
 //! The calls the scheduler holds, and the FuncBuffer of each function: criticality, then deadline, then arrival.
 //!
-//! A FuncBuffer is a leftist heap whose nodes are the calls themselves, in one array for all functions. Putting in
-//! and taking out cost O(log n) in the worst case, not only on average, and a function with one call costs what
-//! one call costs: 20,000 arrays of the largest length would not fit.
+//! A FuncBuffer is a list and a leftist heap whose nodes are the calls themselves, in one array for all functions.
+//! Most calls arrive in the order in which they leave: such a call goes behind the list, and costs one step. Any other
+//! goes into the heap, where putting in and taking out cost O(log n) in the worst case, not only on average. A
+//! function with one call costs what one call costs: 20,000 arrays of the largest length would not fit.
 
 use crate::words::{CallRef, CoreRef, FunctionRef};
 use call::WallTime;
@@ -29,6 +30,7 @@ struct Entry {
     /// Smaller goes first; see [`order`].
     order: u128,
     left: u32,
+    /// In the list: the next.
     right: u32,
     function: FunctionRef,
     core: CoreRef,
@@ -53,16 +55,18 @@ pub struct Calls {
     arrivals: u64,
 }
 
-/// The heap of one function: its best call and how many it has.
+/// The calls of one function: the best of its heap, both ends of its list, and how many there are.
 #[derive(Clone, Copy, Debug)]
 pub struct FuncBuffer {
     root: u32,
+    first: u32,
+    last: u32,
     len: u32,
 }
 
 impl FuncBuffer {
     /// No calls.
-    pub const EMPTY: FuncBuffer = FuncBuffer { root: NONE, len: 0 };
+    pub const EMPTY: FuncBuffer = FuncBuffer { root: NONE, first: NONE, last: NONE, len: 0 };
 
     /// How many calls.
     pub fn len(&self) -> u32 {
@@ -118,15 +122,27 @@ impl Calls {
         assert_ne!(entry.place, Place::Buffered, "{call:?} is in its buffer");
         entry.place = Place::Buffered;
         (entry.left, entry.right, entry.rank) = (NONE, NONE, 1);
-        buffer.root = self.merge(buffer.root, call.0);
+        let order = entry.order;
         buffer.len += 1;
+        if buffer.first == NONE {
+            (buffer.first, buffer.last) = (call.0, call.0);
+        } else if self.entries[buffer.last as usize].order < order {
+            self.entries[buffer.last as usize].right = call.0;
+            buffer.last = call.0;
+        } else {
+            buffer.root = self.merge(buffer.root, call.0);
+        }
     }
 
     /// Takes the best call out of a buffer and moves it to `place`.
     pub fn take(&mut self, buffer: &mut FuncBuffer, place: Place) -> Option<CallRef> {
         let best = self.best(buffer)?;
         let (left, right) = (self.entry(best).left, self.entry(best).right);
-        buffer.root = self.merge(left, right);
+        if best.0 == buffer.first {
+            buffer.first = right;
+        } else {
+            buffer.root = self.merge(left, right);
+        }
         buffer.len -= 1;
         self.entry_mut(best).place = place;
         Some(best)
@@ -134,7 +150,12 @@ impl Calls {
 
     /// The best call of a buffer.
     pub fn best(&self, buffer: &FuncBuffer) -> Option<CallRef> {
-        (buffer.root != NONE).then_some(CallRef(buffer.root))
+        let better = match (buffer.root, buffer.first) {
+            (NONE, only) | (only, NONE) => only,
+            (a, b) if self.entries[a as usize].order < self.entries[b as usize].order => a,
+            (_, b) => b,
+        };
+        (better != NONE).then_some(CallRef(better))
     }
 
     /// Joins two heaps. The recursion goes down their right sides only: at most 2 log2(n + 1) deep.
@@ -204,10 +225,27 @@ impl Calls {
         all.map(|(at, entry)| (CallRef(at as u32), entry.place, entry.function))
     }
 
-    /// Panics unless the buffer is a leftist heap of as many calls as it says, all of them buffered for `function`.
+    /// Panics unless the buffer is a sorted list and a leftist heap of as many calls as it says, all of them buffered
+    /// for `function`.
     pub fn check(&self, buffer: &FuncBuffer, function: FunctionRef) {
         let mut nodes = 0;
-        let mut open: Vec<u32> = self.best(buffer).map(|call| call.0).into_iter().collect();
+        let mut listed = buffer.first;
+        while listed != NONE {
+            nodes += 1;
+            let entry = &self.entries[listed as usize];
+            assert_eq!((entry.place, entry.function), (Place::Buffered, function), "call {listed}");
+            match entry.right {
+                NONE => assert_eq!(listed, buffer.last, "the list's end"),
+                next => {
+                    assert!(
+                        entry.order < self.entries[next as usize].order,
+                        "call {listed} is worse than {next}"
+                    )
+                }
+            }
+            listed = entry.right;
+        }
+        let mut open: Vec<u32> = [buffer.root].into_iter().filter(|&root| root != NONE).collect();
         while let Some(at) = open.pop() {
             nodes += 1;
             let entry = &self.entries[at as usize];
@@ -263,6 +301,15 @@ mod tests {
         let first = all.take(&mut buffer, Place::Queued).unwrap();
         all.put(&mut buffer, first);
         assert_eq!(all.take(&mut buffer, Place::Queued), Some(first));
+    }
+
+    #[test]
+    #[should_panic(expected = "is worse than")]
+    fn canary_order_of_the_heap() {
+        // The first and the last are listed, the others are in the heap.
+        let (mut all, buffer) = filled(&[(1, 4), (1, 1), (1, 2), (1, 5)]);
+        all.entries[buffer.root as usize].order = order(1, WallTime(9), 0);
+        all.check(&buffer, F);
     }
 
     #[test]
