@@ -18,7 +18,7 @@ use crate::utilization::Load;
 use crate::worker_lb::Workers;
 use call::frame::{Frame, FrameBuf, Kind};
 use call::limits::Limits;
-use call::{FunctionSpec, Instant};
+use call::{CallId, FunctionSpec, Instant};
 use driver::{Arrivals, Closed, ConnectionId, Driver, Endpoint, Event, ListenerId};
 use durableq::{DurableQ, HolderRef};
 use scheduler::{CoreRef, Effects, FunctionRef, Scheduler};
@@ -66,6 +66,8 @@ pub enum Phase {
 
 /// A stranger must say hello in this time.
 const HELLO: Duration = Duration::from_secs(10);
+/// Events looked at ahead: about as many cache misses as a CPU waits for at once.
+const AHEAD: usize = 16;
 /// Room for what one turn of the scheduler decides; it is asked again while it fills this.
 const EFFECTS: usize = 1024;
 
@@ -153,9 +155,7 @@ impl<D: Driver> Node<D> {
     pub fn turn(&mut self, arrivals: &Arrivals) -> Instant {
         let now = self.driver.now();
         self.queue.advance(now, self.driver.wall());
-        for event in arrivals.iter() {
-            self.take(event);
-        }
+        self.take_all(arrivals);
         // After the events: whoever spoke in this round is not silent.
         self.lose_silent_cores();
         if now >= self.look_at {
@@ -171,6 +171,31 @@ impl<D: Driver> Node<D> {
         self.end_drain(now);
         self.end_failed();
         self.sleep_until()
+    }
+
+    fn take_all(&mut self, arrivals: &Arrivals) {
+        let mut coming = arrivals.iter();
+        for (n, event) in arrivals.iter().enumerate() {
+            if n.is_multiple_of(AHEAD) {
+                self.glimpse(coming.by_ref().take(AHEAD));
+            }
+            self.take(event);
+        }
+    }
+
+    /// Brings what the next frames will be looked up by into the cache, all at once.
+    fn glimpse<'a>(&self, coming: impl Iterator<Item = Event<'a>>) {
+        let mut calls = [CallId(0); AHEAD];
+        let mut count = 0;
+        for event in coming {
+            if let Event::Frame { frame, .. } = event
+                && matches!(frame.kind(), Kind::Submit | Kind::Outcome)
+            {
+                calls[count] = frame.call();
+                count += 1;
+            }
+        }
+        self.queue.glimpse(&calls[..count]);
     }
 
     fn take(&mut self, event: Event<'_>) {

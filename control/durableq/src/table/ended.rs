@@ -65,6 +65,17 @@ impl EndedCalls {
         self.ids.find(hash(id.0), is).map(|at| self.at(at))
     }
 
+    /// Reads what finding this id will read first.
+    pub fn glimpse(&self, id: CallId) -> u32 {
+        self.ids.glimpse(hash(id.0))
+    }
+
+    /// Reads what forgetting will read first when `ends` more have come.
+    pub fn glimpse_oldest(&self, ends: usize) -> u32 {
+        let full = self.ring.len() + ends >= self.ended_max;
+        self.ring.get(ends).filter(|_| full).map_or(0, |oldest| self.glimpse(oldest.id))
+    }
+
     /// Remembers an end. The oldest one is forgotten if there are too many.
     pub fn push(&mut self, store: &mut Store, ended: Ended) {
         if self.ring.len() == self.ended_max {

@@ -49,6 +49,13 @@ impl Ids {
         self.entry(hash, is).map(|at| place(self.entries[at]))
     }
 
+    /// What stands where this key would be looked for first: reading it early brings it into the cache. The place, if
+    /// the key seems to be there, and [`u32::MAX`] if not.
+    pub fn glimpse(&self, hash: u64) -> u32 {
+        let entry = self.entries[self.home(hash)];
+        if (entry ^ hash) >> 32 == 0 { place(entry) } else { u32::MAX }
+    }
+
     /// Adds a key that is not there.
     pub fn insert(&mut self, hash: u64, place: u32) {
         assert!(self.len < self.len_max, "the table was made for {} keys", self.len_max);
