@@ -17,7 +17,8 @@ pub fn dsync_us(folder: &Path, writes: usize) -> io::Result<f64> {
     let page = nix::sys::mman::MapFlags::MAP_PRIVATE | nix::sys::mman::MapFlags::MAP_ANONYMOUS;
     let length = std::num::NonZeroUsize::new(4096).expect("4096 is not zero");
     // SAFETY: a fresh anonymous mapping of one page; nothing else knows its address.
-    let memory = unsafe { nix::sys::mman::mmap_anonymous(None, length, nix::sys::mman::ProtFlags::all(), page) }?;
+    let memory =
+        unsafe { nix::sys::mman::mmap_anonymous(None, length, nix::sys::mman::ProtFlags::all(), page) }?;
     let mut took = Vec::with_capacity(writes);
     for n in 0..writes {
         let iovec = libc::iovec { iov_base: memory.as_ptr(), iov_len: 4096 };

@@ -1,11 +1,31 @@
 //! Benchmarks: each figure is printed beside its bar, its aim, and the floor or the rival of the same run.
 //!
 //! `report` holds the figures and writes `target/bench/report.json`; `floors` measures what the machine itself can
-//! do (disk sync, loopback, shared memory); `rivals` runs other systems at their best setting.
+//! do (disk sync, loopback, shared memory); `rivals` runs other systems at their best setting; `leases` plays the
+//! node for a worker core alone; `cycle` is the client of the durable cycle, `platform` the processes it runs on, and
+//! `durable` what is measured there. `README.md` says how to read the figures.
 
 pub mod report;
 pub mod floors;
 pub mod leases;
 pub mod rivals;
+pub mod cycle;
+pub mod platform;
+pub mod durable;
 
 pub use report::{Figure, Report};
+
+use std::path::{Path, PathBuf};
+
+/// `target/bench`, made if it is missing: on the disk that everything is measured on, since `/tmp` may be memory.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn scratch() -> std::io::Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("benches/ is in the project")
+        .join("target/bench");
+    std::fs::create_dir_all(&folder)?;
+    folder.canonicalize()
+}

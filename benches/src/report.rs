@@ -100,7 +100,9 @@ impl Report {
 
 fn line(f: &Figure) -> String {
     let mark = |value: Option<f64>| value.map_or("-".into(), short);
-    let beside = |what: &Option<(String, f64)>| what.as_ref().map_or(String::new(), |(n, v)| format!("{n} {}", short(*v)));
+    let beside = |what: &Option<(String, f64)>| {
+        what.as_ref().map_or(String::new(), |(n, v)| format!("{n} {}", short(*v)))
+    };
     format!(
         "{:<44} {:>10} {:<9} bar {:>7}  aim {:>7}  {:<6} {} {}",
         f.name,

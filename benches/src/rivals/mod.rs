@@ -1,5 +1,7 @@
 //! Other systems, each as a real server at its best known setting, driven by the shape of client that suits it.
 
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 use std::io;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -30,11 +32,12 @@ impl Server {
     /// # Errors
     /// If the program is not installed: the message names the Debian package to install.
     pub fn start(name: &str, package: &str, command: impl FnOnce(&PathBuf) -> Command) -> io::Result<Server> {
-        let folder = std::env::temp_dir().join(format!("millrace-rival-{name}-{}", std::process::id()));
+        let folder = crate::scratch()?.join(format!("rival-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder)?;
         let child = command(&folder).current_dir(&folder).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let child = child.map_err(|e| io::Error::new(e.kind(), format!("{name}: {e}; apt-get install {package}")))?;
+        let child =
+            child.map_err(|e| io::Error::new(e.kind(), format!("{name}: {e}; apt-get install {package}")))?;
         Ok(Server { child, folder })
     }
 
@@ -52,13 +55,10 @@ impl Drop for Server {
     }
 }
 
-/// CPU time, user and system, of a process and its threads.
+/// CPU time, in user and kernel, of a process and its threads so far; zero if it has ended.
 pub fn process_cpu(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-    // After the name: field 11 is utime, field 12 stime, in ticks of 1/100 s.
-    Duration::from_millis((ticks(11) + ticks(12)) * 10)
+    let clock = clock_getcpuclockid(Pid::from_raw(pid as i32));
+    clock.and_then(clock_gettime).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Tries until a server answers, for five seconds.
@@ -66,7 +66,9 @@ pub fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T>
     let begun = Instant::now();
     loop {
         match attempt() {
-            Err(_) if begun.elapsed() < Duration::from_secs(5) => std::thread::sleep(Duration::from_millis(20)),
+            Err(_) if begun.elapsed() < Duration::from_secs(5) => {
+                std::thread::sleep(Duration::from_millis(20))
+            }
             result => return result,
         }
     }

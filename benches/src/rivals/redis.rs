@@ -38,7 +38,10 @@ pub fn run(pairs: usize, bytes: usize, span: Duration) -> io::Result<Rate> {
     }
     let took = begun.elapsed().as_secs_f64();
     let cpu = (server.cpu() - server_before) + (process_cpu(std::process::id()) - own_before);
-    Ok(Rate { jobs_per_s: acknowledged as f64 / took, cpu_us: cpu.as_secs_f64() * 1e6 / acknowledged.max(1) as f64 })
+    Ok(Rate {
+        jobs_per_s: acknowledged as f64 / took,
+        cpu_us: cpu.as_secs_f64() * 1e6 / acknowledged.max(1) as f64,
+    })
 }
 
 fn produce(mut to: Connection, pair: usize, bytes: usize, until: Instant) -> io::Result<usize> {
@@ -71,7 +74,19 @@ fn consume(mut from: Connection, pair: usize, until: Instant) -> io::Result<usiz
     let count = BATCH.to_string();
     let mut acknowledged = 0;
     while Instant::now() < until {
-        from.command(&["XREADGROUP", "GROUP", "g", "c", "COUNT", &count, "BLOCK", "50", "STREAMS", &stream, ">"])?;
+        from.command(&[
+            "XREADGROUP",
+            "GROUP",
+            "g",
+            "c",
+            "COUNT",
+            &count,
+            "BLOCK",
+            "50",
+            "STREAMS",
+            &stream,
+            ">",
+        ])?;
         from.flush()?;
         let mut ids = Vec::with_capacity(BATCH);
         from.reply_ids(&mut ids)?;
@@ -98,7 +113,12 @@ struct Connection {
 impl Connection {
     fn new(stream: UnixStream) -> Connection {
         let write = stream.try_clone().expect("a socket can be duplicated");
-        Connection { read: BufReader::with_capacity(1 << 16, stream), write, out: Vec::new(), line: Vec::new() }
+        Connection {
+            read: BufReader::with_capacity(1 << 16, stream),
+            write,
+            out: Vec::new(),
+            line: Vec::new(),
+        }
     }
 
     fn command(&mut self, words: &[&str]) -> io::Result<()> {
@@ -125,7 +145,8 @@ impl Connection {
     /// The ids in a reply of XREADGROUP: the strings that look like `1700000000000-0`.
     fn reply_ids(&mut self, ids: &mut Vec<String>) -> io::Result<()> {
         self.value(&mut |text| {
-            let is_id = text.len() < 32 && text.first().is_some_and(u8::is_ascii_digit) && text.contains(&b'-');
+            let is_id =
+                text.len() < 32 && text.first().is_some_and(u8::is_ascii_digit) && text.contains(&b'-');
             if is_id {
                 ids.push(String::from_utf8_lossy(text).into_owned());
             }

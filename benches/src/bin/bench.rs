@@ -1,0 +1,172 @@
+//! `make bench`: every figure with bar, aim, floor and rival of the same run; see `benches/README.md`.
+//!
+//! `bench [--json PATH] [--smoke]`: `--smoke` measures for an instant only, to see that everything runs.
+
+use benches::durable::{self, Cycle, PAYLOAD};
+use benches::platform::Platform;
+use benches::rivals::{Rate, beanstalkd, redis};
+use benches::{Figure, Report, floors};
+use driver::topology;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+/// Pairs of clients that Redis is tried with, one number a round; its best counts.
+const REDIS_PAIRS: [usize; 3] = [1, 2, 4];
+
+/// What was asked for.
+struct Options {
+    json: PathBuf,
+    smoke: bool,
+    /// How long each measurement lasts.
+    span: Duration,
+}
+
+/// One round: ours beside the rivals, within the same seconds.
+struct Round {
+    cycle: Cycle,
+    ack_p99_us: f64,
+    dsync_us: f64,
+}
+
+fn main() -> ExitCode {
+    match bench() {
+        Ok(missing) if missing.is_empty() => ExitCode::SUCCESS,
+        Ok(missing) => {
+            missing.iter().for_each(|why| eprintln!("NOT MEASURED: {why}"));
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures everything; what could not be, with the reason.
+fn bench() -> io::Result<Vec<String>> {
+    let options = options()?;
+    let beside = |name: &str| std::env::current_exe().map(|exe| exe.with_file_name(name));
+    println!("== a worker core alone: the load on one CPU, the core on another");
+    core_alone(&beside("core_alone")?, &options)?;
+    println!(
+        "== the durable cycle: client and node on one CPU, the worker core on another; rivals as the kernel likes"
+    );
+    println!(
+        "   full cycle: first submit to the end of the last call, by the node's count; median of three rounds"
+    );
+    let (mut report, mut missing) = (Report::default(), Vec::new());
+    let platform = Platform::start(&beside("millrace")?)?;
+    let (mut rounds, mut redis_best, mut beanstalkd_best) = (Vec::new(), None, None);
+    for pairs in REDIS_PAIRS {
+        best(&mut redis_best, redis::run(pairs, PAYLOAD, options.span), &mut missing);
+        rounds.push(pinned(|| round(&platform, options.span))?);
+        best(&mut beanstalkd_best, beanstalkd::run(PAYLOAD, options.span), &mut missing);
+    }
+    add(&mut report, &rounds, redis_best, beanstalkd_best);
+    println!(
+        "   heap allocations per call, of node and core: 0 after start, held by `cargo test -p allocation`"
+    );
+    report.write(&options.json)?;
+    println!("written to {}", options.json.display());
+    missing.dedup();
+    Ok(if options.smoke { Vec::new() } else { missing })
+}
+
+fn options() -> io::Result<Options> {
+    let mut options =
+        Options { json: benches::scratch()?.join("report.json"), smoke: false, span: Duration::from_secs(3) };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--smoke" => (options.smoke, options.span) = (true, Duration::from_millis(200)),
+            "--json" => {
+                options.json = arguments.next().ok_or_else(|| io::Error::other("--json PATH"))?.into()
+            }
+            other => return Err(io::Error::other(format!("`{other}`: there are --json PATH and --smoke"))),
+        }
+    }
+    Ok(options)
+}
+
+fn core_alone(binary: &Path, options: &Options) -> io::Result<()> {
+    let mut command = Command::new(binary);
+    command.arg("--json").arg(&options.json);
+    if options.smoke {
+        command.arg("--smoke");
+    }
+    let status = command.status()?;
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("{}: {status}", binary.display()))) }
+}
+
+/// On a thread that has the first CPU, which `up` gives to the node.
+fn pinned<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let pinned = scope.spawn(|| {
+            topology::pin(topology::cpus()[0])?;
+            work()
+        });
+        pinned.join().expect("a measurement does not panic")
+    })
+}
+
+fn round(platform: &Platform, span: Duration) -> io::Result<Round> {
+    let cycle = durable::run(platform, span)?;
+    let dsync_us = floors::dsync_us(&benches::scratch()?, 1 + span.as_millis() as usize / 10)?;
+    let ack_p99_us = durable::ack_p99_us(platform, cycle.calls_per_s / 2.0, span)?;
+    Ok(Round { cycle, ack_p99_us, dsync_us })
+}
+
+/// Keeps the better of a rival's runs. One that is not installed is said loudly and left out.
+fn best(of: &mut Option<Rate>, run: io::Result<Rate>, missing: &mut Vec<String>) {
+    match run {
+        Ok(rate) if of.is_none_or(|before| rate.jobs_per_s > before.jobs_per_s) => *of = Some(rate),
+        Ok(_) => {}
+        Err(error) => {
+            println!("   SKIPPED: {error}");
+            missing.push(error.to_string());
+        }
+    }
+}
+
+/// The middle one of the rounds.
+fn median(rounds: &[Round], of: impl Fn(&Round) -> f64) -> f64 {
+    let mut values: Vec<f64> = rounds.iter().map(of).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn add(report: &mut Report, rounds: &[Round], redis: Option<Rate>, beanstalkd: Option<Rate>) {
+    let rate = median(rounds, |round| round.cycle.calls_per_s);
+    let cpu_us = median(rounds, |round| round.cycle.cpu_us);
+    let dsync_us = median(rounds, |round| round.dsync_us);
+    let mut figure = Figure::new("durable-cycle-rate", rate, "calls/s").bar(250e3, 800e3);
+    let mut cpu = Figure::new("durable-cycle-cpu-per-call", cpu_us, "us").bar(6.0, 2.0);
+    if let Some(redis) = redis {
+        figure = figure.rival("redis jobs/s", redis.jobs_per_s);
+        cpu = cpu.rival("redis us", redis.cpu_us);
+        let times = Figure::new("durable-cycle-over-redis", rate / redis.jobs_per_s, "x").bar(2.5, 8.0);
+        report.add(times.rival("redis jobs/s", redis.jobs_per_s));
+    }
+    if let Some(beanstalkd) = beanstalkd {
+        let times = rate / beanstalkd.jobs_per_s;
+        let figure = Figure::new("durable-cycle-over-beanstalkd", times, "x").bar(50.0, 200.0);
+        report.add(figure.rival("beanstalkd jobs/s", beanstalkd.jobs_per_s));
+    }
+    report.add(figure);
+    report.add(cpu);
+    for (at, (name, _)) in rounds[0].cycle.cpu_us_of.iter().enumerate() {
+        let us = median(rounds, |round| round.cycle.cpu_us_of[at].1);
+        report.add(Figure::new(&format!("durable-cycle-cpu-per-call-{name}"), us, "us"));
+    }
+    let groups = median(rounds, |round| round.cycle.groups_per_s);
+    report.add(Figure::new("durable-cycle-log-groups", groups, "groups/s").floor("disk sync us", dsync_us));
+    let bytes = median(rounds, |round| round.cycle.log_bytes_per_call);
+    report.add(Figure::new("durable-cycle-log-bytes-per-call", bytes, "bytes"));
+    let ack_us = median(rounds, |round| round.ack_p99_us);
+    report.add(Figure::new("submit-ack-p99-at-half-load-us", ack_us, "us").floor("disk sync us", dsync_us));
+    let syncs = median(rounds, |round| round.ack_p99_us / round.dsync_us);
+    let figure = Figure::new("submit-ack-p99-at-half-load", syncs, "syncs").bar(10.0, 5.0);
+    report.add(figure.floor("disk sync us", dsync_us));
+}

@@ -1,0 +1,199 @@
+//! A client of the durable cycle, as lean as the protocol allows: one thread, one connection, verdicts only.
+
+use call::body::{self, Submit};
+use call::frame::{self, FrameBuf, Header};
+use call::{Arguments, CallId, FunctionId, Kind, VerdictCode, WallTime};
+use hdrhistogram::Histogram;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Submits in flight: enough that a group commit always has a next group to fill.
+const WINDOW: usize = 8192;
+/// Frames written at once.
+const BATCH: usize = 256;
+/// Accepted calls that have not ended: a queue of ordinary length, so that no backlog hides what the rest costs.
+const ON_THE_WAY: u64 = 32 << 10;
+/// How often the node's count is looked at while too many are on their way.
+pub const LOOK: Duration = Duration::from_millis(5);
+/// The longest sleep while something is in flight.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// One connection that submits as fast as verdicts allow, or at a fixed rate, from one thread.
+pub struct Submitter {
+    socket: UnixStream,
+    function: FunctionId,
+    payload: Vec<u8>,
+    next: u128,
+    out: FrameBuf,
+    written: usize,
+    input: FrameBuf,
+    in_flight: VecDeque<Instant>,
+    /// Verdicts `Accepted`.
+    pub accepted: u64,
+    /// Any other verdict.
+    pub refused: u64,
+    /// From the intended send to the verdict, ns.
+    pub ack_ns: Histogram<u64>,
+}
+
+impl Submitter {
+    /// Connects to a node's Unix socket and says hello.
+    pub fn connect(at: &Path, function: FunctionId, payload_bytes: usize) -> io::Result<Submitter> {
+        let mut socket = UnixStream::connect(at)?;
+        let mut hello = FrameBuf::new();
+        frame::append(&mut hello, &Header::new(Kind::Hello), br#"{"role":"client","name":"bench"}"#);
+        socket.write_all(&hello)?;
+        socket.set_nonblocking(true)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        Ok(Submitter {
+            socket,
+            function,
+            payload: vec![b'x'; payload_bytes],
+            next: CallId::new(now.as_millis() as u64, now.subsec_nanos() as u128 * 1_000_003 << 40).0,
+            out: FrameBuf::with_capacity(1 << 20),
+            written: 0,
+            input: FrameBuf::with_capacity(1 << 20),
+            in_flight: VecDeque::with_capacity(2 * WINDOW),
+            accepted: 0,
+            refused: 0,
+            ack_ns: Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("bounds are fine"),
+        })
+    }
+
+    /// As fast as verdicts and `completed`, the node's count of calls that have ended, allow, for `span`; then waits
+    /// for the remaining verdicts.
+    pub fn saturate(&mut self, span: Duration, completed: &AtomicU64) -> io::Result<()> {
+        let until = Instant::now() + span;
+        let ended_before = completed.load(Relaxed);
+        let settled_before = self.accepted + self.refused;
+        loop {
+            let now = Instant::now();
+            if now >= until && self.in_flight.is_empty() {
+                return Ok(());
+            }
+            let settled = self.accepted + self.refused - settled_before;
+            let on_the_way = settled.saturating_sub(completed.load(Relaxed) - ended_before);
+            let may_submit = self.in_flight.len() + BATCH <= WINDOW && on_the_way <= ON_THE_WAY;
+            if now < until && self.out.is_empty() && may_submit {
+                (0..BATCH).for_each(|_| self.encode(now));
+            }
+            if !self.turn()? {
+                self.wait(if may_submit { PATIENCE } else { LOOK })?;
+            }
+        }
+    }
+
+    /// Open loop: `per_s` calls a second at their intended times, whether or not verdicts come.
+    pub fn pace(&mut self, per_s: f64, span: Duration) -> io::Result<()> {
+        let begun = Instant::now();
+        let total = (per_s * span.as_secs_f64()) as u64;
+        let mut sent = 0u64;
+        while sent < total || !self.in_flight.is_empty() {
+            while sent < total && self.in_flight.len() < 2 * WINDOW {
+                let intended = begun + Duration::from_secs_f64(sent as f64 / per_s);
+                if intended > Instant::now() {
+                    break;
+                }
+                self.encode(intended);
+                sent += 1;
+            }
+            if !self.turn()? {
+                let next = begun + Duration::from_secs_f64(sent as f64 / per_s);
+                self.wait(if sent < total {
+                    next.saturating_duration_since(Instant::now())
+                } else {
+                    PATIENCE
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode(&mut self, intended: Instant) {
+        self.next += 1;
+        let submit = Submit {
+            call: CallId(self.next),
+            function: self.function,
+            start_at: WallTime(0),
+            deadline: WallTime(0),
+            criticality: 0,
+            want_outcome: false,
+            arguments: Arguments { payload: &self.payload, attributes: &[] },
+        };
+        body::append_submit(&mut self.out, &submit).expect("a small payload fits");
+        self.in_flight.push_back(intended);
+    }
+
+    /// Sleeps until the socket has something to read, or takes more of what is left to write, or `time` has passed.
+    /// Sleeping, not spinning: the node may need this CPU.
+    fn wait(&self, time: Duration) -> io::Result<()> {
+        let left = self.written < self.out.len();
+        let interest = if left { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
+        let mut descriptors = [PollFd::new(self.socket.as_fd(), interest)];
+        ppoll(&mut descriptors, Some(TimeSpec::from_duration(time)), None)?;
+        Ok(())
+    }
+
+    /// Writes what can be written and reads what is there; whether anything moved.
+    fn turn(&mut self) -> io::Result<bool> {
+        let mut moved = false;
+        if self.written < self.out.len() {
+            match self.socket.write(&self.out[self.written..]) {
+                Ok(n) => (self.written, moved) = (self.written + n, true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            if self.written == self.out.len() {
+                self.out.clear();
+                self.written = 0;
+            }
+        }
+        let have = self.input.len();
+        self.input.resize(have + (256 << 10), 0);
+        let read = self.socket.read(&mut self.input[have..]);
+        let got = match read {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        self.input.resize(have + got, 0);
+        if got > 0 {
+            self.take_frames()?;
+        }
+        Ok(moved || got > 0)
+    }
+
+    fn take_frames(&mut self) -> io::Result<()> {
+        let mut at = 0;
+        while let Ok(Some(bytes)) = frame::frame_bytes(&self.input[at..]) {
+            if at + bytes > self.input.len() {
+                break;
+            }
+            let (frame, _) = call::Frame::parse(&self.input[at..]).map_err(io::Error::other)?;
+            if frame.kind() == Kind::Verdicts {
+                let now = Instant::now();
+                for verdict in body::verdicts(frame.body()).map_err(io::Error::other)? {
+                    let intended = self.in_flight.pop_front().expect("a verdict answers a submit");
+                    self.ack_ns.saturating_record(now.saturating_duration_since(intended).as_nanos() as u64);
+                    match verdict.code() {
+                        Ok(VerdictCode::Accepted) => self.accepted += 1,
+                        _ => self.refused += 1,
+                    }
+                }
+            }
+            at += bytes;
+        }
+        let rest = self.input.len() - at;
+        self.input.copy_within(at.., 0);
+        self.input.resize(rest, 0);
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! The durable cycle on real processes: submit, on disk, lease, run, done.
+
+use crate::cycle::{LOOK, Submitter};
+use crate::platform::Platform;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Bytes of arguments.
+pub const PAYLOAD: usize = 128;
+/// Calls submitted before anything is measured take this part of the time.
+const WARM_UP: u32 = 4;
+
+/// What one run of the full cycle took.
+#[derive(Clone, Debug)]
+pub struct Cycle {
+    /// Calls that went the whole way, from the first submit to the end of the last one, per second.
+    pub calls_per_s: f64,
+    /// CPU of all processes, client included, microseconds per call.
+    pub cpu_us: f64,
+    /// The same by process.
+    pub cpu_us_of: Vec<(&'static str, f64)>,
+    /// Log groups written per second, and bytes of log per call.
+    pub groups_per_s: f64,
+    /// Bytes of log per call.
+    pub log_bytes_per_call: f64,
+}
+
+/// Submits as fast as verdicts come for `span`, then waits until every accepted call has completed by the node's own
+/// count. The rate counts that wait: a backlog is not throughput.
+///
+/// # Errors
+/// If a call is refused or fails, or if the platform is gone.
+pub fn run(platform: &Platform, span: Duration) -> io::Result<Cycle> {
+    let mut client = Submitter::connect(&platform.socket(), platform.function, PAYLOAD)?;
+    let before = platform.status()?;
+    counting(platform, |completed| client.saturate(span / WARM_UP, completed))?;
+    settle(platform, before.completed + client.accepted)?;
+    let (before, cpu_before, accepted) = (platform.status()?, platform.cpu(), client.accepted);
+    let begun = Instant::now();
+    counting(platform, |completed| client.saturate(span, completed))?;
+    let calls = (client.accepted - accepted) as f64;
+    let after = settle(platform, before.completed + client.accepted - accepted)?;
+    let took = begun.elapsed().as_secs_f64();
+    if client.refused > 0 {
+        return Err(io::Error::other(format!("{} submits were refused", client.refused)));
+    }
+    let spent = platform.cpu().into_iter().zip(cpu_before);
+    let cpu_us_of: Vec<_> =
+        spent.map(|((name, new), (_, old))| (name, (new - old).as_secs_f64() * 1e6 / calls)).collect();
+    Ok(Cycle {
+        calls_per_s: calls / took,
+        cpu_us: cpu_us_of.iter().map(|(_, us)| us).sum(),
+        cpu_us_of,
+        groups_per_s: (after.groups - before.groups) as f64 / took,
+        log_bytes_per_call: (after.log_bytes - before.log_bytes) as f64 / calls,
+    })
+}
+
+/// p99 from a submit's intended time to its verdict, microseconds, at `per_s` calls a second in an open loop.
+///
+/// # Errors
+/// As [`run`].
+pub fn ack_p99_us(platform: &Platform, per_s: f64, span: Duration) -> io::Result<f64> {
+    let mut client = Submitter::connect(&platform.socket(), platform.function, PAYLOAD)?;
+    let completed = platform.status()?.completed;
+    client.pace(per_s, span / WARM_UP)?;
+    client.ack_ns.reset();
+    client.pace(per_s, span)?;
+    settle(platform, completed + client.accepted)?;
+    Ok(client.ack_ns.value_at_quantile(0.99) as f64 / 1000.0)
+}
+
+/// Waits until so many calls have completed.
+fn settle(platform: &Platform, completed: u64) -> io::Result<call::admin::NodeStatus> {
+    loop {
+        let status = platform.status()?;
+        if status.completed >= completed {
+            return Ok(status);
+        }
+        if status.dead + status.retried > 0 {
+            return Err(io::Error::other(format!("{} calls failed", status.dead + status.retried)));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Runs `work` while another thread keeps the node's count of completed calls up to date.
+fn counting(platform: &Platform, work: impl FnOnce(&AtomicU64) -> io::Result<()>) -> io::Result<()> {
+    let completed = AtomicU64::new(platform.status()?.completed);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let counter = scope.spawn(|| -> io::Result<()> {
+            while !done.load(Relaxed) {
+                completed.store(platform.status()?.completed, Relaxed);
+                std::thread::sleep(LOOK);
+            }
+            Ok(())
+        });
+        let result = work(&completed);
+        done.store(true, Relaxed);
+        counter.join().expect("the counter does not panic").and(result)
+    })
+}
