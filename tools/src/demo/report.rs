@@ -63,9 +63,7 @@ pub struct Report {
     /// What was killed.
     pub kills: Vec<Kill>,
     /// CPU of all processes of the platform per completed call, us, the functions' own work included.
-    pub platform_cpu_us: f64,
-    /// The same without the functions' own work.
-    pub overhead_cpu_us: f64,
+    pub cpu_us: f64,
     /// Calls by kind of work: (functions, calls).
     pub work: BTreeMap<&'static str, (u64, u64)>,
 }
@@ -75,10 +73,8 @@ impl Report {
     pub fn new(trace: &Trace, works: &[Work], ledger: &Ledger, kills: &[Kill], cpu: Duration) -> Report {
         let summary = ledger.summary();
         let completed = summary.fates.get(&Fate::Completed).copied().unwrap_or(0).max(1);
-        let platform_cpu_us = cpu.as_secs_f64() * 1e6 / completed as f64;
         Report {
-            overhead_cpu_us: platform_cpu_us - summary.function_cpu_us,
-            platform_cpu_us,
+            cpu_us: cpu.as_secs_f64() * 1e6 / completed as f64,
             ledger: summary,
             kills: kills.to_vec(),
             work: by_work(trace, works).into_iter().map(|(work, sums)| (work.title(), sums)).collect(),
@@ -135,8 +131,8 @@ impl Report {
         }
         println!("\n  {:.0} calls/s over {:.1} s", s.calls_per_second, s.seconds);
         println!(
-            "  CPU per call: {:.1} us in functions, {:.1} us in the platform",
-            s.function_cpu_us, self.overhead_cpu_us
+            "  CPU per call, all processes: {:.1} us; the functions' own slices took {:.1} us of the clock",
+            self.cpu_us, s.function_cpu_us
         );
         println!(
             "\n  picture: {}   ledger: {}",
