@@ -208,7 +208,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
 
     /// Until when there is nothing to do unless something arrives.
     fn sleep_until(&self) -> Instant {
-        if !self.queues.is_empty() || self.phase == Phase::Left {
+        if !self.queues.is_idle() || self.phase == Phase::Left {
             return Instant(0);
         }
         let alarm = match self.link {
@@ -216,6 +216,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
             Link::Greeting { give_up_at, .. } => give_up_at,
             Link::Up { .. } => self.credits.heartbeat_at(),
         };
+        let alarm = alarm.min(self.queues.wakes_at());
         match self.phase {
             Phase::Draining { by } | Phase::Leaving { by } => alarm.min(by),
             Phase::Serving | Phase::Left => alarm,

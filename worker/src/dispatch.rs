@@ -3,7 +3,8 @@
 //! A call begins at once, straight from the memory in which its frame arrived, while the round's time lasts and
 //! nothing waits before it. Otherwise its frame is copied into parking memory and its slot into one of two queues:
 //! *short* calls, in order of arrival, begin first in the next round; *long* ones share what is left, a slice each
-//! in turn. A call is long once it has outlived a slice, or if calls of its function lately did.
+//! in turn. A call is long once it has outlived a slice, or if calls of its function lately did. One that sleeps
+//! gets no slice before it wakes, and lets the core sleep too.
 
 use crate::core::Core;
 use crate::slots::State;
@@ -11,7 +12,8 @@ use call::body::ArchivedArguments;
 use call::{Frame, Instant, Status};
 use driver::Driver;
 use runtime::{Runtime, SlotId};
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 /// The time of one round.
@@ -39,27 +41,32 @@ pub(crate) struct Queues {
     short: VecDeque<SlotId>,
     /// Running calls, and parked ones that are expected to outlive a slice.
     long: VecDeque<SlotId>,
-    /// No running call times out before this.
+    /// Running calls that sleep, by when they wake or time out.
+    asleep: BinaryHeap<Reverse<(Instant, SlotId)>>,
+    /// No running call that is awake times out before this.
     timeout_at: Instant,
 }
 
 impl Queues {
     pub fn new(slots: u32) -> Queues {
         let queue = || VecDeque::with_capacity(slots as usize);
-        Queues { short: queue(), long: queue(), timeout_at: Instant::NEVER }
+        let asleep = BinaryHeap::with_capacity(slots as usize);
+        Queues { short: queue(), long: queue(), asleep, timeout_at: Instant::NEVER }
     }
 
     pub fn len(&self) -> usize {
-        self.short.len() + self.long.len()
+        self.short.len() + self.long.len() + self.asleep.len()
     }
 
-    pub fn is_empty(&self) -> bool {
+    /// Whether no call wants a slice now; see [`Queues::wakes_at`].
+    pub fn is_idle(&self) -> bool {
         self.short.is_empty() && self.long.is_empty()
     }
 
     pub fn clear(&mut self) {
         self.short.clear();
         self.long.clear();
+        self.asleep.clear();
         self.timeout_at = Instant::NEVER;
     }
 
@@ -67,6 +74,21 @@ impl Queues {
     pub fn push_long(&mut self, slot: SlotId, timeout_at: Instant) {
         self.long.push_back(slot);
         self.timeout_at = self.timeout_at.min(timeout_at);
+    }
+
+    /// A call wants no slice before this.
+    pub fn push_asleep(&mut self, slot: SlotId, wakes_at: Instant) {
+        self.asleep.push(Reverse((wakes_at, slot)));
+    }
+
+    /// When the next sleeping call wakes.
+    pub fn wakes_at(&self) -> Instant {
+        self.asleep.peek().map_or(Instant::NEVER, |Reverse((at, _))| *at)
+    }
+
+    /// A sleeping call whose time has come.
+    fn pop_awake(&mut self, now: Instant) -> Option<SlotId> {
+        if self.wakes_at() > now { None } else { self.asleep.pop().map(|Reverse((_, slot))| slot) }
     }
 }
 
@@ -112,8 +134,20 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         }
     }
 
-    /// Ends calls that ran longer than their function may.
+    /// A running call has yielded: it waits for its next slice, or until it wakes or its time is over.
+    pub(crate) fn wait(&mut self, slot: SlotId, now: Instant) {
+        let timeout_at = self.slots.get(slot).timeout_at;
+        match self.runtime.sleeps_until(slot).filter(|wakes_at| *wakes_at > now) {
+            Some(wakes_at) => self.queues.push_asleep(slot, wakes_at.min(timeout_at)),
+            None => self.queues.push_long(slot, timeout_at),
+        }
+    }
+
+    /// Ends calls that ran longer than their function may; wakes those that slept long enough.
     pub(crate) fn expire(&mut self, now: Instant) {
+        while let Some(slot) = self.queues.pop_awake(now) {
+            self.queues.push_long(slot, self.slots.get(slot).timeout_at);
+        }
         if now < self.queues.timeout_at {
             return;
         }

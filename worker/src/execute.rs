@@ -31,7 +31,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         self.spent(slot, round);
         match progress {
             Progress::Ended => self.ended(slot),
-            Progress::Yielded => self.queues.push_long(slot, self.slots.get(slot).timeout_at),
+            Progress::Yielded => self.wait(slot, round.clock),
         }
     }
 
@@ -49,7 +49,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
                 self.functions.learn(held.lease.function, true);
                 held.state = State::Running;
                 held.timeout_at = held.begun + held.timeout;
-                self.queues.push_long(slot, held.timeout_at);
+                self.wait(slot, round.clock);
             }
         }
     }

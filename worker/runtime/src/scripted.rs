@@ -11,6 +11,7 @@
 //! | `stderr=text` | what it writes to stderr | empty |
 //! | `exit=2` | exit code | 0 |
 //! | `memory=65536` | largest size of its memory, bytes | 0 |
+//! | `wake=5000000` | between its slices it sleeps until this instant, ns | never sleeps |
 //!
 //! A payload without any `=`, or that is not text, is echoed. A word that is none of these ends the call with
 //! [`Status::BadReply`] and stderr names it: a test with a typing error must not pass.
@@ -20,7 +21,7 @@
 
 use crate::seam::{Begin, Ended, Progress, Runtime, SlotId};
 use call::limits::{OUTPUT_BYTES_MAX, STDERR_BYTES_MAX};
-use call::{FunctionId, FunctionSpec, Status, Usage};
+use call::{FunctionId, FunctionSpec, Instant, Status, Usage};
 use std::collections::BTreeMap;
 
 /// Bytes of output and of stderr that each slot has room for from the start.
@@ -34,6 +35,7 @@ struct Play {
     state: State,
     /// Slices that are still to be run before the end.
     slices_left: u64,
+    wake_at: Option<Instant>,
     status: Status,
     usage: Usage,
     output: Vec<u8>,
@@ -60,6 +62,7 @@ impl Scripted {
         let free = || Play {
             state: State::Free,
             slices_left: 0,
+            wake_at: None,
             status: Status::Ok,
             usage: Usage::default(),
             output: Vec::with_capacity(OUTPUT_BYTES_WARM),
@@ -120,6 +123,7 @@ impl Play {
             "output" => fill(&mut self.output, value.as_bytes(), OUTPUT_BYTES_MAX, &mut self.usage.truncated),
             "stderr" => fill(&mut self.stderr, value.as_bytes(), STDERR_BYTES_MAX, &mut self.usage.truncated),
             "exit" => self.usage.exit_code = value.parse().ok()?,
+            "wake" => self.wake_at = Some(Instant(value.parse().ok()?)),
             "memory" => self.usage.memory_bytes = value.parse().ok()?,
             _ => return None,
         }
@@ -148,6 +152,7 @@ impl Runtime for Scripted {
         let play = self.slot(slot, State::Free);
         play.state = State::Running;
         play.slices_left = 1;
+        play.wake_at = None;
         play.status = Status::Ok;
         play.usage = Usage { cold: ran == Some(false), ..Usage::default() };
         play.output.clear();
@@ -159,6 +164,10 @@ impl Runtime for Scripted {
             play.stderr.extend_from_slice(b"the function is not published on this core");
         }
         play.run()
+    }
+
+    fn sleeps_until(&self, slot: SlotId) -> Option<Instant> {
+        self.slots[slot.0 as usize].wake_at
     }
 
     fn resume(&mut self, slot: SlotId) -> Progress {

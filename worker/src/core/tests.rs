@@ -39,6 +39,9 @@ impl Runtime for Costly {
         let progress = self.scripted.begin(slot, begin);
         self.spend(progress)
     }
+    fn sleeps_until(&self, slot: SlotId) -> Option<Instant> {
+        self.scripted.sleeps_until(slot)
+    }
     fn resume(&mut self, slot: SlotId) -> Progress {
         let progress = self.scripted.resume(slot);
         self.spend(progress)
@@ -380,6 +383,28 @@ fn a_call_that_runs_too_long_is_stopped_and_no_other() {
         assert!((Duration::from_millis(40)..Duration::from_millis(60)).contains(&ran), "{ran:?}");
     }
     assert_eq!((stage.outcome(1).status, stage.outcome(5).status), (Status::Ok, Status::Ok));
+}
+
+#[test]
+fn a_sleeping_call_gets_no_slice_before_it_wakes() {
+    let mut stage = Stage::ready(4);
+    let (slices, wakes_at) = (stage.core.stats.slices, stage.world.now() + Duration::from_millis(80));
+    stage.lease("f", 1, &format!("slices=2;wake={}", wakes_at.0));
+    stage.until(|stage| stage.seen.len() == 1);
+    assert!(stage.outcome(1).status == Status::Ok && stage.outcome(1).at >= wakes_at);
+    assert_eq!(stage.core.stats.slices - slices, 1, "the one after it woke");
+}
+
+#[test]
+fn a_call_that_oversleeps_its_time_is_stopped() {
+    let mut stage = Stage::ready(4);
+    let quick = FunctionSpec { timeout_ms: 50, ..function("f") };
+    let header = Header { function: quick.id(), ..Header::new(Kind::Publish) };
+    stage.node_sends(header, &serde_json::to_vec(&quick).unwrap());
+    let wakes_at = stage.world.now() + Duration::from_secs(10);
+    stage.lease("f", 1, &format!("slices=2;wake={}", wakes_at.0));
+    stage.until(|stage| stage.seen.len() == 1);
+    assert!(stage.outcome(1).status == Status::Timeout && stage.outcome(1).at < wakes_at);
 }
 
 #[test]
