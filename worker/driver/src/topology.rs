@@ -57,14 +57,16 @@ pub fn check_memlock(bytes: u64) -> io::Result<()> {
     }
 }
 
-/// What to do about too small a limit.
+/// What to do about too small a limit. The kernel counts per user, and rings of its own beside these bytes (measured:
+/// 4.5 MiB asked for run at a limit of 8 MiB and not of 6), so twice as much is advised, as a power of two.
 pub(crate) fn memlock_remedy(needed: u64) -> String {
+    let advised = needed.saturating_mul(2).checked_next_power_of_two().unwrap_or(u64::MAX);
     let limit = memlock_limit().map_or("no limit".to_owned(), |bytes| format!("{} KiB", bytes >> 10));
     format!(
         "cannot lock {} KiB of memory for I/O (RLIMIT_MEMLOCK: {limit}); raise it with `ulimit -l {}`, \
          LimitMEMLOCK= of the service, or memlock in /etc/security/limits.conf",
         needed >> 10,
-        needed >> 10
+        advised >> 10
     )
 }
 
