@@ -56,7 +56,7 @@ impl Submitter {
             socket,
             function,
             payload: vec![b'x'; payload_bytes],
-            next: CallId::new(now.as_millis() as u64, now.subsec_nanos() as u128 * 1_000_003 << 40).0,
+            next: CallId::new(now.as_millis() as u64, (now.subsec_nanos() as u128 * 1_000_003) << 40).0,
             out: FrameBuf::with_capacity(1 << 20),
             written: 0,
             input: FrameBuf::with_capacity(1 << 20),

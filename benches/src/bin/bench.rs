@@ -1,6 +1,7 @@
 //! `make bench`: every figure with bar, aim, floor and rival of the same run; see `benches/README.md`.
 //!
-//! `bench [--json PATH] [--smoke]`: `--smoke` measures for an instant only, to see that everything runs.
+//! `bench [--json PATH] [--smoke] [--only PART] [--ms TIME]`: the parts are core and durable, each measurement of the
+//! durable cycle lasts 3000 ms; `--smoke` measures for an instant only, to see that everything runs.
 
 use benches::durable::{self, Cycle, PAYLOAD};
 use benches::platform::Platform;
@@ -8,7 +9,7 @@ use benches::rivals::{Rate, beanstalkd, redis};
 use benches::{Figure, Report, floors};
 use driver::topology;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ const REDIS_PAIRS: [usize; 3] = [1, 2, 4];
 struct Options {
     json: PathBuf,
     smoke: bool,
+    /// One part, or all.
+    only: Option<String>,
     /// How long each measurement lasts.
     span: Duration,
 }
@@ -47,15 +50,32 @@ fn main() -> ExitCode {
 /// Measures everything; what could not be, with the reason.
 fn bench() -> io::Result<Vec<String>> {
     let options = options()?;
-    let beside = |name: &str| std::env::current_exe().map(|exe| exe.with_file_name(name));
-    println!("== a worker core alone: the load on one CPU, the core on another");
-    core_alone(&beside("core_alone")?, &options)?;
-    println!(
-        "== the durable cycle: client and node on one CPU, the worker core on another; rivals as the kernel likes"
-    );
-    println!(
-        "   full cycle: first submit to the end of the last call, by the node's count; median of three rounds"
-    );
+    let wanted = |part: &str| options.only.as_ref().is_none_or(|only| only == part);
+    let mut missing = Vec::new();
+    if wanted("core") {
+        println!("== a worker core alone: the load on one CPU, the core on another");
+        core_alone(&options)?;
+    }
+    if wanted("durable") {
+        println!(
+            "== the durable cycle: client and node on one CPU, the worker core on another, rivals anywhere"
+        );
+        println!(
+            "   first submit to the end of the last call, by the node's count; the median of three rounds"
+        );
+        missing = durable_cycle(&options)?;
+        println!("   heap allocations per call, of node and core: none, held by `cargo test -p allocation`");
+    }
+    println!("written to {}", options.json.display());
+    Ok(if options.smoke { Vec::new() } else { missing })
+}
+
+/// The program of this name that was built with this one.
+fn beside(name: &str) -> io::Result<PathBuf> {
+    std::env::current_exe().map(|exe| exe.with_file_name(name))
+}
+
+fn durable_cycle(options: &Options) -> io::Result<Vec<String>> {
     let (mut report, mut missing) = (Report::default(), Vec::new());
     let platform = Platform::start(&beside("millrace")?)?;
     let (mut rounds, mut redis_best, mut beanstalkd_best) = (Vec::new(), None, None);
@@ -65,33 +85,32 @@ fn bench() -> io::Result<Vec<String>> {
         best(&mut beanstalkd_best, beanstalkd::run(PAYLOAD, options.span), &mut missing);
     }
     add(&mut report, &rounds, redis_best, beanstalkd_best);
-    println!(
-        "   heap allocations per call, of node and core: 0 after start, held by `cargo test -p allocation`"
-    );
     report.write(&options.json)?;
-    println!("written to {}", options.json.display());
     missing.dedup();
-    Ok(if options.smoke { Vec::new() } else { missing })
+    Ok(missing)
 }
 
 fn options() -> io::Result<Options> {
-    let mut options =
-        Options { json: benches::scratch()?.join("report.json"), smoke: false, span: Duration::from_secs(3) };
+    let (json, span) = (benches::scratch()?.join("report.json"), Duration::from_secs(3));
+    let mut options = Options { json, smoke: false, only: None, span };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
+        let mut value =
+            || arguments.next().ok_or_else(|| io::Error::other(format!("{argument} wants a value")));
         match argument.as_str() {
             "--smoke" => (options.smoke, options.span) = (true, Duration::from_millis(200)),
-            "--json" => {
-                options.json = arguments.next().ok_or_else(|| io::Error::other("--json PATH"))?.into()
-            }
-            other => return Err(io::Error::other(format!("`{other}`: there are --json PATH and --smoke"))),
+            "--json" => options.json = value()?.into(),
+            "--only" => options.only = Some(value()?),
+            "--ms" => options.span = Duration::from_millis(value()?.parse().map_err(io::Error::other)?),
+            other => return Err(io::Error::other(format!("`{other}` is no option of the bench"))),
         }
     }
     Ok(options)
 }
 
-fn core_alone(binary: &Path, options: &Options) -> io::Result<()> {
-    let mut command = Command::new(binary);
+fn core_alone(options: &Options) -> io::Result<()> {
+    let binary = beside("core_alone")?;
+    let mut command = Command::new(&binary);
     command.arg("--json").arg(&options.json);
     if options.smoke {
         command.arg("--smoke");
