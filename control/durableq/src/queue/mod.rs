@@ -165,7 +165,8 @@ impl DurableQ {
     pub fn glimpse(&self, calls: &[CallId]) {
         let mut seen = 0;
         for (n, id) in calls.iter().enumerate() {
-            seen ^= self.ids.glimpse(hash(id.0)) ^ self.ended.glimpse(*id) ^ self.ended.glimpse_oldest(n);
+            seen ^= self.ids.glimpse(hash(id.0)) ^ self.ended.glimpse(*id);
+            seen ^= self.ended.glimpse_oldest(n) ^ self.calls.glimpse_free(n);
         }
         for id in calls {
             let at = CallRef(self.ids.glimpse(hash(id.0)));

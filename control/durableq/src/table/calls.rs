@@ -132,51 +132,53 @@ impl Call {
 #[derive(Debug)]
 pub struct Calls {
     calls: Vec<Call>,
-    free: List<BY_PLACE>,
+    /// Not a list through the calls: what comes next must not hang on a line that is not in the cache.
+    free: Vec<u32>,
 }
 
 impl Calls {
     /// Room for `calls_max` calls.
     pub fn new(calls_max: usize) -> Calls {
         assert!(calls_max < NONE as usize, "a call is named by 32 bits");
-        Calls { calls: Vec::with_capacity(calls_max), free: List::EMPTY }
+        Calls { calls: Vec::with_capacity(calls_max), free: Vec::with_capacity(calls_max) }
     }
 
     /// How many places are taken.
     pub fn len(&self) -> usize {
-        self.calls.len() - self.free.len as usize
+        self.calls.len() - self.free.len()
     }
 
     /// Whether there is no place left.
     pub fn is_full(&self) -> bool {
-        self.free.len == 0 && self.calls.len() == self.calls.capacity()
+        self.free.is_empty() && self.calls.len() == self.calls.capacity()
     }
 
     /// Gives a call a place. There must be one.
     pub fn insert(&mut self, call: Call) -> CallRef {
-        let mut free = self.free;
-        let at = match free.pop_front(self) {
+        match self.free.pop() {
             Some(at) => {
-                self[at] = call;
-                at
+                self.calls[at as usize] = call;
+                CallRef(at)
             }
             None => {
                 assert!(self.calls.len() < self.calls.capacity(), "asked before");
                 self.calls.push(call);
                 CallRef(self.calls.len() as u32 - 1)
             }
-        };
-        self.free = free;
-        at
+        }
+    }
+
+    /// Reads where the call inserted after `ahead` others will stand: early, it is in the cache then.
+    pub fn glimpse_free(&self, ahead: usize) -> u32 {
+        let at = self.free.len().checked_sub(ahead + 1).map(|at| self.free[at]);
+        at.map_or(0, |at| self.calls[at as usize].segment)
     }
 
     /// Frees a place.
     pub fn remove(&mut self, at: CallRef) {
         assert_ne!(self[at].place, Place::Free, "{at:?} was freed before");
         self[at].place = Place::Free;
-        let mut free = self.free;
-        free.push_front(self, at);
-        self.free = free;
+        self.free.push(at.0);
     }
 
     /// The call of a number, if there is one.
@@ -230,11 +232,6 @@ impl<const BY: usize> List<BY> {
     /// Adds a call at the end.
     pub fn push_back(&mut self, calls: &mut Calls, at: CallRef) {
         self.insert_before(calls, NONE, at);
-    }
-
-    /// Adds a call at the front.
-    pub fn push_front(&mut self, calls: &mut Calls, at: CallRef) {
-        self.insert_before(calls, self.head, at);
     }
 
     /// Adds a call before `next`, at the end if that is [`NONE`].
