@@ -135,10 +135,9 @@ pub fn kill_now(pid: u32) -> bool {
 fn wait_ready(up: &mut Child, data: &Path, log: &Path) -> Result<Endpoints, Failure> {
     let begun = Instant::now();
     loop {
-        if let Ok(bytes) = std::fs::read(data.join("run/up.json")) {
-            if let Ok(endpoints) = serde_json::from_slice(&bytes) {
-                return Ok(endpoints);
-            }
+        let written = std::fs::read(data.join("run/up.json"));
+        if let Some(endpoints) = written.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+            return Ok(endpoints);
         }
         let ended = up.try_wait().ok().flatten();
         if ended.is_some() || begun.elapsed() > PATIENCE {
