@@ -267,7 +267,10 @@ impl Runtime for WasmRuntime {
             None => {
                 slot.usage.cold = true;
                 match self.functions.seat(begin) {
-                    Ok(seat) => seat,
+                    Ok((seat, generation)) => {
+                        slot.generation = generation;
+                        seat
+                    }
                     Err(why) => return slot.fail(Status::Unavailable, &why),
                 }
             }

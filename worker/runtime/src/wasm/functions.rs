@@ -32,6 +32,9 @@ pub struct Function {
     /// Sweeps since its last cold start.
     sweeps: u32,
     code: Option<Code>,
+    /// The version before, until this one's code is mapped: calls that were leased before this host had compiled the
+    /// new version run as they would have.
+    former: Option<Box<Function>>,
 }
 
 impl Function {
@@ -71,6 +74,9 @@ impl Hasher for AsItIs {
         self.0
     }
 }
+
+/// Generation of an instance that serves one call and is dropped then.
+const NEVER_KEPT: u64 = 0;
 
 /// All published functions, and what is common to their instances.
 pub struct Functions {
@@ -113,6 +119,11 @@ impl Functions {
     /// Publishes a function, in place of another one of its id.
     pub fn insert(&mut self, function: FunctionId, spec: &FunctionSpec) {
         self.generation += 1;
+        // Of two versions before, the one that is known to run.
+        let former = self.functions.remove(&function).and_then(|mut before| match before.former.take() {
+            Some(former) if before.code.is_none() => Some(former),
+            _ => Some(Box::new(before)),
+        });
         let published = Function {
             name: spec.name.as_str().into(),
             artefact: spec.artefact.as_str().into(),
@@ -123,6 +134,7 @@ impl Functions {
             warm: Vec::new(),
             sweeps: 0,
             code: None,
+            former,
         };
         self.functions.insert(function, published);
     }
@@ -152,20 +164,32 @@ impl Functions {
             function.sweeps += 1;
             if function.sweeps > SWEEPS_LOADED && function.warm.is_empty() {
                 function.code = None;
+                function.former = None;
             }
         }
     }
 
-    /// A new instance for a call, not yet run.
+    /// A new instance for a call, not yet run, and its generation: 0 if it is one of the version before, because this
+    /// one is not compiled here yet.
     ///
     /// # Errors
     /// Why the function cannot run, for people.
     ///
     /// # Panics
     /// If the function is not published.
-    pub fn seat(&mut self, begin: &Begin<'_>) -> Result<Seat, String> {
-        let function = self.functions.get_mut(&begin.function).expect("the function is published");
+    pub fn seat(&mut self, begin: &Begin<'_>) -> Result<(Seat, u64), String> {
+        let mut function = self.functions.get_mut(&begin.function).expect("the function is published");
         function.sweeps = 0;
+        let mut generation = function.generation;
+        if function.code.is_none() {
+            match load(&self.engine, &self.linker, &self.cache_dir, function) {
+                Ok(code) => (function.code, function.former) = (Some(code), None),
+                Err(why) => {
+                    function = function.former.as_mut().ok_or(why)?;
+                    generation = NEVER_KEPT;
+                }
+            }
+        }
         let code = match &function.code {
             Some(code) => code.clone(),
             None => {
@@ -190,7 +214,7 @@ impl Functions {
                     Box::pin(command::run(store, code.pre, start))
                 }
             };
-        Ok(Seat { run, desk })
+        Ok((Seat { run, desk }, generation))
     }
 }
 

@@ -86,3 +86,30 @@ fn a_published_function_is_not_loaded_before_its_first_call() {
     stage.call(functions[4], b"");
     assert_eq!(stage.runtime.loaded(), 1);
 }
+
+#[test]
+fn calls_run_the_version_before_until_the_new_one_is_compiled() {
+    let version = |text: &str| {
+        wat::parse_str(fast(ALLOC, "(i64.const 1)", &format!("(data (i32.const 0) \"{text}\")"))).unwrap()
+    };
+    let mut stage = Stage::new();
+    let function = stage.deploy(version("1"));
+    assert_eq!(stage.call(function, b"").output, b"1");
+    let second = version("2");
+    let spec = FunctionSpec {
+        name: "f".into(),
+        artefact: runtime::wasm::artefact::sha256(&second),
+        ..FunctionSpec::default()
+    };
+    stage.runtime.publish(function, &spec);
+    // A third one follows before any of the second ran: the first is still the one that is known to run.
+    let third = version("3");
+    let spec = FunctionSpec { artefact: runtime::wasm::artefact::sha256(&third), ..spec };
+    stage.runtime.publish(function, &spec);
+    for _ in 0..2 {
+        let told = stage.call(function, b"");
+        assert_eq!((told.status, told.output.as_slice(), told.usage.cold), (Status::Ok, &b"1"[..], true));
+    }
+    runtime::wasm::artefact::compile(stage.cache.path(), &third).unwrap();
+    assert_eq!(stage.call(function, b"").output, b"3", "no instance of the version before was kept");
+}
