@@ -18,8 +18,9 @@ const FILE_LINES_MAX: usize = 900;
 const LAW: &[(&str, &[&str])] = &[
     ("call", &[]),
     ("driver", &["call"]),
-    ("runtime", &["call"]),
-    ("worker", &["call", "driver", "runtime"]),
+    ("sandbox", &["call", "bpf"]),
+    ("runtime", &["call", "driver", "sandbox"]),
+    ("worker", &["call", "driver", "runtime", "sandbox"]),
     ("durableq", &["call"]),
     ("scheduler", &["call"]),
     ("controllers", &["call"]),
