@@ -21,10 +21,19 @@ struct Introduction {
     backends: Vec<(String, String)>,
 }
 
+/// Bytes of the longest hello: names of 128 bytes and a line for each of some thirty backends take a tenth of it. What
+/// a stranger says of itself is kept while it is connected, so it must not be much.
+const HELLO_BYTES_MAX: usize = 32 << 10;
+
 impl<D: Driver> Node<D> {
     /// A stranger spoke.
     pub(crate) fn greet(&mut self, session: SessionRef, frame: &Frame<'_>) {
         let hello = match frame.kind() {
+            Kind::Hello if frame.body().len() > HELLO_BYTES_MAX => {
+                let why =
+                    format!("its hello has {} bytes, at most {HELLO_BYTES_MAX} allowed", frame.body().len());
+                return self.close(session, &why);
+            }
             Kind::Hello => serde_json::from_slice(frame.body()),
             other => return self.close(session, &format!("it began with {other:?} instead of a hello")),
         };

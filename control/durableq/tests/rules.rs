@@ -310,3 +310,24 @@ fn the_oldest_dead_letters_make_room() {
     world.crash();
     assert_eq!(world.queue.counters().dead_now, 6);
 }
+
+#[test]
+fn with_the_memory_full_of_pending_calls_an_outcome_takes_the_place_of_its_own_call() {
+    // Pages of 64 KiB: the calls fill all of them long before `calls_max`.
+    let mut world = World::new(Limits { calls_max: 1000, group_bytes: 16 << 10, ..limits() }, 1);
+    let mut wanted = Vec::new();
+    while world.refused == 0 {
+        wanted.push(world.submit(0, 0, 7000, true));
+        world.settle_disk();
+    }
+    wanted.pop();
+    assert!(wanted.len() > 20, "{} calls filled it", wanted.len());
+    for id in wanted {
+        lease(&mut world, 0);
+        world.settle(0, Status::Ok, 7000).expect("leased");
+        assert!(world.queue.outcome(id).is_some(), "the outcome of {id} found no room");
+        // Another one takes the room again.
+        world.submit(0, 0, 7000, false);
+        world.settle_disk();
+    }
+}

@@ -91,6 +91,9 @@ impl DurableQ {
     fn done(&mut self, blocks: &mut impl Blocks, at: CallRef, outcome: Frame<'_>) -> Settled {
         let settled = self.settled(at, Fate::Done);
         self.counters.completed += 1;
+        // First what the call does not need any more: with the memory full of pending calls, its outcome takes the
+        // place of its own frame.
+        self.free_frame(at);
         if self.calls[at].is(flag::WANT) {
             self.keep_outcome(at, outcome);
         }
@@ -98,12 +101,16 @@ impl DurableQ {
         settled
     }
 
+    fn free_frame(&mut self, at: CallRef) {
+        let frame = std::mem::replace(&mut self.calls[at].frame, Extent::NONE);
+        self.store.free(frame);
+    }
+
     /// Ends a call or dead letter for good, as soon as the log has room for the record.
     fn end(&mut self, blocks: &mut impl Blocks, at: CallRef) {
         self.pending -= u64::from(self.calls[at].place != Place::Dead);
         self.calls[at].place = Place::Ending;
-        let frame = std::mem::replace(&mut self.calls[at].frame, Extent::NONE);
-        self.store.free(frame);
+        self.free_frame(at);
         self.record(blocks, at);
     }
 
