@@ -31,7 +31,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         self.spent(slot, round);
         match progress {
             Progress::Ended => self.ended(slot),
-            Progress::Yielded => self.wait(slot, round.clock),
+            Progress::Yielded | Progress::Waiting => self.wait(slot, round.clock),
         }
     }
 
@@ -45,7 +45,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
                 }
                 self.ended(slot);
             }
-            Progress::Yielded => {
+            Progress::Yielded | Progress::Waiting => {
                 self.functions.learn(held.lease.function, true);
                 held.state = State::Running;
                 held.timeout_at = held.begun + held.timeout;

@@ -39,6 +39,10 @@ pub enum Seen {
     Connected(ConnectionId),
     /// [`Event::Frame`]
     Frame(ConnectionId, Header, Vec<u8>),
+    /// [`Event::Bytes`]
+    Bytes(ConnectionId, Vec<u8>),
+    /// [`Event::Message`], and how many descriptors came with it.
+    Message(ConnectionId, Vec<u8>, usize),
     /// [`Event::Room`]
     Room(ConnectionId),
     /// [`Event::Closed`]
@@ -49,6 +53,8 @@ pub enum Seen {
     Read(Token, Result<usize, i32>),
     /// [`Event::Created`]
     Created(Token, Result<FileId, i32>),
+    /// [`Event::Directory`]
+    Directory(Token, Result<(), i32>),
 }
 
 impl Seen {
@@ -60,11 +66,19 @@ impl Seen {
                 assert!((frame.bytes().as_ptr() as usize).is_multiple_of(16), "frames are aligned");
                 Seen::Frame(connection, frame.header(), frame.body().to_vec())
             }
+            Event::Bytes { connection, bytes } => {
+                assert!(!bytes.is_empty(), "bytes are some");
+                Seen::Bytes(connection, bytes.to_vec())
+            }
+            Event::Message { connection, bytes, descriptors } => {
+                Seen::Message(connection, bytes.to_vec(), descriptors.len())
+            }
             Event::Room { connection } => Seen::Room(connection),
             Event::Closed { connection, reason } => Seen::Closed(connection, reason),
             Event::Written { token, result } => Seen::Written(token, result),
             Event::Read { token, result } => Seen::Read(token, result),
             Event::Created { token, result } => Seen::Created(token, result),
+            Event::Directory { token, result } => Seen::Directory(token, result),
         }
     }
 
@@ -74,6 +88,8 @@ impl Seen {
             Seen::Accepted(_, connection)
             | Seen::Connected(connection)
             | Seen::Frame(connection, ..)
+            | Seen::Bytes(connection, ..)
+            | Seen::Message(connection, ..)
             | Seen::Room(connection)
             | Seen::Closed(connection, _) => Some(*connection),
             _ => None,
@@ -264,7 +280,8 @@ macro_rules! suite {
         $crate::suite!(@ $name, $ground, files:
             a_new_file_is_zeros, a_file_is_made_once, writes_are_there_for_the_next_process,
             many_writes_are_in_flight, a_read_at_the_end_is_short, a_missing_file_is_an_error,
-            a_removed_file_is_gone, blocks_are_a_fixed_supply
+            a_removed_file_is_gone, a_renamed_file_keeps_what_it_holds, a_taken_name_is_refused,
+            blocks_are_a_fixed_supply
         );
         $crate::suite!(@ clock, $ground, clock:
             sleep_ends_when_it_should, time_goes_forward, random_bits_differ, backends_are_named

@@ -1,4 +1,4 @@
-//! What a `reap` brought: events, and the frames they speak of, readable in place until the next `reap`.
+//! What a `reap` brought: events, and the frames and bytes they speak of, readable in place until the next `reap`.
 //!
 //! The caller owns an [`Arrivals`] and lends it to `reap`; frames borrow from it, not from the driver, so a state
 //! machine can read a frame and send with the driver at once. The borrow checker makes a frame unusable after the
@@ -6,6 +6,9 @@
 
 use crate::seam::{Closed, ConnectionId, FileId, ListenerId, Token};
 use call::Frame;
+use std::cell::Cell;
+use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Something that happened.
@@ -29,6 +32,22 @@ pub enum Event<'a> {
         connection: ConnectionId,
         /// In place.
         frame: Frame<'a>,
+    },
+    /// Bytes of a byte stream, as many as came at once; never none.
+    Bytes {
+        /// From which connection.
+        connection: ConnectionId,
+        /// In place, at any alignment.
+        bytes: &'a [u8],
+    },
+    /// A message of a message connection.
+    Message {
+        /// From which connection.
+        connection: ConnectionId,
+        /// At most [`crate::seam::MESSAGE_BYTES_MAX`]; never none.
+        bytes: &'a [u8],
+        /// What came with it.
+        descriptors: Descriptors<'a>,
     },
     /// After [`crate::SendError::Full`]: the queue of the connection is at most half full again.
     Room {
@@ -63,6 +82,53 @@ pub enum Event<'a> {
         /// Or the errno.
         result: Result<FileId, i32>,
     },
+    /// A file was removed or has another name; on disk if `result` is `Ok`.
+    Directory {
+        /// As given.
+        token: Token,
+        /// Or the errno.
+        result: Result<(), i32>,
+    },
+}
+
+/// The descriptors of a message. Whoever wants one takes it; those that nobody takes are closed at the next `reap`.
+#[derive(Clone, Copy)]
+pub struct Descriptors<'a>(&'a [Cell<Option<OwnedFd>>]);
+
+impl Descriptors<'_> {
+    /// How many came, taken or not; at most [`crate::seam::MESSAGE_DESCRIPTORS_MAX`].
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether none came.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes one, in the order in which they were sent; `None` if it is taken already, or never came.
+    pub fn take(&self, index: usize) -> Option<OwnedFd> {
+        self.0.get(index)?.take()
+    }
+}
+
+impl fmt::Debug for Descriptors<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} descriptors", self.len())
+    }
+}
+
+/// A message as it is kept until the next reap.
+#[derive(Default)]
+pub(crate) struct Message {
+    pub bytes: Vec<u8>,
+    pub descriptors: Vec<Cell<Option<OwnedFd>>>,
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes, {} descriptors", self.bytes.len(), self.descriptors.len())
+    }
 }
 
 /// Where the bytes of a frame are. Made by drivers only.
@@ -70,7 +136,7 @@ pub enum Event<'a> {
 pub(crate) struct Span {
     /// First byte, in memory that a `keep` of the same [`Arrivals`] owns.
     pub start: *const u8,
-    /// Bytes of header and body.
+    /// Bytes of header and body, or of a piece of a byte stream.
     pub bytes: usize,
 }
 
@@ -80,11 +146,14 @@ pub(crate) enum Raw {
     Accepted(ListenerId, ConnectionId),
     Connected(ConnectionId),
     Frame(ConnectionId, Span),
+    Bytes(ConnectionId, Span),
+    Message(ConnectionId, Box<Message>),
     Room(ConnectionId),
     Closed(ConnectionId, Closed),
     Written(Token, Result<(), i32>),
     Read(Token, Result<usize, i32>),
     Created(Token, Result<FileId, i32>),
+    Directory(Token, Result<(), i32>),
 }
 
 /// The events of one `reap`.
@@ -118,7 +187,15 @@ impl Arrivals {
                 Event::Accepted { listener: *listener, connection: *connection }
             }
             Raw::Connected(connection) => Event::Connected { connection: *connection },
-            Raw::Frame(connection, span) => Event::Frame { connection: *connection, frame: frame_of(*span) },
+            Raw::Frame(connection, span) => {
+                Event::Frame { connection: *connection, frame: Frame::parsed_before(bytes_of(*span)) }
+            }
+            Raw::Bytes(connection, span) => Event::Bytes { connection: *connection, bytes: bytes_of(*span) },
+            Raw::Message(connection, message) => Event::Message {
+                connection: *connection,
+                bytes: &message.bytes,
+                descriptors: Descriptors(&message.descriptors),
+            },
             Raw::Room(connection) => Event::Room { connection: *connection },
             Raw::Closed(connection, reason) => {
                 Event::Closed { connection: *connection, reason: reason.clone() }
@@ -126,13 +203,14 @@ impl Arrivals {
             Raw::Written(token, result) => Event::Written { token: *token, result: *result },
             Raw::Read(token, result) => Event::Read { token: *token, result: *result },
             Raw::Created(token, result) => Event::Created { token: *token, result: *result },
+            Raw::Directory(token, result) => Event::Directory { token: *token, result: *result },
         })
     }
 }
 
-/// The frame at `span`, borrowed for as long as the `Arrivals` it came from is.
-fn frame_of<'a>(span: Span) -> Frame<'a> {
+/// The bytes at `span`, borrowed for as long as the `Arrivals` they came from are.
+fn bytes_of<'a>(span: Span) -> &'a [u8] {
     // SAFETY: a driver pushes a span only together with the owner of its memory (`Arrivals::keep`), and writes to
-    // that memory again only after `reap` took the `Arrivals` mutably, when no frame borrowed from it is alive.
-    Frame::parsed_before(unsafe { std::slice::from_raw_parts(span.start, span.bytes) })
+    // that memory again only after `reap` took the `Arrivals` mutably, when nothing borrowed from it is alive.
+    unsafe { std::slice::from_raw_parts(span.start, span.bytes) }
 }

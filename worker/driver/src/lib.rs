@@ -27,5 +27,5 @@ pub mod uring;
 pub mod shell;
 pub mod probe;
 
-pub use arrivals::{Arrivals, Event};
+pub use arrivals::{Arrivals, Descriptors, Event};
 pub use seam::{BlockId, Closed, ConnectionId, Driver, Endpoint, FileId, ListenerId, SendError, Token};

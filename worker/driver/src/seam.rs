@@ -6,7 +6,8 @@ use call::{Instant, WallTime};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Where a node listens or connects to. The same frames travel on each.
@@ -64,7 +65,12 @@ pub struct BlockId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Token(pub u64);
 
-/// Why a send was not taken. The frame was not sent, in no part.
+/// Bytes of the longest message on a message connection, see [`Driver::connect_messages`].
+pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// Descriptors that one message carries at most.
+pub const MESSAGE_DESCRIPTORS_MAX: usize = 16;
+
+/// Why a send was not taken. Nothing of it was sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendError {
     /// The connection's queue is full; [`crate::Event::Room`] comes when it is half empty.
@@ -76,7 +82,8 @@ pub enum SendError {
 /// Why a connection ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Closed {
-    /// The peer closed it, at a frame's end.
+    /// The peer closed it, at a frame's end. On a byte stream: the peer will send nothing more, be it that it closed
+    /// or only shut down its sending side; what was not sent to it yet is lost.
     Peer,
     /// The peer went away in the middle of a frame.
     CutOff,
@@ -104,6 +111,15 @@ impl fmt::Display for Closed {
 ///
 /// Operations are taken at once and completed by a later [`Driver::reap`]. Completions of one file may come in any
 /// order; frames of one connection come in the order in which they were sent.
+///
+/// A connection carries one of three things, for as long as it lasts:
+/// - *frames* ([`Driver::listen`], [`Driver::connect`]): whole, checked, aligned, as [`crate::Event::Frame`];
+/// - *bytes* ([`Driver::listen_bytes`], [`Driver::connect_bytes`], [`Driver::adopt_listener`],
+///   [`Driver::adopt_stream`]): as they come and in order, as [`crate::Event::Bytes`], cut anywhere;
+/// - *messages* ([`Driver::connect_messages`], [`Driver::adopt_messages`]): datagrams that keep their borders and may
+///   carry descriptors, as [`crate::Event::Message`].
+///
+/// Where a method says so, a driver may not have it; then it answers [`io::ErrorKind::Unsupported`].
 pub trait Driver {
     /// Monotonic time, comparable between processes of one host. Read once per round by `reap`; this call is cheap.
     fn now(&self) -> Instant;
@@ -120,13 +136,92 @@ pub trait Driver {
     fn local(&self, listener: ListenerId) -> Endpoint;
     /// Begins to connect. [`crate::Event::Connected`] or [`crate::Event::Closed`] follows; sends before that queue up.
     fn connect(&mut self, to: &Endpoint) -> ConnectionId;
-    /// Queues a frame (header, body, padding: a whole number of frames, as [`call::frame::append`] makes them).
-    /// All frames of a connection leave in one send at the next `reap`.
+    /// Queues a frame (header, body, padding: a whole number of frames, as [`call::frame::append`] makes them), or
+    /// bytes on a byte stream. All that is queued on a connection leaves in one send at the next `reap`.
     fn send(&mut self, to: ConnectionId, frames: &[u8]) -> Result<(), SendError>;
     /// Queues a frame made of a header and a body elsewhere in memory, without joining them first; pads it.
     fn send_parts(&mut self, to: ConnectionId, header: &[u8; 64], body: &[u8]) -> Result<(), SendError>;
     /// Ends a connection after what is queued has been sent. [`crate::Event::Closed`] follows, with [`Closed::Here`].
     fn close(&mut self, connection: ConnectionId);
+
+    /// As [`Driver::listen`] for byte streams, over TCP or Unix sockets.
+    fn listen_bytes(&mut self, _at: &Endpoint) -> io::Result<ListenerId> {
+        unsupported()
+    }
+    /// As [`Driver::connect`] for a byte stream, over TCP or Unix sockets.
+    ///
+    /// # Errors
+    /// Only if the driver has no byte streams or not to such an endpoint; what else goes wrong is an event.
+    fn connect_bytes(&mut self, _to: &Endpoint) -> io::Result<ConnectionId> {
+        unsupported()
+    }
+    /// Takes over a listening stream socket that somebody else made (in another network namespace, by systemd).
+    /// Connections arrive as [`crate::Event::Accepted`] and carry bytes. The driver closes it, and never removes a
+    /// file. [`Driver::local`] must not be asked of it.
+    ///
+    /// # Errors
+    /// If it is no listening stream socket, or too many listeners are open ([`io::ErrorKind::QuotaExceeded`]); the
+    /// socket is closed.
+    fn adopt_listener(&mut self, _socket: OwnedFd) -> io::Result<ListenerId> {
+        unsupported()
+    }
+    /// Takes over a connected stream socket, or an end of a pipe; it carries bytes and is open at once, without a
+    /// [`crate::Event::Connected`]. A pipe end goes one way: sends to a read end are [`SendError::Closed`], and a
+    /// write end brings no bytes; its end is told when it is closed here, or at a write that nobody will read
+    /// ([`Closed::Io`] with EPIPE). A read end is [`Closed::Peer`] when the last writer has closed.
+    ///
+    /// # Errors
+    /// If it is neither, or too many connections are open ([`io::ErrorKind::QuotaExceeded`]); the descriptor is
+    /// closed.
+    fn adopt_stream(&mut self, _end: OwnedFd) -> io::Result<ConnectionId> {
+        unsupported()
+    }
+    /// Begins to connect to a Unix SEQPACKET socket: messages of up to [`MESSAGE_BYTES_MAX`] bytes with up to
+    /// [`MESSAGE_DESCRIPTORS_MAX`] descriptors. [`crate::Event::Connected`] or [`crate::Event::Closed`] follows;
+    /// messages before that queue up.
+    ///
+    /// A peer that sends more than either bound loses the connection ([`Closed::Io`] with EMSGSIZE), and what came
+    /// with that message is closed.
+    ///
+    /// # Errors
+    /// Only if the driver has no messages; what else goes wrong is an event.
+    fn connect_messages(&mut self, _to: &Path) -> io::Result<ConnectionId> {
+        unsupported()
+    }
+    /// Takes over a connected Unix SEQPACKET socket; it is open at once, without a [`crate::Event::Connected`].
+    ///
+    /// # Errors
+    /// As [`Driver::adopt_stream`].
+    fn adopt_messages(&mut self, _socket: OwnedFd) -> io::Result<ConnectionId> {
+        unsupported()
+    }
+    /// Queues a message. The descriptors are closed here once it is sent, or at once if it is not taken.
+    ///
+    /// # Panics
+    /// If the message is empty or exceeds a bound, or the connection carries no messages.
+    fn send_message(
+        &mut self,
+        _to: ConnectionId,
+        _bytes: &[u8],
+        _descriptors: Vec<OwnedFd>,
+    ) -> Result<(), SendError> {
+        Err(SendError::Closed)
+    }
+    /// Shuts the sending side of a byte stream down after what is queued has been sent; bytes still come. The write
+    /// end of a pipe is closed thereby, and [`crate::Event::Closed`] follows.
+    fn finish(&mut self, _connection: ConnectionId) {}
+    /// Ends a connection at once, whatever is queued. [`crate::Event::Closed`] follows, with [`Closed::Here`].
+    fn abort(&mut self, connection: ConnectionId) {
+        self.close(connection);
+    }
+    /// Reads no more from a byte stream until [`Driver::resume`]: its peer is slowed down by the kernel's buffers.
+    /// Bytes that the kernel has given to us by then are still shown. The peer's end may not be noticed while paused.
+    fn pause(&mut self, _connection: ConnectionId) {}
+    /// Reads again.
+    fn resume(&mut self, _connection: ConnectionId) {}
+    /// Stops listening. Connections that were accepted go on; those not accepted yet are refused. There are no
+    /// events of the listener after this.
+    fn close_listener(&mut self, _listener: ListenerId) {}
 
     /// Names and sizes of the files in the data directory, sorted by name.
     fn files(&self) -> io::Result<Vec<(String, u64)>>;
@@ -135,8 +230,14 @@ pub trait Driver {
     /// Makes a file of exactly `bytes` bytes, pre-written with zeros and on disk with its directory entry, without
     /// stalling the loop. [`crate::Event::Created`] follows. An existing file of the name is an error.
     fn create(&mut self, name: &str, bytes: u64, token: Token);
-    /// Closes a file and removes it from the directory.
-    fn remove(&mut self, file: FileId, name: &str) -> io::Result<()>;
+    /// Removes a file of this name from the directory and closes it, without stalling the loop.
+    /// [`crate::Event::Directory`] follows when the directory is on disk without it. If that fails the file stays open,
+    /// and the removal may be asked for again. Nothing may be under way to the file.
+    fn remove(&mut self, file: FileId, name: &str, token: Token);
+    /// Gives a file another name, which no file may have, without stalling the loop. What is in it stays.
+    /// [`crate::Event::Directory`] follows when the directory is on disk so: until then a crash may bring the old name
+    /// back. If it fails the file keeps its old name.
+    fn rename(&mut self, from: &str, to: &str, token: Token);
     /// Bytes of each block.
     fn block_bytes(&self) -> usize;
     /// Takes a block out of the fixed supply; `None` when all are out.
@@ -157,4 +258,8 @@ pub trait Driver {
 
     /// Which backend is in force for each thing, for people: ("ring", "io_uring: DEFER_TASKRUN ..."), ...
     fn backends(&self) -> Vec<(String, String)>;
+}
+
+fn unsupported<T>() -> io::Result<T> {
+    Err(io::ErrorKind::Unsupported.into())
 }

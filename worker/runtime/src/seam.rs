@@ -2,6 +2,7 @@
 
 use call::body::ArchivedArguments;
 use call::{CallId, FunctionId, FunctionSpec, Instant, Status, Usage};
+use driver::{Arrivals, Driver};
 
 /// One of the core's slots, from 0. A slot holds one call from `begin` to `release`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -25,6 +26,9 @@ pub struct Begin<'a> {
 pub enum Progress {
     /// The slice is used up; the call wants another one.
     Yielded,
+    /// The call goes on elsewhere, in a process of its own: it wants no slice and costs the core nothing until
+    /// [`Runtime::serve`] says that it is ready. Its function's time-out runs.
+    Waiting,
     /// The call has ended; see [`Runtime::ended`].
     Ended,
 }
@@ -34,7 +38,8 @@ pub enum Progress {
 pub struct Ended<'a> {
     /// How.
     pub status: Status,
-    /// Memory, exit code, cold, truncated. Times are the core's to fill in.
+    /// Memory, exit code, cold, truncated. Times are the core's to fill in; CPU time that the call had elsewhere
+    /// (`cpu_ns`) is the runtime's to say, and the core adds that of the slices it gave.
     pub usage: Usage,
     /// What the function returned.
     pub output: &'a [u8],
@@ -58,7 +63,8 @@ pub trait Runtime {
     }
     /// Runs another slice of a call that yielded.
     fn resume(&mut self, slot: SlotId) -> Progress;
-    /// Ends a call that yielded, with this status ([`Status::Timeout`]). It is `Ended` afterwards.
+    /// Ends a call that yielded or waits, with this status ([`Status::Timeout`]). It is `Ended` afterwards, and
+    /// [`Runtime::serve`] says nothing of it any more.
     fn stop(&mut self, slot: SlotId, status: Status);
     /// How the call in this slot ended.
     ///
@@ -67,6 +73,25 @@ pub trait Runtime {
     fn ended(&self, slot: SlotId) -> Ended<'_>;
     /// Frees the slot, keeping a warm instance where the function allows.
     fn release(&mut self, slot: SlotId);
+    /// Takes what arrived for the runtime's own connections (sandboxes, the jailer) and serves its timers. Called once
+    /// per turn, before new calls begin; `arrivals` holds the core's own events, too, which are not the runtime's.
+    ///
+    /// Appends each waiting call that has ended ([`Progress::Ended`]) or wants a slice ([`Progress::Yielded`]), once:
+    /// only those are looked at again before their time-out.
+    fn serve(
+        &mut self,
+        _driver: &mut dyn Driver,
+        _arrivals: &Arrivals,
+        _now: Instant,
+        _ready: &mut Vec<(SlotId, Progress)>,
+    ) {
+    }
+    /// Gives the driver what `begin`, `resume` and `stop` left to be sent. Called once at the end of a turn.
+    fn flush(&mut self, _driver: &mut dyn Driver) {}
+    /// When `serve` wants to be called next at the latest, arrivals or not.
+    fn alarm(&self) -> Instant {
+        Instant::NEVER
+    }
     /// Housekeeping while the core is idle: drop instances unused for long, take back memory. Short.
     fn idle(&mut self) {}
     /// Which backend is in force for each thing, for people.
