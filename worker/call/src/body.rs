@@ -30,6 +30,14 @@ pub struct Attribute<'a> {
     pub value: &'a str,
 }
 
+/// Keys of attributes that the platform itself gives a meaning.
+pub mod attribute {
+    /// What an invoker of the Lambda API says about itself: JSON, in the Runtime API's `Lambda-Runtime-Client-Context`.
+    pub const CLIENT_CONTEXT: &str = "clientcontext";
+    /// The trace that the call belongs to, as `X-Amzn-Trace-Id` has it: `Lambda-Runtime-Trace-Id`.
+    pub const TRACE_ID: &str = "xamzntraceid";
+}
+
 /// Body of [`Kind::Submit`]: what the function will read.
 #[derive(Archive, Serialize, Clone, Copy, Debug, Default)]
 pub struct Arguments<'a> {
@@ -155,8 +163,16 @@ pub struct Verdicts<'a> {
 }
 
 /// Body of [`Kind::Outcome`].
+///
+/// The root stands at the end of an archive: readers of before the first three fields came find theirs behind them.
 #[derive(Archive, Serialize, Clone, Copy, Debug)]
 pub struct Reply<'a> {
+    /// See [`Usage::init_ns`].
+    pub init_ns: u64,
+    /// See [`Usage::bytes_in`].
+    pub bytes_in: u64,
+    /// See [`Usage::bytes_out`].
+    pub bytes_out: u64,
     /// See [`Usage::wait_ns`].
     pub wait_ns: u64,
     /// See [`Usage::run_ns`].
@@ -167,7 +183,7 @@ pub struct Reply<'a> {
     pub memory_bytes: u64,
     /// See [`Usage::exit_code`].
     pub exit_code: i32,
-    /// Bit 0: [`Usage::cold`]. Bit 1: [`Usage::truncated`].
+    /// Bit 0: [`Usage::cold`]. Bit 1: [`Usage::truncated`]. Bit 2: the first three fields are there.
     pub bits: u32,
     /// What the function returned; for a command, its stdout.
     #[rkyv(with = InlineAsBox)]
@@ -177,34 +193,101 @@ pub struct Reply<'a> {
     pub stderr: &'a [u8],
 }
 
+/// The bit that says that a reply is a whole one.
+const WHOLE: u32 = 4;
+
+/// A [`Reply`] without its first three fields: logs of earlier builds hold such outcomes.
+#[derive(Archive, Serialize, Clone, Copy, Debug)]
+pub struct EarlyReply<'a> {
+    /// See [`Usage::wait_ns`].
+    pub wait_ns: u64,
+    /// See [`Usage::run_ns`].
+    pub run_ns: u64,
+    /// See [`Usage::cpu_ns`].
+    pub cpu_ns: u64,
+    /// See [`Usage::memory_bytes`].
+    pub memory_bytes: u64,
+    /// See [`Usage::exit_code`].
+    pub exit_code: i32,
+    /// As in [`Reply`].
+    pub bits: u32,
+    /// As in [`Reply`].
+    #[rkyv(with = InlineAsBox)]
+    pub output: &'a [u8],
+    /// As in [`Reply`].
+    #[rkyv(with = InlineAsBox)]
+    pub stderr: &'a [u8],
+}
+
 impl<'a> Reply<'a> {
     /// A reply with this usage.
     pub fn new(usage: &Usage, output: &'a [u8], stderr: &'a [u8]) -> Reply<'a> {
         Reply {
+            init_ns: usage.init_ns,
+            bytes_in: usage.bytes_in,
+            bytes_out: usage.bytes_out,
             wait_ns: usage.wait_ns,
             run_ns: usage.run_ns,
             cpu_ns: usage.cpu_ns,
             memory_bytes: usage.memory_bytes,
             exit_code: usage.exit_code,
-            bits: u32::from(usage.cold) | (u32::from(usage.truncated) << 1),
+            bits: u32::from(usage.cold) | (u32::from(usage.truncated) << 1) | WHOLE,
             output,
             stderr,
         }
     }
 }
 
-impl ArchivedReply<'_> {
+/// A validated reply, read in place.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadReply<'a> {
+    usage: Usage,
+    /// What the function returned; for a command, its stdout.
+    pub output: &'a [u8],
+    /// A command's stderr, or the text of a trap.
+    pub stderr: &'a [u8],
+}
+
+impl ReadReply<'_> {
     /// What it took.
     pub fn usage(&self) -> Usage {
-        Usage {
+        self.usage
+    }
+}
+
+impl ArchivedReply<'static> {
+    fn read(&self) -> ReadReply<'_> {
+        let bits = self.bits.to_native();
+        let usage = Usage {
             wait_ns: self.wait_ns.to_native(),
             run_ns: self.run_ns.to_native(),
             cpu_ns: self.cpu_ns.to_native(),
             memory_bytes: self.memory_bytes.to_native(),
             exit_code: self.exit_code.to_native(),
-            cold: self.bits.to_native() & 1 != 0,
-            truncated: self.bits.to_native() & 2 != 0,
-        }
+            init_ns: self.init_ns.to_native(),
+            bytes_in: self.bytes_in.to_native(),
+            bytes_out: self.bytes_out.to_native(),
+            cold: bits & 1 != 0,
+            truncated: bits & 2 != 0,
+        };
+        ReadReply { usage, output: &self.output, stderr: &self.stderr }
+    }
+}
+
+impl ArchivedEarlyReply<'static> {
+    fn read(&self) -> ReadReply<'_> {
+        let bits = self.bits.to_native();
+        let usage = Usage {
+            wait_ns: self.wait_ns.to_native(),
+            run_ns: self.run_ns.to_native(),
+            cpu_ns: self.cpu_ns.to_native(),
+            memory_bytes: self.memory_bytes.to_native(),
+            exit_code: self.exit_code.to_native(),
+            cold: bits & 1 != 0,
+            truncated: bits & 2 != 0,
+            ..Usage::default()
+        };
+        ReadReply { usage, output: &self.output, stderr: &self.stderr }
     }
 }
 
@@ -227,8 +310,16 @@ pub fn verdicts(body: &[u8]) -> Result<&[ArchivedVerdict], FrameError> {
 }
 
 /// Reads and validates an outcome body: sizes within limits.
-pub fn reply(body: &[u8]) -> Result<&ArchivedReply<'static>, FrameError> {
-    let read = rkyv::access::<ArchivedReply<'static>, Failure>(body).map_err(|_| FrameError::Body)?;
+pub fn reply(body: &[u8]) -> Result<ReadReply<'_>, FrameError> {
+    let whole = rkyv::access::<ArchivedReply<'static>, Failure>(body).ok();
+    let read = match whole.filter(|reply| reply.bits.to_native() & WHOLE != 0) {
+        Some(reply) => reply.read(),
+        None => rkyv::access::<ArchivedEarlyReply<'static>, Failure>(body)
+            .ok()
+            .filter(|reply| reply.bits.to_native() & WHOLE == 0)
+            .ok_or(FrameError::Body)?
+            .read(),
+    };
     let fits = read.output.len() <= OUTPUT_BYTES_MAX && read.stderr.len() <= STDERR_BYTES_MAX;
     if fits { Ok(read) } else { Err(FrameError::Body) }
 }
@@ -397,12 +488,54 @@ mod tests {
     #[test]
     fn an_outcome_keeps_usage_and_lease() {
         let lease = Header { stamp: 77, attempt: 2, call: CallId(5), ..Header::new(Kind::Lease) };
-        let usage = Usage { run_ns: 5, cpu_ns: 4, exit_code: -1, cold: true, ..Usage::default() };
+        let usage = Usage {
+            wait_ns: 9,
+            run_ns: 5,
+            cpu_ns: 4,
+            memory_bytes: 8,
+            exit_code: -1,
+            init_ns: 1,
+            bytes_in: 2,
+            bytes_out: 3,
+            cold: true,
+            truncated: false,
+        };
         let mut out = FrameBuf::new();
         append_outcome(&mut out, &lease, Status::Trap, &Reply::new(&usage, b"out", b"err")).unwrap();
         let (frame, _) = Frame::parse(&out).unwrap();
         assert_eq!((frame.epoch().0, frame.attempt(), frame.status()), (77, 2, Ok(Status::Trap)));
         let read = reply(frame.body()).unwrap();
         assert_eq!((read.usage(), &*read.output, &*read.stderr), (usage, &b"out"[..], &b"err"[..]));
+    }
+
+    #[test]
+    fn outcomes_of_earlier_builds_are_read_and_ours_by_them() {
+        for (output, stderr) in [(&b""[..], &b""[..]), (b"out", b""), (&[7; 100], b"a longer text on stderr")]
+        {
+            let early = EarlyReply {
+                wait_ns: 1,
+                run_ns: 2,
+                cpu_ns: 3,
+                memory_bytes: 4,
+                exit_code: 5,
+                bits: 3,
+                output,
+                stderr,
+            };
+            let mut out = FrameBuf::new();
+            append_archive(&mut out, &Header::new(Kind::Outcome), &early).unwrap();
+            let read = reply(Frame::parse(&out).unwrap().0.body()).unwrap();
+            assert_eq!((read.output, read.stderr), (output, stderr));
+            let usage = read.usage();
+            assert_eq!((usage.run_ns, usage.exit_code, usage.cold, usage.truncated), (2, 5, true, true));
+            assert_eq!((usage.init_ns, usage.bytes_in, usage.bytes_out), (0, 0, 0));
+
+            out.clear();
+            let ours = Reply::new(&Usage { bytes_in: 9, ..usage }, output, stderr);
+            append_outcome(&mut out, &Header::new(Kind::Lease), Status::Ok, &ours).unwrap();
+            let body = Frame::parse(&out).unwrap().0.body();
+            let early = rkyv::access::<ArchivedEarlyReply<'static>, Failure>(body).unwrap().read();
+            assert_eq!((early.output, early.stderr, early.usage()), (output, stderr, usage));
+        }
     }
 }

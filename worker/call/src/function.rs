@@ -1,11 +1,16 @@
 //! What a function is: `function.toml` as its owner writes it, and as every component reads it.
 
 use crate::ids::FunctionId;
-use crate::limits::{ARTEFACT_BYTES_MAX, NAME_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::time::Duration;
+
+pub mod network;
+pub mod process;
+mod check;
+
+pub use network::{NetworkSpec, Prefix, Protocol, Rule};
+pub use process::{Base, LimitSpec, ProcessSpec, SandboxSpec, Tier};
 
 /// How the function's code runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -14,19 +19,25 @@ pub enum RuntimeKind {
     /// A WebAssembly module.
     #[default]
     Wasm,
+    /// An ordinary Linux program in a sandbox.
+    Process,
 }
 
 /// How arguments and result pass.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Abi {
-    /// The fast ABI if the module exports it, else a WASI command.
+    /// Wasm: the fast ABI if the module exports it, else a WASI command. Process: the Runtime API.
     #[default]
     Auto,
     /// WASI preview-1 command: stdin, stdout, exit status.
     Wasi,
     /// `millrace_alloc` and `millrace_call`.
     Fast,
+    /// AWS Lambda's Runtime API, 2018-06-01: a process asks for one call after the other.
+    RuntimeApi,
+    /// A process per call: stdin, stdout, exit status.
+    Stdio,
 }
 
 /// Whether calls share an instance, one after the other.
@@ -83,9 +94,9 @@ pub struct FunctionSpec {
     pub abi: Abi,
     /// Whether calls share an instance.
     pub instance: InstanceMode,
-    /// SHA-256 of the wasm file, hexadecimal; set when deployed.
+    /// SHA-256 of the wasm file or the bundle's tar, hexadecimal; set when deployed.
     pub artefact: String,
-    /// Bytes of the wasm file; set when deployed.
+    /// Bytes of that file; set when deployed.
     pub artefact_bytes: u64,
     /// Larger is more important, 1 to 255; a call may say otherwise.
     pub criticality: u8,
@@ -93,12 +104,20 @@ pub struct FunctionSpec {
     pub deadline_ms: u64,
     /// One execution may last this long, ms, including waiting for its slices.
     pub timeout_ms: u64,
-    /// Linear memory of one instance, bytes at most.
+    /// Linear memory of one instance, or all memory of one sandbox, bytes at most.
     pub memory_bytes: u64,
     /// Calls of this function executing at once, over all workers.
     pub concurrency: u32,
     /// What happens to a call that failed.
     pub retry: RetrySpec,
+    /// How a process function is started.
+    pub process: ProcessSpec,
+    /// What it may take.
+    pub limits: LimitSpec,
+    /// Whom a process function may speak with.
+    pub network: NetworkSpec,
+    /// The sandbox of a process function.
+    pub sandbox: SandboxSpec,
     /// Counts deployments of this name, from 1; set by the catalog.
     pub version: u32,
 }
@@ -120,6 +139,10 @@ impl Default for FunctionSpec {
             memory_bytes: 64 << 20,
             concurrency: 1000,
             retry: RetrySpec::default(),
+            process: ProcessSpec::default(),
+            limits: LimitSpec::default(),
+            network: NetworkSpec::default(),
+            sandbox: SandboxSpec::default(),
             version: 0,
         }
     }
@@ -148,44 +171,13 @@ impl FunctionSpec {
         FunctionId::of(&self.namespace, &self.name)
     }
 
-    /// Checks every field's range.
-    pub fn validate(&self) -> Result<(), SpecError> {
-        check_name("name", &self.name)?;
-        check_name("namespace", &self.namespace)?;
-        check_name("tenant", &self.tenant)?;
-        check_range("criticality", u64::from(self.criticality), 1..=255, "")?;
-        check_range("deadline", self.deadline_ms, 1..=7 * 24 * 3600 * 1000, " ms")?;
-        check_range("timeout", self.timeout_ms, 1..=24 * 3600 * 1000, " ms")?;
-        check_range("memory", self.memory_bytes, 64 << 10..=4 << 30, " bytes")?;
-        check_range("concurrency", u64::from(self.concurrency), 1..=1_000_000, "")?;
-        check_range("retry.attempts", u64::from(self.retry.attempts), 1..=1000, "")?;
-        check_range("artefact", self.artefact_bytes, 0..=ARTEFACT_BYTES_MAX as u64, " bytes")
+    /// How arguments and result pass, [`Abi::Auto`] resolved as far as the code need not be read for it.
+    pub fn abi_in_force(&self) -> Abi {
+        match (self.runtime, self.abi) {
+            (RuntimeKind::Process, Abi::Auto) => Abi::RuntimeApi,
+            (_, abi) => abi,
+        }
     }
-}
-
-fn check_name(place: &str, name: &str) -> Result<(), SpecError> {
-    let error = |message: String| Err(SpecError { place: place.into(), message });
-    if name.is_empty() {
-        return error("is missing or empty".into());
-    }
-    if name.len() > NAME_BYTES_MAX {
-        return error(format!("has {} bytes, at most {NAME_BYTES_MAX} allowed", name.len()));
-    }
-    let wrong = |c: &char| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_' | '.');
-    match name.chars().find(wrong) {
-        Some(c) => error(format!("`{name}` holds {c:?}; use letters, digits, `-`, `_` and `.`")),
-        None if name.starts_with('.') => error(format!("`{name}` starts with a dot")),
-        None => Ok(()),
-    }
-}
-
-fn check_range(place: &str, value: u64, allowed: RangeInclusive<u64>, unit: &str) -> Result<(), SpecError> {
-    if allowed.contains(&value) {
-        return Ok(());
-    }
-    let (low, high) = allowed.into_inner();
-    let message = format!("is {value}{unit}, must be between {low} and {high}{unit}");
-    Err(SpecError { place: place.into(), message })
 }
 
 #[cfg(test)]

@@ -25,11 +25,19 @@ pub enum Status {
     Unavailable = 7,
     /// The worker core died or froze while it held the lease.
     WorkerLost = 8,
+    /// The function itself reported an error, by the Runtime API.
+    Error = 9,
+    /// A sandbox could not be initialised: the function failed, ended or took too long before its first `next`.
+    Init = 10,
+    /// A process of the function was ended by a signal, or ended before it answered.
+    Killed = 11,
+    /// The function made a system call that its tier refuses; the text names it.
+    Syscall = 12,
 }
 
 impl Status {
     /// All, in the order of their numbers.
-    pub const ALL: [Status; 9] = [
+    pub const ALL: [Status; 13] = [
         Status::Ok,
         Status::Exit,
         Status::Trap,
@@ -39,6 +47,10 @@ impl Status {
         Status::BadReply,
         Status::Unavailable,
         Status::WorkerLost,
+        Status::Error,
+        Status::Init,
+        Status::Killed,
+        Status::Syscall,
     ];
 
     /// From its number on the wire.
@@ -63,6 +75,10 @@ impl Status {
             Status::BadReply => "bad-reply",
             Status::Unavailable => "unavailable",
             Status::WorkerLost => "worker-lost",
+            Status::Error => "error",
+            Status::Init => "init",
+            Status::Killed => "killed",
+            Status::Syscall => "syscall",
         }
     }
 }
@@ -74,13 +90,22 @@ pub struct Usage {
     pub wait_ns: u64,
     /// From the first instruction to the last, including time in which other calls ran between slices, ns.
     pub run_ns: u64,
-    /// CPU time of the call's own slices, ns.
+    /// CPU time of the call's own slices, ns; for a process function, of its sandbox during the call.
     pub cpu_ns: u64,
-    /// Largest size of the instance's linear memory, bytes.
+    /// Largest size of the instance's linear memory, bytes; for a process function, of its sandbox so far.
     pub memory_bytes: u64,
-    /// Exit status of a command, 0 otherwise.
+    /// Exit status of a command; of a process that was killed, the signal's number; 0 otherwise.
     pub exit_code: i32,
-    /// The instance was made for this call (no warm one was there, or the function asks for a fresh one).
+    /// Of `wait_ns`, the time in which a sandbox was initialised for this call, ns; 0 for a warm one.
+    #[serde(default)]
+    pub init_ns: u64,
+    /// Bytes that the function received from the network, headers of IP included.
+    #[serde(default)]
+    pub bytes_in: u64,
+    /// Bytes that it sent to the network, headers of IP included.
+    #[serde(default)]
+    pub bytes_out: u64,
+    /// The instance or sandbox was made for this call (no warm one was there, or the function asks for a fresh one).
     pub cold: bool,
     /// Output or stderr was cut at its limit.
     pub truncated: bool,
@@ -97,6 +122,6 @@ mod tests {
             assert_eq!(Status::from_wire(number as u8), Some(status));
             assert_eq!(serde_json::to_value(status).unwrap(), status.name());
         }
-        assert_eq!(Status::from_wire(9), None);
+        assert_eq!(Status::from_wire(13), None);
     }
 }

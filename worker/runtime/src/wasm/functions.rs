@@ -232,6 +232,8 @@ fn load(
         Abi::Auto => fast.or(command),
         Abi::Fast => fast,
         Abi::Wasi => command,
+        // Of processes; the manifest's check refuses them for wasm.
+        Abi::RuntimeApi | Abi::Stdio => None,
     };
     let entry = entry.ok_or_else(|| {
         format!("the module does not speak the ABI that its manifest says ({:?})", function.abi)
