@@ -7,35 +7,8 @@ use call::frame::FrameBuf;
 use call::function::RetrySpec;
 use call::limits::Limits;
 use call::{CallId, Frame, FunctionId, Header, Instant, Kind, Status, Usage, WallTime};
+use counting::allocations;
 use durableq::{Blocks, Defaults, DurableQ, Event, HolderRef, LogOp, Origin, Recovery, block_count};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
-
-struct Counting;
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: everything is passed on to the system's allocator, which keeps the contract.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 struct Memory(Vec<FrameBuf>);
 
@@ -53,7 +26,7 @@ fn main() {
     let limits = Limits::default();
     let mut memory = Memory((0..block_count(&limits)).map(|_| block(limits.group_bytes)).collect());
     let start = std::time::Instant::now();
-    let mut queue = Recovery::new(&limits).finish(Instant(1), WallTime(1));
+    let mut queue = Recovery::new(&limits).finish(Instant(1), WallTime(1), 7);
     println!("new: {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
     let functions: Vec<FunctionId> = (0..1000).map(|n| FunctionId::of("bench", &n.to_string())).collect();
     for function in &functions {
@@ -67,16 +40,16 @@ fn main() {
         // The first part warms up caches, page tables and the ring of ended calls.
         let (warm, rest) = frames[waiting..].split_at(measured / 4);
         run(&mut queue, &mut memory, warm, &mut outcomes);
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let before = allocations();
         let start = cpu_ns();
         run(&mut queue, &mut memory, rest, &mut outcomes);
         let ns = (cpu_ns() - start) / rest.len() as f64;
-        let allocations = (ALLOCATIONS.load(Ordering::Relaxed) - before) as f64 / rest.len() as f64;
+        let allocations = (allocations() - before) as f64 / rest.len() as f64;
         println!(
             "{waiting} calls waiting: {ns:.0} ns of CPU per submit + lease + done (making the outcome frame included), \
              {allocations:.4} allocations per call"
         );
-        queue = Recovery::new(&limits).finish(Instant(1), WallTime(1));
+        queue = Recovery::new(&limits).finish(Instant(1), WallTime(1), 7);
         functions.iter().for_each(|function| assert!(queue.intern(*function).is_some()));
     }
 }
@@ -123,9 +96,9 @@ fn preload(queue: &mut DurableQ, memory: &mut Memory, frames: &[FrameBuf]) {
 fn disk(queue: &mut DurableQ, memory: &mut Memory) {
     while let Some(op) = queue.next_op(memory) {
         match op {
-            LogOp::Create { segment, .. } => queue.created(segment, Ok(())),
+            LogOp::Create { segment, .. } | LogOp::Recycle { segment, .. } => queue.created(segment, Ok(())),
             LogOp::Write { group, .. } => queue.written(group, Ok(())),
-            LogOp::Remove { .. } => {}
+            LogOp::Remove { segment } => queue.removed(segment, Ok(())),
         }
     }
     while let Some(event) = queue.next_event() {

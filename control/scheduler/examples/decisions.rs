@@ -8,31 +8,9 @@
 
 use call::WallTime;
 use call::limits::Limits;
+use counting::allocations;
 use scheduler::{CallRef, CoreRef, Effect, Effects, FunctionRef, HostRef, Input, Scheduler};
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: everything is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps the obligations of `alloc`, which are the same there.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the obligations of `dealloc`, which are the same there.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const CORES: u16 = 16;
 const SLOTS: u32 = 64;
@@ -142,12 +120,12 @@ fn run(functions_max: usize, calls_max: usize) {
     while warm < DECISIONS / 5 {
         warm += node.round();
     }
-    let (start, before, mut decisions) = (cpu_ns(), ALLOCATIONS.load(Ordering::Relaxed), 0);
+    let (start, before, mut decisions) = (cpu_ns(), allocations(), 0);
     while decisions < DECISIONS {
         decisions += node.round();
     }
-    let (ns, allocations) = (cpu_ns() - start, ALLOCATIONS.load(Ordering::Relaxed) - before);
-    let (each, allocations) = (ns as f64 / decisions as f64, allocations as f64 / decisions as f64);
+    let (ns, counted) = (cpu_ns() - start, allocations() - before);
+    let (each, allocations) = (ns as f64 / decisions as f64, counted as f64 / decisions as f64);
     println!("{functions_max:>9} {calls_max:>8} {:>20.0} {each:>16.1} {allocations:>18.6}", 1e9 / each);
 }
 

@@ -2,7 +2,6 @@
 //!
 //! The tests run a core on the thread that counts and a node on another, over real shared memory and real TCP.
 //!
-//! - [`counting`]: the allocator. - [`node`]: the other side.
+//! [`node`] is the other side; the allocator is the crate `counting`.
 
-pub mod counting;
 pub mod node;

@@ -1,6 +1,6 @@
 //! A control node allocates nothing for a call: from submit through log, lease and outcome to the client's outcome.
 
-use allocation::counting::allocations;
+use counting::allocations;
 use call::admin::Hello;
 use call::body::{Reply, Submit, append_outcome, append_submit, verdicts};
 use call::frame::{Frame, FrameBuf, Header, Kind, append};

@@ -1,7 +1,7 @@
 //! A core allocates nothing for a call, over shared memory and TCP, with the scripted and with the wasm runtime; and
 //! what the function reads are the bytes that the client wrote, where the kernel or the peer put them.
 
-use allocation::counting::allocations;
+use counting::allocations;
 use allocation::node::{self, Load};
 use call::frame::{FrameBuf, Kind};
 use call::limits::Limits;
