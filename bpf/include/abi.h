@@ -10,6 +10,199 @@
  * one also 0 ns, the last one also all longer ones: 2^39 ns are nine minutes. */
 #define RUNQ_BUCKETS 40
 
+/* ---- Sandboxes: account, network, events and device programs. ---- */
+
+/* Counted up with each change of the maps below that an older program or loader would misread. Pins of another
+ * version are not used again; the programs behind them are replaced. */
+#define ABI_VERSION 1
+
+/* Port ranges of one prefix: as many as the manifest has rules. */
+#define RANGES_MAX 64
+/* Headers between the IPv6 header and TCP or UDP that are looked behind; a packet with more is dropped. */
+#define IPV6_EXTENSIONS_MAX 4
+/* Denied attempts told of one sandbox: this many at once, then one per so many ns. All are counted. */
+#define DENIED_BURST 10
+#define DENIED_EVERY_NS 100000000ULL
+/* Bytes of the ring of events: a power of two, 4,000 events. */
+#define EVENT_RING_BYTES 262144
+
+/* A sandbox, found by the id of its cgroup in the v2 tree. Replaced as a whole. */
+struct sandbox {
+	/* Its row in `usage` and `buckets`. */
+	__u32 index;
+	/* Its row in `policies`. */
+	__u32 function;
+	/* Its own Runtime API: always reachable by TCP, neither counted nor limited. Address in network order, IPv4 in
+	 * the first word; family 0: none, 4 or 6. */
+	__u32 api_family;
+	/* Host order. */
+	__u32 api_port;
+	__u32 api_address[4];
+};
+
+/* The network is its own, with a loopback interface and nothing else: nothing is checked, counted or limited. */
+#define POLICY_OWN_NETWORK 1
+
+/* What the sandboxes of a function may do. Each word is written on its own, by an atomic store into the mapped array.
+ * All zero: no address is allowed, no rate is limited. */
+struct policy {
+	/* In the upper half flags, POLICY_*; in the lower one the list, the first part of the keys of `grants` and
+	 * `devices`. One word, so that another list comes into force as a whole. */
+	__u64 list;
+	/* How long one byte takes at the allowed rate, in 2^-RATE_SHIFT ns; 0: no limit. */
+	__u64 egress_pace;
+	__u64 ingress_pace;
+	/* How far ahead of its rate a sandbox may be, ns. */
+	__u64 egress_burst_ns;
+	__u64 ingress_burst_ns;
+	__u64 unused[3];
+};
+/* With 20 bits, rates from 1 KiB/s to 100 GB/s fit a __u64 with packets of 1 MiB, to 1% or better. */
+#define RATE_SHIFT 20
+
+/* Token buckets of one sandbox, as the time at which all that was let through would be through at the allowed rate
+ * (the generic cell rate algorithm): one word each, so that no lock is needed. CLOCK_MONOTONIC, ns. */
+struct bucket {
+	__u64 egress_until;
+	__u64 ingress_until;
+	/* The same for events of denied attempts. */
+	__u64 denied_until;
+	__u64 unused[5];
+};
+
+/* Grants to connect or send to, by destination; with GRANT_LISTEN those to listen, by local address. */
+#define GRANT_LISTEN 0x100
+struct grant_key {
+	/* Of all that follows: 64 and the bits of the address. */
+	__u32 prefix_bits;
+	__u32 list;
+	/* IPPROTO_TCP or IPPROTO_UDP, and perhaps GRANT_LISTEN. */
+	__u16 kind;
+	/* 4 or 6. */
+	__u16 family;
+	/* Network order; IPv4 in the first four bytes. */
+	__u8 address[16];
+};
+
+/* Also for destinations on this host itself. */
+#define RANGE_LOCAL 1
+struct port_range {
+	/* Host order, both included. */
+	__u16 first;
+	__u16 last;
+	__u32 flags;
+};
+
+/* All grants for addresses of this prefix, those of shorter prefixes included: only the longest one is found. */
+struct grant {
+	__u32 count;
+	__u32 unused;
+	struct port_range ranges[RANGES_MAX];
+};
+
+/* A device that a list allows beside the default ones. */
+struct device_key {
+	__u32 list;
+	/* As the kernel says it: 1 block, 2 character. */
+	__u32 type;
+	__u32 major;
+	__u32 minor;
+};
+
+/* What one sandbox used. Counters are never reset, not even for the next sandbox in the same row: readers take
+ * differences. Words are changed by atomic additions only, and a cache line has one kind of writer. */
+struct usage {
+	/* Slices on a CPU that begin count up `entering`, then change `ran_ns`, then count up `entered`; slices that end
+	 * use `leaving` and `left`. A reader that sees entering == entered and leaving == left around its reading of
+	 * `ran_ns` has a consistent one. */
+	__u64 entering;
+	__u64 leaving;
+	/* Sum of the ends of slices less the sum of their beginnings, CLOCK_MONOTONIC, ns: with `running` slices
+	 * unfinished (entered - left), CPU time up to now is ran_ns + running * now. */
+	__u64 ran_ns;
+	__u64 entered;
+	__u64 left;
+	/* The rest of the line and the next one: up to the end of the last slice of each thread. */
+	__u64 page_faults;
+	__u64 page_faults_major;
+	/* Only if asked for at start. */
+	__u64 syscalls;
+
+	/* Bytes that went to or came from block devices on its behalf. */
+	__u64 block_read_bytes;
+	__u64 block_write_bytes;
+	__u64 unused[6];
+
+	/* The network, by IP packets with their headers. What was dropped is in none of the first four. */
+	__u64 bytes_out;
+	__u64 bytes_in;
+	__u64 packets_out;
+	__u64 packets_in;
+	/* Packets dropped since the rate was exceeded. */
+	__u64 dropped_out;
+	__u64 dropped_in;
+	/* Attempts and packets that no grant covers. */
+	__u64 denied;
+	/* Events of this sandbox that were not told: too many, or the ring was full. */
+	__u64 untold;
+
+	/* How long its threads waited for a CPU before each slice, buckets as above. */
+	__u64 delay[RUNQ_BUCKETS];
+};
+
+/* What runs on one CPU now, if it is of a sandbox. */
+struct slice {
+	/* Its row, and one; 0: nothing of a sandbox. */
+	__u64 row;
+	/* As the kernel counts them for the thread, when its slice began. */
+	__u64 run_delay;
+	__u64 page_faults;
+	__u64 page_faults_major;
+	__u64 block_read_bytes;
+	__u64 block_write_bytes;
+};
+
+/* Which generation of the tracing programs counts: two are attached for a moment when a loader replaces them. */
+struct control {
+	__u64 generation;
+};
+
+#define EVENT_OOM 1
+#define EVENT_SECCOMP 2
+#define EVENT_EXIT 3
+#define EVENT_DENIED 4
+
+#define OPERATION_CONNECT 1
+#define OPERATION_SEND 2
+#define OPERATION_BIND 3
+#define OPERATION_SOCKET 4
+#define OPERATION_ACCEPT 5
+#define OPERATION_RECEIVE 6
+
+/* One event. What a kind does not use is zero. */
+struct event {
+	__u32 kind;
+	/* Row of the sandbox. */
+	__u32 index;
+	/* The process (the kernel's tgid), as the host numbers it. */
+	__u32 pid;
+	/* Of an exit: as waitpid gives it. Of seccomp: the number of the system call. */
+	__u32 code;
+	/* Of seccomp: AUDIT_ARCH_*. */
+	__u32 arch;
+	/* Of a denied attempt: OPERATION_*, and what it was for. */
+	__u32 operation;
+	__u32 family;
+	__u32 protocol;
+	/* Host order. */
+	__u32 port;
+	__u32 unused;
+	/* Network order, as above. */
+	__u32 address[4];
+};
+
+/* ---- Worker cores: the runq programs. ---- */
+
 /* What one worker core did, on one CPU. All counters count since it is watched. */
 struct runq_core {
 	/* On a CPU, finished slices only, ns. */

@@ -1,7 +1,8 @@
 //! Why a program is not attached, and what to do about it.
 
+use crate::policy::PolicyError;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Why a BPF program is not attached.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,6 +18,18 @@ pub enum BpfError {
         /// What was refused.
         step: &'static str,
     },
+    /// Another process enforces under this name.
+    Held {
+        /// The folder of pins.
+        pins: PathBuf,
+    },
+    /// A policy demands what is not in force.
+    NotInForce {
+        /// The group of programs.
+        what: &'static str,
+    },
+    /// A policy does not fit the maps.
+    Policy(PolicyError),
     /// The kernel refused for another reason.
     Refused {
         /// What was refused.
@@ -43,6 +56,15 @@ impl fmt::Display for BpfError {
                 "the kernel does not let this user {step}; run as root, or with CAP_BPF and CAP_PERFMON. If this is \
                  root, a security policy (lockdown, seccomp, container) forbids it",
             ),
+            BpfError::Held { pins } => write!(
+                f,
+                "another process enforces by the pins in {}; stop it, or give this worker another name",
+                pins.display()
+            ),
+            BpfError::NotInForce { what } => {
+                write!(f, "it demands {what}, and the BPF programs for that are not in force on this host")
+            }
+            BpfError::Policy(error) => error.fmt(f),
             BpfError::Refused { step, reason } => write!(f, "the kernel refused to {step}: {reason}"),
         }
     }

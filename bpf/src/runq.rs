@@ -184,7 +184,7 @@ fn threads_of(pid: u32) -> Option<Vec<(u32, bool)>> {
     Some(tids.filter_map(runs).collect())
 }
 
-fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has this clock");
     Duration::from(now).as_nanos() as u64
 }
