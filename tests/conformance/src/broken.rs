@@ -21,6 +21,8 @@ pub enum Bug {
     TakesAfterClose,
     /// A block is given to two takers.
     SharesBlocks,
+    /// A renamed file has another name than was asked for.
+    MisspellsNames,
 }
 
 /// A driver with a bug.
@@ -109,8 +111,14 @@ impl<D: Driver> Driver for Broken<D> {
         let made = if self.bug == Bug::MakesShort { bytes.min(4096) } else { bytes };
         self.inner.create(name, made, token);
     }
-    fn remove(&mut self, file: FileId, name: &str) -> io::Result<()> {
-        self.inner.remove(file, name)
+    fn remove(&mut self, file: FileId, name: &str, token: Token) {
+        self.inner.remove(file, name, token);
+    }
+    fn rename(&mut self, from: &str, to: &str, token: Token) {
+        match self.bug {
+            Bug::MisspellsNames => self.inner.rename(from, &format!("{to}~"), token),
+            _ => self.inner.rename(from, to, token),
+        }
     }
     fn block_bytes(&self) -> usize {
         self.inner.block_bytes()

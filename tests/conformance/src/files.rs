@@ -18,6 +18,18 @@ fn create<D: Driver>(side: &mut Side<D>, name: &str, bytes: usize, token: u64) -
     created(&side.seen, Token(token)).expect("waited for")
 }
 
+/// Waits for a removal or renaming; what came of it.
+fn directory<D: Driver>(side: &mut Side<D>, token: u64) -> Result<(), i32> {
+    let of = |seen: &[Seen]| {
+        seen.iter().find_map(|seen| match seen {
+            Seen::Directory(of, result) if *of == Token(token) => Some(*result),
+            _ => None,
+        })
+    };
+    side.until("the directory to change", |seen| of(seen).is_some());
+    of(&side.seen).expect("waited for")
+}
+
 /// A block filled with a pattern.
 fn filled<D: Driver>(side: &mut Side<D>, seed: u64, bytes: usize) -> BlockId {
     let block = side.driver.take_block().expect("a block is free");
@@ -28,7 +40,7 @@ fn filled<D: Driver>(side: &mut Side<D>, seed: u64, bytes: usize) -> BlockId {
 /// Writes a pattern and waits until it is on disk.
 fn write<D: Driver>(side: &mut Side<D>, file: FileId, offset: u64, seed: u64, bytes: usize) {
     let block = filled(side, seed, bytes);
-    let token = Token(1_000_000 + offset);
+    let token = Token(1_000_000 + side.seen.len() as u64);
     side.driver.write(file, offset, block, bytes, token);
     side.until("a write", |seen| seen.iter().any(|s| matches!(s, Seen::Written(of, _) if *of == token)));
     assert!(side.seen.contains(&Seen::Written(token, Ok(()))));
@@ -128,11 +140,53 @@ pub fn a_removed_file_is_gone<G: Ground>(ground: &mut G) {
     let mut side = Side::new(ground.driver());
     let file = create(&mut side, "old", PAGE, 1).expect("made");
     write(&mut side, file, 0, 3, PAGE);
-    side.driver.remove(file, "old").expect("removed");
+    side.driver.remove(file, "old", Token(7));
+    assert_eq!(directory(&mut side, 7), Ok(()));
     assert_eq!(side.driver.files().expect("a directory"), []);
     assert!(side.driver.open("old").is_err());
     let file = create(&mut side, "old", PAGE, 2).expect("the name is free again");
     assert_eq!(read(&mut side, file, 0, PAGE), vec![0; PAGE], "the old bytes are gone");
+}
+
+/// A file that is renamed keeps what it holds, under the new name only, and takes writes as before.
+pub fn a_renamed_file_keeps_what_it_holds<G: Ground>(ground: &mut G) {
+    let mut side = Side::new(ground.driver());
+    let file = create(&mut side, "old", 2 * PAGE, 1).expect("made");
+    write(&mut side, file, 0, 3, PAGE);
+    side.driver.rename("old", "new", Token(7));
+    assert_eq!(directory(&mut side, 7), Ok(()));
+    let listed = side.driver.files().expect("a directory");
+    assert_eq!(listed, [("new".to_string(), 2 * PAGE as u64)]);
+    write(&mut side, file, PAGE as u64, 4, PAGE);
+    drop(side);
+    let mut side = Side::new(ground.driver());
+    assert!(side.driver.open("old").is_err());
+    let file = side.driver.open("new").expect("it is there");
+    assert!(read(&mut side, file, 0, PAGE) == pattern(3, PAGE), "what was in it");
+    assert!(read(&mut side, file, PAGE as u64, PAGE) == pattern(4, PAGE), "what was written since");
+    side.driver.remove(file, "new", Token(8));
+    assert_eq!(directory(&mut side, 8), Ok(()));
+    assert_eq!(side.driver.files().expect("a directory"), []);
+}
+
+/// A file does not take the name of another one, nor is one renamed that is not there; all stays as it was.
+pub fn a_taken_name_is_refused<G: Ground>(ground: &mut G) {
+    let mut side = Side::new(ground.driver());
+    let one = create(&mut side, "one", PAGE, 1).expect("made");
+    let two = create(&mut side, "two", PAGE, 2).expect("made");
+    write(&mut side, one, 0, 5, PAGE);
+    write(&mut side, two, 0, 6, PAGE);
+    side.driver.rename("one", "two", Token(7));
+    assert_eq!(directory(&mut side, 7), Err(libc::EEXIST));
+    side.driver.rename("three", "four", Token(8));
+    assert_eq!(directory(&mut side, 8), Err(libc::ENOENT));
+    let names: Vec<String> =
+        side.driver.files().expect("a directory").into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["one", "two"]);
+    for (name, seed) in [("one", 5), ("two", 6)] {
+        let file = side.driver.open(name).expect("it is there");
+        assert!(read(&mut side, file, 0, PAGE) == pattern(seed, PAGE), "{name} holds other bytes");
+    }
 }
 
 /// Blocks are page-aligned, apart from each other, bounded in number, and come back.

@@ -94,6 +94,12 @@ mod canary {
     }
 
     #[test]
+    #[should_panic(expected = "new~")]
+    fn another_name_than_was_asked_for_is_seen() {
+        with(Bug::MisspellsNames, conformance::files::a_renamed_file_keeps_what_it_holds);
+    }
+
+    #[test]
     #[should_panic(expected = "was given twice")]
     fn a_block_with_two_takers_is_seen() {
         with(Bug::SharesBlocks, conformance::files::blocks_are_a_fixed_supply);

@@ -263,8 +263,11 @@ impl Driver for Tap {
     fn create(&mut self, name: &str, bytes: u64, token: Token) {
         self.inner.create(name, bytes, token);
     }
-    fn remove(&mut self, file: FileId, name: &str) -> io::Result<()> {
-        self.inner.remove(file, name)
+    fn remove(&mut self, file: FileId, name: &str, token: Token) {
+        self.inner.remove(file, name, token);
+    }
+    fn rename(&mut self, from: &str, to: &str, token: Token) {
+        self.inner.rename(from, to, token);
     }
     fn block_bytes(&self) -> usize {
         self.inner.block_bytes()

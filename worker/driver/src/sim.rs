@@ -289,6 +289,7 @@ impl SimDriver {
                 ))
             }
             Incoming::Created(token, result) => Some(Raw::Created(token, result)),
+            Incoming::Directory(token, result) => Some(Raw::Directory(token, result)),
         };
         into.raw.extend(raw);
     }
@@ -391,8 +392,12 @@ impl Driver for SimDriver {
         self.world.0.borrow_mut().create(self.process, name, bytes, token);
     }
 
-    fn remove(&mut self, file: FileId, name: &str) -> io::Result<()> {
-        self.world.0.borrow_mut().remove(self.process, file, name)
+    fn remove(&mut self, file: FileId, name: &str, token: Token) {
+        self.world.0.borrow_mut().remove(self.process, file, name, token);
+    }
+
+    fn rename(&mut self, from: &str, to: &str, token: Token) {
+        self.world.0.borrow_mut().rename(self.process, from, to, token);
     }
 
     fn block_bytes(&self) -> usize {

@@ -48,7 +48,11 @@ fn measure(directory: &Path) -> io::Result<(String, Duration)> {
     let name = format!(".millrace-probe-{}", std::process::id());
     let file = make(&mut driver, &name)?;
     let measured = write_repeatedly(&mut driver, file);
-    driver.remove(file, &name)?;
+    driver.remove(file, &name, Token(0));
+    wait(&mut driver, |event| match event {
+        Event::Directory { result, .. } => Some(*result),
+        _ => None,
+    })?;
     let backends = driver.backends();
     let backend = backends.into_iter().find(|(what, _)| what == "disk").expect("a driver has one").1;
     Ok((backend, measured?))

@@ -1,9 +1,8 @@
 //! The disks of a world: one per machine, alive when its processes die.
 //!
 //! A write is on the disk when its completion is told, not before: at a crash, each sector of a write in flight is
-//! there or not, independently of the others, so that writes are lost, torn and reordered. A removal is on the disk
-//! only with the next file that is made, which syncs the directory: a crash before may bring the last removed files
-//! back.
+//! there or not, independently of the others, so that writes are lost, torn and reordered. So with removals and new
+//! names: each is on the disk when it is told, and at a crash before that it has happened or not.
 
 use super::random::Random;
 use super::world::{Happening, Incoming, Inner, MachineId, ProcessId};
@@ -29,6 +28,8 @@ enum Operation {
     Write { file: usize, offset: usize, bytes: Vec<u8>, block: BlockId },
     Read { file: usize, offset: usize, bytes: usize, block: BlockId },
     Create { name: String, bytes: usize },
+    Remove { id: FileId, file: usize },
+    Rename { from: String, to: String },
 }
 
 struct Flight {
@@ -51,8 +52,6 @@ pub(super) struct Machine {
     flights: BTreeMap<u64, Flight>,
     flown: u64,
     cache: Vec<Unsettled>,
-    /// Removed since the directory was last synced, oldest first, and by whom.
-    removed: Vec<(ProcessId, usize)>,
 }
 
 impl Machine {
@@ -63,7 +62,6 @@ impl Machine {
             flights: BTreeMap::new(),
             flown: 0,
             cache: Vec::new(),
-            removed: Vec::new(),
         }
     }
 
@@ -79,14 +77,17 @@ impl Machine {
         self.files[file].content[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// What a crash of this process undoes of what it had done: the last removals, and on a disk that lied the last
-    /// writes, latest first.
-    fn forget(&mut self, random: &mut Random, process: ProcessId) {
-        let (mine, others): (Vec<_>, Vec<_>) = self.removed.drain(..).partition(|(by, _)| *by == process);
-        self.removed = others;
-        for (_, file) in &mine[random.index(mine.len() + 1)..] {
-            self.files[*file].linked = self.named(&self.files[*file].name).is_none();
+    fn rename(&mut self, from: &str, to: &str) -> Result<usize, i32> {
+        if self.named(to).is_some() {
+            return Err(libc::EEXIST);
         }
+        let file = self.named(from).ok_or(libc::ENOENT)?;
+        self.files[file].name = to.to_owned();
+        Ok(file)
+    }
+
+    /// What a crash of this process undoes of what it had done on a disk that lied: the last writes, latest first.
+    fn forget(&mut self, random: &mut Random, process: ProcessId) {
         let (mut mine, others): (Vec<_>, Vec<_>) = self.cache.drain(..).partition(|of| of.process == process);
         self.cache = others;
         for Unsettled { file, offset, before, .. } in mine.drain(random.index(mine.len() + 1)..).rev() {
@@ -140,14 +141,14 @@ impl Inner {
         self.processes[id.0].files[file.0 as usize].expect("a closed file is not used")
     }
 
-    pub fn remove(&mut self, id: ProcessId, file: FileId, name: &str) -> io::Result<()> {
+    pub fn remove(&mut self, id: ProcessId, file: FileId, name: &str, token: Token) {
         let index = self.file(id, file);
         assert_eq!(self.disk(id).files[index].name, name, "a file is removed under its own name");
-        self.process(id).files[file.0 as usize] = None;
-        let disk = self.disk(id);
-        disk.files[index].linked = false;
-        disk.removed.push((id, index));
-        Ok(())
+        self.launch(id, token, Operation::Remove { id: file, file: index });
+    }
+
+    pub fn rename(&mut self, id: ProcessId, from: &str, to: &str, token: Token) {
+        self.launch(id, token, Operation::Rename { from: from.into(), to: to.into() });
     }
 
     pub fn create(&mut self, id: ProcessId, name: &str, bytes: u64, token: Token) {
@@ -198,6 +199,17 @@ impl Inner {
             Operation::Create { name, bytes } => {
                 Incoming::Created(token, self.finish_create(process, machine, name, bytes))
             }
+            Operation::Remove { id, file } => {
+                self.note(&[10, machine.0 as u64, file as u64]);
+                self.machines[machine.0].files[file].linked = false;
+                self.process(process).files[id.0 as usize] = None;
+                Incoming::Directory(token, Ok(()))
+            }
+            Operation::Rename { from, to } => {
+                let renamed = self.machines[machine.0].rename(&from, &to);
+                self.note(&[11, machine.0 as u64, renamed.map_or(u64::MAX, |file| file as u64)]);
+                Incoming::Directory(token, renamed.map(drop))
+            }
         };
         self.tell(process, incoming);
     }
@@ -244,7 +256,6 @@ impl Inner {
             return Err(libc::ENOSPC);
         }
         disk.files.push(File { name, content: vec![0; bytes], linked: true });
-        disk.removed.clear();
         let file = disk.files.len() - 1;
         self.note(&[8, machine.0 as u64, file as u64, bytes as u64]);
         Ok(self.opened(process, file))
@@ -266,6 +277,13 @@ impl Inner {
                     let written = PAGE * random.index(bytes / PAGE + 1);
                     if disk.named(&name).is_none() && random.chance(500_000) {
                         disk.files.push(File { name, content: vec![0; written], linked: true });
+                    }
+                }
+                Operation::Remove { file, .. } => disk.files[file].linked = random.chance(500_000),
+                Operation::Rename { from, to } => {
+                    if random.chance(500_000) {
+                        // One that fails changes nothing.
+                        let _ = disk.rename(&from, &to);
                     }
                 }
                 Operation::Read { .. } => {}

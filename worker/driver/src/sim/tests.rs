@@ -106,31 +106,37 @@ fn what_was_told_to_be_written_survives_and_the_rest_may_be_torn() {
     assert!(shapes.contains(&vec![0; 16]) && shapes.contains(&vec![2; 16]) && shapes.len() > 10);
 }
 
-/// Makes two files and removes them, and a third after the removal of the first; what is there after a crash?
-fn removed_run(seed: u64) -> Vec<String> {
+/// Makes four files, removes two and renames two, one of each to the end; what is there after a crash?
+fn relinked_run(seed: u64) -> Vec<String> {
     let world = World::new(seed, Conditions::default());
     let mut driver = world.boot("a", Sizes::default());
     let mut made = Vec::new();
-    for name in ["a", "b", "c"] {
-        driver.create(name, 4096, Token(0));
-        run(&mut driver, world.now() + Duration::from_millis(10), |_, event| match event {
+    let wait = |driver: &mut SimDriver, made: &mut Vec<FileId>| {
+        run(driver, world.now() + Duration::from_millis(10), |_, event| match event {
             Event::Created { result, .. } => made.push(result.expect("room")),
+            Event::Directory { result, .. } => result.expect("a good disk"),
             other => panic!("{other:?}"),
         });
-        if name == "b" {
-            driver.remove(made[0], "a").expect("it is there");
-        }
+    };
+    for name in ["a", "b", "c", "d"] {
+        driver.create(name, 4096, Token(0));
+        wait(&mut driver, &mut made);
     }
-    driver.remove(made[1], "b").expect("it is there");
+    driver.remove(made[0], "a", Token(1));
+    driver.rename("b", "x", Token(2));
+    wait(&mut driver, &mut made);
+    driver.remove(made[2], "c", Token(3));
+    driver.rename("d", "y", Token(4));
     drop(driver);
     let files = world.boot("a", Sizes::default()).files().expect("a directory");
     files.into_iter().map(|(name, _)| name).collect()
 }
 
 #[test]
-fn a_removed_file_may_come_back_until_the_directory_is_synced() {
-    let seen: std::collections::BTreeSet<Vec<String>> = (0..20).map(removed_run).collect();
-    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [vec!["b", "c"], vec!["c"]]);
+fn a_removed_file_or_an_old_name_may_come_back_until_it_is_told() {
+    let seen: std::collections::BTreeSet<String> =
+        (0..40).map(relinked_run).map(|names| names.join("")).collect();
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["cdx", "cxy", "dx", "xy"]);
 }
 
 #[test]

@@ -42,6 +42,7 @@ pub(super) enum Incoming {
     Written(Token, BlockId, Result<(), i32>),
     Read(Token, BlockId, Result<Vec<u8>, i32>),
     Created(Token, Result<FileId, i32>),
+    Directory(Token, Result<(), i32>),
 }
 
 pub(super) struct Process {

@@ -52,6 +52,28 @@ struct Creation {
     error: i32,
 }
 
+/// What the next completion of a removal or renaming is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Move {
+    Unlink,
+    Rename,
+    Sync,
+    /// The directory could not be synced: the old name again.
+    RenameBack,
+}
+
+/// A file being removed or renamed.
+struct Relinking {
+    token: Token,
+    name: CString,
+    /// The new name; none if it is removed.
+    to: Option<CString>,
+    /// What is closed when it is removed.
+    file: Option<FileId>,
+    step: Move,
+    error: i32,
+}
+
 /// A slab whose indices go to the kernel.
 struct Slab<T> {
     slots: Vec<Option<T>>,
@@ -88,6 +110,7 @@ pub(super) struct Disk {
     pub(super) blocks: Blocks,
     operations: Slab<BlockOperation>,
     creations: Slab<Box<Creation>>,
+    relinkings: Slab<Box<Relinking>>,
     /// Written while a file is made; mapped, never touched, so it takes no memory.
     zeros: MmapRaw,
     /// Whether the file system takes O_DIRECT.
@@ -111,6 +134,7 @@ impl Disk {
             blocks,
             operations: Slab::with_capacity(64),
             creations: Slab::with_capacity(4),
+            relinkings: Slab::with_capacity(4),
             zeros: MmapRaw::from(MmapMut::map_anon(ZEROS_BYTES)?),
             direct: true,
         })
@@ -158,17 +182,84 @@ impl Disk {
         Ok(FileId(self.files.insert(file.into())))
     }
 
-    /// Unlinks at once; the blocks of the file are freed by a kernel worker, since that takes milliseconds.
-    pub(super) fn remove(&mut self, ring: &mut Ring, file: FileId, name: &str) -> io::Result<()> {
-        let path = self.directory()?.0.join(name);
+    // ---- removing and renaming ----
+
+    pub(super) fn remove(
+        &mut self,
+        ring: &mut Ring,
+        file: FileId,
+        name: &str,
+        token: Token,
+    ) -> Result<(), i32> {
+        let name = CString::new(name).map_err(|_| libc::EINVAL)?;
+        self.relink(ring, Relinking { token, name, to: None, file: Some(file), step: Move::Unlink, error: 0 })
+    }
+
+    pub(super) fn rename(&mut self, ring: &mut Ring, from: &str, to: &str, token: Token) -> Result<(), i32> {
+        let name = CString::new(from).map_err(|_| libc::EINVAL)?;
+        let to = Some(CString::new(to).map_err(|_| libc::EINVAL)?);
+        self.relink(ring, Relinking { token, name, to, file: None, step: Move::Rename, error: 0 })
+    }
+
+    fn relink(&mut self, ring: &mut Ring, relinking: Relinking) -> Result<(), i32> {
+        self.directory().map_err(|_| libc::ENOTDIR)?;
+        let index = self.relinkings.insert(Box::new(relinking));
+        self.push_move(ring, index);
+        Ok(())
+    }
+
+    fn push_move(&mut self, ring: &mut Ring, index: u32) {
+        let directory = types::Fd(self.directory.as_ref().expect("checked by relink").1.as_raw_fd());
+        let relinking = self.relinkings.get(index);
+        let name = relinking.name.as_ptr();
+        let to = relinking.to.as_ref().map_or(std::ptr::null(), |to| to.as_ptr());
+        let rename = |from, to| {
+            opcode::RenameAt::new(directory, from, directory, to).flags(libc::RENAME_NOREPLACE).build()
+        };
+        // The kernel gives all of these to its workers: none of them stalls the ring.
+        let entry = match relinking.step {
+            Move::Unlink => opcode::UnlinkAt::new(directory, name).build(),
+            Move::Rename => rename(name, to),
+            Move::RenameBack => rename(to, name),
+            Move::Sync => opcode::Fsync::new(directory).build(),
+        };
+        // SAFETY: the names are boxed until the last completion.
+        unsafe { ring.push(entry, Subject(Purpose::Directory, index)) };
+    }
+
+    pub(super) fn on_directory(&mut self, ring: &mut Ring, completion: Completion, into: &mut Arrivals) {
+        let index = completion.subject.1;
+        let relinking = self.relinkings.get(index);
+        let next = match (relinking.step, completion.result) {
+            (step, error) if error == -libc::EINTR || error == -libc::EAGAIN => Some(step),
+            // Gone with an earlier try, whose sync failed.
+            (Move::Unlink, error) if error == -libc::ENOENT => Some(Move::Sync),
+            (Move::RenameBack, _) => None,
+            (step, error) if error < 0 => {
+                relinking.error = -error;
+                (step == Move::Sync && relinking.to.is_some()).then_some(Move::RenameBack)
+            }
+            (Move::Unlink | Move::Rename, _) => Some(Move::Sync),
+            (Move::Sync, _) => None,
+        };
+        if let Some(step) = next {
+            relinking.step = step;
+            return self.push_move(ring, index);
+        }
+        let relinking = self.relinkings.remove(index);
+        let result = if relinking.error == 0 { Ok(()) } else { Err(relinking.error) };
+        if let (Some(file), Ok(())) = (relinking.file, result) {
+            self.close(ring, file);
+        }
+        into.raw.push(Raw::Directory(relinking.token, result));
+    }
+
+    /// Leaves the closing to a kernel worker: freeing the blocks of a removed file takes milliseconds.
+    fn close(&mut self, ring: &mut Ring, file: FileId) {
         let descriptor = self.files.remove(file.0).into_raw_fd();
         let entry = opcode::Close::new(types::Fd(descriptor)).build().flags(io_uring::squeue::Flags::ASYNC);
-        let removed = std::fs::remove_file(&path);
         // SAFETY: the entry points to nothing, and owns the descriptor from here on.
         unsafe { ring.push(entry, Subject(Purpose::Forget, 0)) };
-        removed.map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot remove {}: {error}", path.display()))
-        })
     }
 
     // ---- blocks ----

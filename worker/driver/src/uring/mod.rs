@@ -247,6 +247,7 @@ impl Uring {
             Purpose::Bell => self.on_bell(completion),
             Purpose::Block => self.disk.on_block(&mut self.ring, completion, into),
             Purpose::Create => self.disk.on_create(&mut self.ring, completion, into),
+            Purpose::Directory => self.disk.on_directory(&mut self.ring, completion, into),
             Purpose::Timer => self.on_timer(),
             Purpose::Forget => {}
         }
@@ -323,8 +324,16 @@ impl Driver for Uring {
         }
     }
 
-    fn remove(&mut self, file: FileId, name: &str) -> io::Result<()> {
-        self.disk.remove(&mut self.ring, file, name)
+    fn remove(&mut self, file: FileId, name: &str, token: Token) {
+        if let Err(errno) = self.disk.remove(&mut self.ring, file, name, token) {
+            self.news.push(Raw::Directory(token, Err(errno)));
+        }
+    }
+
+    fn rename(&mut self, from: &str, to: &str, token: Token) {
+        if let Err(errno) = self.disk.rename(&mut self.ring, from, to, token) {
+            self.news.push(Raw::Directory(token, Err(errno)));
+        }
     }
 
     fn block_bytes(&self) -> usize {

@@ -25,6 +25,8 @@ pub(super) enum Purpose {
     Block,
     /// A step in making a file.
     Create,
+    /// A step in removing or renaming a file.
+    Directory,
     Timer,
     /// Nobody waits for it.
     Forget,
@@ -41,7 +43,7 @@ impl Subject {
     }
 
     fn from_user_data(user_data: u64) -> Subject {
-        const ALL: [Purpose; 10] = [
+        const ALL: [Purpose; 11] = [
             Purpose::Accept,
             Purpose::Connect,
             Purpose::Receive,
@@ -50,6 +52,7 @@ impl Subject {
             Purpose::Bell,
             Purpose::Block,
             Purpose::Create,
+            Purpose::Directory,
             Purpose::Timer,
             Purpose::Forget,
         ];

@@ -33,6 +33,7 @@ struct Seen {
     closed: Vec<Closed>,
     disk: Vec<(Token, Result<usize, i32>)>,
     files: Vec<Result<FileId, i32>>,
+    directory: Vec<(Token, Result<(), i32>)>,
 }
 
 struct Party {
@@ -54,11 +55,13 @@ impl Party {
                 Event::Accepted { connection, .. } => self.seen.accepted.push(connection),
                 Event::Connected { connection } => self.seen.connected.push(connection),
                 Event::Frame { frame, .. } => self.seen.frames.push((frame.stamp(), frame.body().to_vec())),
+                Event::Bytes { .. } | Event::Message { .. } => unreachable!("frames only"),
                 Event::Room { .. } => self.seen.rooms += 1,
                 Event::Closed { reason, .. } => self.seen.closed.push(reason),
                 Event::Written { token, result } => self.seen.disk.push((token, result.map(|()| 0))),
                 Event::Read { token, result } => self.seen.disk.push((token, result)),
                 Event::Created { result, .. } => self.seen.files.push(result),
+                Event::Directory { token, result } => self.seen.directory.push((token, result)),
             }
         }
     }
@@ -386,7 +389,9 @@ fn a_file_is_made_of_zeros_written_with_several_in_flight_and_read_again() {
         again.driver.read(file, 3 << 20, block, 4096, Token(2));
         wait_for(&mut again, |seen| seen.disk.len() == 2);
         assert_eq!(again.seen.disk[1], (Token(2), Ok(0)), "the end of the file");
-        again.driver.remove(file, "0.seg").unwrap();
+        again.driver.remove(file, "0.seg", Token(3));
+        wait_for(&mut again, |seen| seen.directory.len() == 1);
+        assert_eq!(again.seen.directory[0], (Token(3), Ok(())));
         assert!(again.driver.files().unwrap().is_empty());
     }
 }
