@@ -197,6 +197,10 @@ mod tests {
         same("FunctionSpec", serde_json::to_value(call::FunctionSpec::default()).unwrap());
         same("NodeStatus", serde_json::to_value(call::admin::NodeStatus::default()).unwrap());
         same("RetrySpec", serde_json::to_value(call::function::RetrySpec::default()).unwrap());
+        same("ProcessSpec", serde_json::to_value(call::function::ProcessSpec::default()).unwrap());
+        same("LimitSpec", serde_json::to_value(call::function::LimitSpec::default()).unwrap());
+        same("NetworkSpec", serde_json::to_value(call::function::NetworkSpec::default()).unwrap());
+        same("SandboxSpec", serde_json::to_value(call::function::SandboxSpec::default()).unwrap());
         same("Usage", serde_json::to_value(call::Usage::default()).unwrap());
     }
 }
