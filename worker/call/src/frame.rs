@@ -46,6 +46,9 @@ pub mod flag {
     pub const WANT_OUTCOME: u16 = 1;
     /// The body is a frame of its own, with its own CRC.
     pub const SEALED_BODY: u16 = 2;
+    /// Submit: an execution that failed is not tried again, whatever the function says. Who waits for it decides. A
+    /// lost worker is no failure: the call runs elsewhere.
+    pub const ONCE: u16 = 4;
 }
 
 /// What a frame says. Numbers are on the wire and on disk; never reuse one.
@@ -126,7 +129,7 @@ impl Kind {
     /// any other frame covers all of it.
     pub const fn flags(self) -> u16 {
         match self {
-            Kind::Submit => flag::WANT_OUTCOME,
+            Kind::Submit => flag::WANT_OUTCOME | flag::ONCE,
             Kind::Lease => flag::WANT_OUTCOME | flag::SEALED_BODY,
             Kind::Done | Kind::Dead => flag::SEALED_BODY,
             _ => 0,
