@@ -2,6 +2,8 @@
 //!
 //! - [`protocol`]: what a core and the jailer say to each other, and how it is written. [`socket`]: messages with
 //!   descriptors over a Unix socket.
+//! - [`cgroup`]: control groups of both versions behind one interface.
 
+pub mod cgroup;
 pub mod protocol;
 pub mod socket;
