@@ -13,11 +13,12 @@ use durableq::log::{GROUP_ALIGN, GROUP_HEADER_BYTES, GroupHeader};
 use durableq::{Recovery, RecoveryError};
 
 const GROUP_BYTES: usize = 16 << 10;
+const KEY: u64 = 7;
 const RECORDS: [Kind; 6] =
     [Kind::Submit, Kind::Done, Kind::Retry, Kind::Dead, Kind::Redrive, Kind::Incarnation];
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let mut recipe = Recipe { bytes, sequence: 0, incarnation: 1 };
+    let mut recipe = Recipe { bytes, sequence: 0, incarnation: 1, number: 0 };
     let segments: Vec<FrameBuf> = (0..1 + recipe.byte() % 3).map(|_| recipe.segment()).collect();
     let _ = recover(&segments);
     for segment in &segments {
@@ -35,7 +36,7 @@ fn recover(segments: &[FrameBuf]) -> Result<(), RecoveryError> {
             recovery.feed(&block[..block.len().min(GROUP_BYTES)])?;
         }
     }
-    let mut queue = recovery.finish(Instant(1), WallTime(1 << 60));
+    let mut queue = recovery.finish(Instant(1), WallTime(1 << 60), KEY);
     queue.check();
     while let Some(function) = queue.next_due() {
         let defaults = durableq::Defaults { criticality: 100, deadline_ns: 1 };
@@ -49,6 +50,8 @@ struct Recipe<'a> {
     bytes: &'a [u8],
     sequence: u64,
     incarnation: u32,
+    /// Of the segment at hand.
+    number: u64,
 }
 
 impl Recipe<'_> {
@@ -74,6 +77,7 @@ impl Recipe<'_> {
 
     fn segment(&mut self) -> FrameBuf {
         let mut out = FrameBuf::new();
+        self.number += 1;
         for _ in 0..self.byte() % 5 {
             match self.byte() {
                 0 => out.extend_from_slice(&[0; GROUP_ALIGN]),
@@ -105,7 +109,8 @@ impl Recipe<'_> {
         let mut block = vec![0; GROUP_HEADER_BYTES];
         block.extend_from_slice(&records[..kept]);
         let bytes = block.len() as u32;
-        GroupHeader { bytes, sequence, incarnation, continues, durable }.seal(&mut block);
+        let (segment, key) = (self.usually(self.number), self.usually(KEY));
+        GroupHeader { bytes, sequence, incarnation, continues, durable, segment, key }.seal(&mut block);
         block.resize(block.len().next_multiple_of(GROUP_ALIGN), 0);
         out.extend_from_slice(&block);
     }

@@ -7,6 +7,7 @@
 pub mod seam;
 pub mod scripted;
 pub mod wasm;
+pub mod process;
 
 #[cfg(test)]
 mod testing;

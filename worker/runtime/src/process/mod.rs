@@ -1,0 +1,3 @@
+//! Process functions.
+
+pub mod api;
