@@ -54,7 +54,7 @@ impl Package {
         })?;
         let Manifest { spec, artefact } =
             manifest::parse(&name, &text).map_err(|error| manifest_failure(&error))?;
-        let wasm: PathBuf = path.parent().unwrap_or(Path::new("")).join(artefact);
+        let wasm: PathBuf = path.parent().unwrap_or(Path::new("")).join(artefact.unwrap_or_default());
         Package::read_wasm(spec, &wasm)
     }
 

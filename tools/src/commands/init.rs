@@ -148,7 +148,7 @@ mod tests {
         {
             let manifest = call::manifest::parse("function.toml", &text(template, "function.toml")).unwrap();
             assert_eq!(manifest.spec.name, "two-words");
-            assert!(manifest.artefact.ends_with(artefact), "{:?}", manifest.artefact);
+            assert!(manifest.artefact.as_ref().unwrap().ends_with(artefact), "{:?}", manifest.artefact);
             let cargo: toml::Table = text(template, "Cargo.toml").parse().unwrap();
             assert_eq!(cargo["package"]["name"].as_str(), Some("two-words"));
             assert_eq!(cargo.contains_key("lib"), template == Template::Fast);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 pub mod network;
 pub mod process;
-mod check;
+pub(crate) mod check;
 
 pub use network::{NetworkSpec, Prefix, Protocol, Rule};
 pub use process::{Base, LimitSpec, ProcessSpec, SandboxSpec, Tier};

@@ -7,7 +7,7 @@
 //! # The rest may be left out; these are the defaults.
 //! namespace = "default"
 //! tenant = "default"
-//! runtime = "wasm"
+//! runtime = "wasm"                  # or "process", below
 //! abi = "auto"                      # or "wasi", "fast"
 //! instance = "reuse"                # or "fresh"
 //! criticality = "normal"            # or "low", "high", "critical", or a number from 1 to 255
@@ -20,53 +20,143 @@
 //! attempts = 3                      # the first one included
 //! backoff = "100ms"                 # doubles with each attempt
 //! backoff_max = "60s"
+//!
+//! [limits]
+//! cpu_weight = 100                  # share of a busy core beside other functions, 1 to 10000
+//! cpu = "0"                         # share of one core at most, like "0.25"; 0 for no limit
 //! ```
 //!
-//! Every error says file, line and column, what is wrong there, and what is allowed.
+//! A process function has the same keys, `bundle` instead of `artefact` and no `instance`, and these beside them:
+//!
+//! ```toml
+//! name = "resize"
+//! runtime = "process"
+//! command = ["./bootstrap"]         # without a slash: sought in PATH; else in the bundle, or absolute
+//!
+//! # The rest may be left out; these are the defaults.
+//! # bundle = "build"                # a directory, a .tar or a .tar.gz, unpacked to /var/task; without: no files
+//! abi = "runtime-api"               # AWS Lambda's; or "stdio": a process per call
+//! handler = ""                      # for the Runtime API: `_HANDLER`, like "app.handler"
+//! base = "host"                     # programs and libraries of the host, read-only; or "none"
+//! memory = "128MiB"                 # of one sandbox
+//!
+//! [environment]                     # variables beside those that the platform sets
+//!
+//! [limits]                          # of one sandbox
+//! cpu_weight = 100                  # share of a busy CPU beside others, 1 to 10000
+//! cpu = "0"                         # cores, like "1.5"; 0 for no limit
+//! pids = 64                         # processes and threads
+//! files = 256                       # file descriptors of one process
+//! tmp = "64MiB"                     # of /tmp, which is memory; not more than `memory` if left out
+//! io = "0"                          # bytes per second from and to disks, like "10MiB"; 0 for no limit
+//! concurrent = 1                    # calls served at once
+//! grace = "2s"                      # from SIGTERM to SIGKILL
+//! init_timeout = "10s"              # from the start to the first `next`
+//! idle = "5m"                       # without a call for so long it is ended
+//! sandboxes = 16                    # on one core at most
+//!
+//! [network]                         # without `allow` and `listen`: a loopback of its own, nothing else
+//! allow = []                        # like ["10.0.0.0/8:443", "[2001:db8::]/32:*", "udp:10.0.0.53/32:53"]
+//! listen = []                       # what it may bind, like ["tcp:127.0.0.1:8080"]
+//! egress = "0"                      # bytes per second, like "10MiB"; 0 for no limit
+//! ingress = "0"
+//!
+//! [sandbox]
+//! tier = "default"                  # or "strict": fewer system calls
+//! devices = []                      # beside null, zero, full, random and urandom, like ["/dev/fuse"]
+//! ```
+//!
+//! Every error says file, line and column, what is wrong there, and what is allowed. A key that means nothing for the
+//! function's kind is an error too.
 
-use crate::function::{Abi, FunctionSpec, InstanceMode, RetrySpec, RuntimeKind, SpecError};
+use crate::function::check::for_processes_only;
+use crate::function::{Abi, Base, FunctionSpec, InstanceMode, LimitSpec, RuntimeKind, SpecError, Tier};
+use key::{Key, Source};
 use std::ops::Range;
 use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+mod key;
+#[cfg(test)]
+mod tests;
+
 /// Bytes of the longest manifest: room for a thousand long lines, and nobody waits for a parser.
 pub const MANIFEST_BYTES_MAX: usize = 64 << 10;
+
+/// Memory of a sandbox whose manifest does not say: what Lambda gives.
+const SANDBOX_BYTES: u64 = 128 << 20;
 
 /// A manifest, read and checked.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Manifest {
     /// The function, without hash and size of its artefact, and without a version.
     pub spec: FunctionSpec,
-    /// The wasm file, relative to the manifest.
-    pub artefact: PathBuf,
+    /// The wasm file, or the bundle (a directory or a tar), relative to the manifest. `None` for a process function
+    /// without files of its own.
+    pub artefact: Option<PathBuf>,
 }
 
-const KEYS: [&str; 13] = [
+/// Keys that stand alone, before the first table.
+const KEYS: [&str; 16] = [
     "name",
     "artefact",
+    "bundle",
     "namespace",
     "tenant",
     "runtime",
     "abi",
+    "command",
+    "handler",
+    "base",
     "instance",
     "criticality",
     "deadline",
     "timeout",
     "memory",
     "concurrency",
-    "retry",
 ];
-const RETRY_KEYS: [&str; 3] = ["attempts", "backoff", "backoff_max"];
+/// Tables and their keys.
+const TABLES: [(&str, &[&str]); 4] = [
+    ("retry", &["attempts", "backoff", "backoff_max"]),
+    ("limits", &LIMITS),
+    ("network", &["allow", "listen", "egress", "ingress"]),
+    ("sandbox", &["tier", "devices"]),
+];
+const LIMITS: [&str; 11] = [
+    "cpu_weight",
+    "cpu",
+    "pids",
+    "files",
+    "tmp",
+    "io",
+    "concurrent",
+    "grace",
+    "init_timeout",
+    "idle",
+    "sandboxes",
+];
+/// The table whose keys are the owner's own.
+const ENVIRONMENT: &str = "environment";
 
 /// Names of levels of criticality, and their numbers.
 pub const CRITICALITIES: [(&str, u8); 4] = [("low", 50), ("normal", 100), ("high", 150), ("critical", 200)];
-const RUNTIMES: [(&str, RuntimeKind); 1] = [("wasm", RuntimeKind::Wasm)];
-const ABIS: [(&str, Abi); 3] = [("auto", Abi::Auto), ("wasi", Abi::Wasi), ("fast", Abi::Fast)];
+const RUNTIMES: [(&str, RuntimeKind); 2] = [("wasm", RuntimeKind::Wasm), ("process", RuntimeKind::Process)];
+const ABIS: [(&str, Abi); 5] = [
+    ("auto", Abi::Auto),
+    ("wasi", Abi::Wasi),
+    ("fast", Abi::Fast),
+    ("runtime-api", Abi::RuntimeApi),
+    ("stdio", Abi::Stdio),
+];
 const INSTANCES: [(&str, InstanceMode); 2] = [("reuse", InstanceMode::Reuse), ("fresh", InstanceMode::Fresh)];
-const UNITS: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+const BASES: [(&str, Base); 2] = [("host", Base::Host), ("none", Base::None)];
+const TIERS: [(&str, Tier); 2] = [("default", Tier::Default), ("strict", Tier::Strict)];
 
 /// Reads the text of a manifest. `file` is its name for error messages.
+///
+/// # Errors
+/// The first thing in the text that is wrong, with its place.
 pub fn parse(file: &str, text: &str) -> Result<Manifest, SpecError> {
     let source = Source { file, text };
     if text.len() > MANIFEST_BYTES_MAX {
@@ -74,67 +164,167 @@ pub fn parse(file: &str, text: &str) -> Result<Manifest, SpecError> {
         return Err(SpecError { place: file.into(), message });
     }
     let table = DeTable::parse(text).map_err(|error| source.syntax(&error))?;
-    let mut manifest = Manifest { spec: FunctionSpec::default(), artefact: PathBuf::new() };
+    let mut manifest = Manifest { spec: FunctionSpec::default(), artefact: None };
     let mut places = Vec::new();
     for (name, value) in in_order(table.get_ref()) {
         let key = Key { source, name: name.get_ref().to_string(), at: value.span(), value: value.get_ref() };
-        if !KEYS.contains(&key.name.as_str()) {
-            return Err(source.unknown(name.span(), "", name.get_ref(), &KEYS));
+        places.push((key.name.clone(), key.at.clone()));
+        match TABLES.iter().find(|(table, _)| *table == key.name) {
+            Some((_, keys)) => read_table(&mut manifest, &key, keys, &mut places)?,
+            None if key.name == ENVIRONMENT => read_environment(&mut manifest.spec, &key, &mut places)?,
+            None if KEYS.contains(&key.name.as_str()) => read_key(&mut manifest, &key)?,
+            None => return Err(source.unknown(name.span(), "", name.get_ref(), &known())),
         }
-        read_key(&mut manifest, &key, &mut places)?;
-        places.push((key.name, key.at));
     }
-    require(source, &places, "name", "name = \"hello\"")?;
-    require(source, &places, "artefact", "artefact = \"hello.wasm\"")?;
+    let is_said = |key: &str| places.iter().any(|(name, _)| name == key);
+    require(source, is_said("name"), "name", "name = \"hello\"")?;
+    match manifest.spec.runtime {
+        RuntimeKind::Wasm => {
+            refuse_foreign(source, &places, is_for_processes, for_processes_only)?;
+            require(source, is_said("artefact"), "artefact", "artefact = \"hello.wasm\"")?;
+        }
+        RuntimeKind::Process => {
+            refuse_foreign(source, &places, |key| matches!(key, "artefact" | "instance"), for_wasm_only)?;
+            require(source, is_said("command"), "command", "command = [\"./bootstrap\"]")?;
+            process_defaults(&mut manifest.spec, is_said);
+        }
+    }
     manifest.spec.validate().map_err(|error| source.out_of_range(error, &places))?;
     Ok(manifest)
 }
 
-/// Where a key's value stands, for errors that are found later.
+/// All that may stand at the beginning of a line before the first table.
+fn known() -> Vec<&'static str> {
+    KEYS.into_iter().chain(TABLES.map(|(table, _)| table)).chain([ENVIRONMENT]).collect()
+}
+
+/// Where a key's value stands, for errors that are found later; in the order of the text.
 type Places = Vec<(String, Range<usize>)>;
 
-fn require(source: Source<'_>, places: &Places, key: &str, example: &str) -> Result<(), SpecError> {
-    if places.iter().any(|(name, _)| name == key) {
+fn require(source: Source<'_>, is_said: bool, key: &str, example: &str) -> Result<(), SpecError> {
+    if is_said {
         return Ok(());
     }
     let message = format!("`{key}` is missing; write for example `{example}`");
     Err(SpecError { place: source.file.into(), message })
 }
 
-fn read_key(manifest: &mut Manifest, key: &Key<'_>, places: &mut Places) -> Result<(), SpecError> {
+/// Keys that mean nothing for a wasm function.
+fn is_for_processes(key: &str) -> bool {
+    match key.split_once('.') {
+        None => {
+            matches!(key, "bundle" | "command" | "handler" | "base" | "network" | "sandbox" | ENVIRONMENT)
+        }
+        Some(("limits", key)) => !matches!(key, "cpu_weight" | "cpu"),
+        Some(_) => false,
+    }
+}
+
+fn for_wasm_only(key: &str) -> String {
+    match key {
+        "artefact" => "is for wasm functions; a process function has `bundle`, or no files of its own".into(),
+        _ => "is for wasm functions; the sandbox of a process function serves call after call".into(),
+    }
+}
+
+fn refuse_foreign(
+    source: Source<'_>,
+    places: &Places,
+    is_foreign: impl Fn(&str) -> bool,
+    why: impl Fn(&str) -> String,
+) -> Result<(), SpecError> {
+    match places.iter().find(|(key, _)| is_foreign(key)) {
+        Some((key, at)) => Err(source.error(at, format!("`{key}` {}", why(key)))),
+        None => Ok(()),
+    }
+}
+
+/// What is another default for a sandbox than for an instance.
+fn process_defaults(spec: &mut FunctionSpec, is_said: impl Fn(&str) -> bool) {
+    if !is_said("memory") {
+        spec.memory_bytes = SANDBOX_BYTES;
+    }
+    if !is_said("limits.tmp") {
+        spec.limits.tmp_bytes = spec.limits.tmp_bytes.min(spec.memory_bytes);
+    }
+}
+
+fn read_key(manifest: &mut Manifest, key: &Key<'_>) -> Result<(), SpecError> {
     let spec = &mut manifest.spec;
     match key.name.as_str() {
         "name" => spec.name = key.text("a text, like \"hello\"")?.into(),
-        "artefact" => manifest.artefact = key.path()?,
+        "artefact" => manifest.artefact = Some(key.path("hello.wasm")?),
+        "bundle" => manifest.artefact = Some(key.path("build")?),
         "namespace" => spec.namespace = key.text("a text, like \"default\"")?.into(),
         "tenant" => spec.tenant = key.text("a text, like \"default\"")?.into(),
         "runtime" => spec.runtime = key.one_of(&RUNTIMES)?,
         "abi" => spec.abi = key.one_of(&ABIS)?,
+        "command" => spec.process.command = key.texts("a list of texts, like [\"./bootstrap\"]")?,
+        "handler" => spec.process.handler = key.text("a text, like \"app.handler\"")?.into(),
+        "base" => spec.process.base = key.one_of(&BASES)?,
         "instance" => spec.instance = key.one_of(&INSTANCES)?,
         "criticality" => spec.criticality = key.criticality()?,
         "deadline" => spec.deadline_ms = key.duration_ms()?,
         "timeout" => spec.timeout_ms = key.duration_ms()?,
         "memory" => spec.memory_bytes = key.bytes()?,
-        "concurrency" => spec.concurrency = key.number(u64::from(u32::MAX))? as u32,
-        "retry" => read_retry(&mut spec.retry, key, places)?,
+        "concurrency" => spec.concurrency = key.number_u32()?,
+        "retry.attempts" => spec.retry.attempts = key.number(u64::from(u16::MAX))? as u16,
+        "retry.backoff" => spec.retry.backoff_ms = key.duration_ms()?,
+        "retry.backoff_max" => spec.retry.backoff_max_ms = key.duration_ms()?,
+        "network.allow" => spec.network.allow = key.rules()?,
+        "network.listen" => spec.network.listen = key.rules()?,
+        "network.egress" => spec.network.egress_bytes_per_s = key.bytes()?,
+        "network.ingress" => spec.network.ingress_bytes_per_s = key.bytes()?,
+        "sandbox.tier" => spec.sandbox.tier = key.one_of(&TIERS)?,
+        "sandbox.devices" => spec.sandbox.devices = key.texts("a list of paths, like [\"/dev/fuse\"]")?,
+        _ => read_limit(&mut spec.limits, key)?,
+    }
+    Ok(())
+}
+
+fn read_limit(limits: &mut LimitSpec, key: &Key<'_>) -> Result<(), SpecError> {
+    match key.name.as_str() {
+        "limits.cpu_weight" => limits.cpu_weight = key.number_u32()?,
+        "limits.cpu" => limits.cpu_millis = key.thousandths()?,
+        "limits.pids" => limits.pids = key.number_u32()?,
+        "limits.files" => limits.files = key.number_u32()?,
+        "limits.tmp" => limits.tmp_bytes = key.bytes()?,
+        "limits.io" => limits.io_bytes_per_s = key.bytes()?,
+        "limits.concurrent" => limits.concurrent = key.number_u32()?,
+        "limits.grace" => limits.grace_ms = key.duration_ms()?,
+        "limits.init_timeout" => limits.init_timeout_ms = key.duration_ms()?,
+        "limits.idle" => limits.idle_ms = key.duration_ms()?,
+        "limits.sandboxes" => limits.sandboxes = key.number_u32()?,
         other => unreachable!("`{other}` is among the known keys and is not read"),
     }
     Ok(())
 }
 
-fn read_retry(retry: &mut RetrySpec, table: &Key<'_>, places: &mut Places) -> Result<(), SpecError> {
-    let expected = "a table: `[retry]` on a line of its own";
-    let inner = table.value.as_table().ok_or_else(|| table.expected(expected))?;
-    for (name, value) in in_order(inner) {
-        let full = format!("retry.{}", name.get_ref());
-        let key = Key { source: table.source, name: full, at: value.span(), value: value.get_ref() };
-        match &**name.get_ref() {
-            "attempts" => retry.attempts = key.number(u64::from(u16::MAX))? as u16,
-            "backoff" => retry.backoff_ms = key.duration_ms()?,
-            "backoff_max" => retry.backoff_max_ms = key.duration_ms()?,
-            other => return Err(table.source.unknown(name.span(), "retry.", other, &RETRY_KEYS)),
+fn read_table(
+    manifest: &mut Manifest,
+    table: &Key<'_>,
+    keys: &[&str],
+    places: &mut Places,
+) -> Result<(), SpecError> {
+    for (name, value) in in_order(table.table()?) {
+        let full = format!("{}.{}", table.name, name.get_ref());
+        if !keys.contains(&name.get_ref().as_ref()) {
+            return Err(table.source.unknown(name.span(), &format!("{}.", table.name), name.get_ref(), keys));
         }
-        places.push((key.name, key.at));
+        let key = Key { source: table.source, name: full, at: value.span(), value: value.get_ref() };
+        places.push((key.name.clone(), key.at.clone()));
+        read_key(manifest, &key)?;
+    }
+    Ok(())
+}
+
+fn read_environment(spec: &mut FunctionSpec, table: &Key<'_>, places: &mut Places) -> Result<(), SpecError> {
+    for (name, value) in in_order(table.table()?) {
+        let full = format!("{}.{}", table.name, name.get_ref());
+        let key = Key { source: table.source, name: full, at: value.span(), value: value.get_ref() };
+        let text = key.text("a text; put numbers into quotes too")?.to_owned();
+        spec.process.environment.insert(name.get_ref().to_string(), text);
+        places.push((key.name.clone(), key.at.clone()));
     }
     Ok(())
 }
@@ -146,334 +336,4 @@ fn in_order<'t, 'i>(table: &'t DeTable<'i>) -> Vec<Pair<'t, 'i>> {
     let mut pairs: Vec<_> = table.iter().collect();
     pairs.sort_by_key(|(name, _)| name.span().start);
     pairs
-}
-
-/// A manifest's text, to tell places in it.
-#[derive(Clone, Copy)]
-struct Source<'a> {
-    file: &'a str,
-    text: &'a str,
-}
-
-impl Source<'_> {
-    /// `file:line:column`, both from 1, the column in characters.
-    fn place(&self, at: &Range<usize>) -> String {
-        let before = &self.text.as_bytes()[..at.start.min(self.text.len())];
-        let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
-        let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
-        let column = String::from_utf8_lossy(&before[line_start..]).chars().count() + 1;
-        format!("{}:{line}:{column}", self.file)
-    }
-
-    fn error(&self, at: &Range<usize>, message: String) -> SpecError {
-        SpecError { place: self.place(at), message }
-    }
-
-    fn syntax(&self, error: &toml::de::Error) -> SpecError {
-        let at = error.span().unwrap_or(0..0);
-        self.error(&at, format!("not valid TOML: {}", error.message().trim_end().replace('\n', "; ")))
-    }
-
-    fn unknown(&self, at: Range<usize>, table: &str, name: &str, known: &[&str]) -> SpecError {
-        let shown: String = name.chars().take(64).collect();
-        let nearest = nearest(name, known.iter().copied());
-        let hint = nearest.map_or(String::new(), |near| format!(" Did you mean `{table}{near}`?"));
-        self.error(&at, format!("unknown key `{table}{shown}`.{hint} Known keys: {}", known.join(", ")))
-    }
-
-    /// An error of [`FunctionSpec::validate`], at the value that caused it.
-    fn out_of_range(&self, error: SpecError, places: &Places) -> SpecError {
-        let place = places.iter().find(|(name, _)| *name == error.place);
-        let message = format!("`{}` {}", error.place, error.message);
-        match place {
-            Some((_, at)) => self.error(at, message),
-            None => SpecError { place: self.file.into(), message },
-        }
-    }
-}
-
-/// The known word that is most like `word`, if one is at all.
-fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    let likeness = |known: &str| strsim::jaro_winkler(&word.to_lowercase(), known);
-    let best =
-        known.map(|known| (likeness(&known.to_lowercase()), known)).max_by(|a, b| a.0.total_cmp(&b.0))?;
-    // Below this, Jaro-Winkler finds likeness between words that share only a letter or two.
-    (best.0 >= 0.75).then_some(best.1)
-}
-
-/// A key with its value, not interpreted yet.
-struct Key<'a> {
-    source: Source<'a>,
-    name: String,
-    at: Range<usize>,
-    value: &'a DeValue<'a>,
-}
-
-impl Key<'_> {
-    fn error(&self, message: String) -> SpecError {
-        self.source.error(&self.at, message)
-    }
-
-    fn expected(&self, what: &str) -> SpecError {
-        self.error(format!("`{}` is {}, expected {what}", self.name, an(self.value.type_str())))
-    }
-
-    fn text(&self, expected: &str) -> Result<&str, SpecError> {
-        self.value.as_str().ok_or_else(|| self.expected(expected))
-    }
-
-    fn path(&self) -> Result<PathBuf, SpecError> {
-        match self.text("a path, like \"hello.wasm\"")? {
-            "" => Err(self.error("`artefact` is empty; write the path of the wasm file".into())),
-            path => Ok(PathBuf::from(path)),
-        }
-    }
-
-    fn one_of<T: Copy>(&self, words: &[(&str, T)]) -> Result<T, SpecError> {
-        let allowed: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-        let allowed = allowed.join(", ");
-        let text = self.text(&format!("one of {allowed}"))?;
-        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
-            return Ok(*value);
-        }
-        let hint = nearest(text, words.iter().map(|(word, _)| *word));
-        let hint = hint.map_or(String::new(), |near| format!("; did you mean \"{near}\"?"));
-        let shown: String = text.chars().take(64).collect();
-        Err(self.error(format!("`{}` is \"{shown}\", must be one of {allowed}{hint}", self.name)))
-    }
-
-    fn criticality(&self) -> Result<u8, SpecError> {
-        if self.value.is_integer() {
-            return Ok(self.number(u64::from(u8::MAX))? as u8);
-        }
-        if !self.value.is_str() {
-            return Err(
-                self.expected("a number from 1 to 255, or \"low\", \"normal\", \"high\" or \"critical\"")
-            );
-        }
-        self.one_of(&CRITICALITIES)
-    }
-
-    fn number(&self, most: u64) -> Result<u64, SpecError> {
-        let integer = self.value.as_integer().ok_or_else(|| self.expected("a whole number"))?;
-        let number =
-            u64::from_str_radix(integer.as_str(), integer.radix()).ok().filter(|number| *number <= most);
-        number.ok_or_else(|| {
-            self.error(format!("`{}` is {}, must be between 1 and {most}", self.name, integer.as_str()))
-        })
-    }
-
-    fn duration_ms(&self) -> Result<u64, SpecError> {
-        let expected = "a duration with its unit, like \"250ms\", \"30s\" or \"1h30m\"";
-        let text = self.text(expected)?;
-        let wrong = || self.error(format!("`{}` is not {expected}", self.name));
-        let duration = humantime::parse_duration(text).map_err(|_| wrong())?;
-        if !duration.subsec_nanos().is_multiple_of(1_000_000) {
-            return Err(self.error(format!("`{}` is finer than a millisecond", self.name)));
-        }
-        u64::try_from(duration.as_millis()).map_err(|_| wrong())
-    }
-
-    fn bytes(&self) -> Result<u64, SpecError> {
-        let expected = "a size with its unit (B, KiB, MiB or GiB), like \"64MiB\"";
-        let text = self.text(expected)?;
-        let wrong = || self.error(format!("`{}` is not {expected}", self.name));
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(wrong)?;
-        number.parse::<u64>().ok().and_then(|number| number.checked_mul(*factor)).ok_or_else(wrong)
-    }
-}
-
-fn an(kind: &str) -> String {
-    let article = if kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
-    format!("{article} {kind}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const WHOLE: &str = r#"
-name = "thumbnail"
-artefact = "target/thumbnail.wasm"
-namespace = "media"
-tenant = "photos"
-runtime = "wasm"
-abi = "wasi"
-instance = "fresh"
-criticality = "high"
-deadline = "2h"
-timeout = "1m30s"
-memory = "128 MiB"
-concurrency = 64
-
-[retry]
-attempts = 5
-backoff = "250ms"
-backoff_max = "10s"
-"#;
-
-    fn refused(text: &str) -> String {
-        parse("function.toml", text).expect_err(text).to_string()
-    }
-
-    /// A manifest with one line more.
-    fn with(line: &str) -> String {
-        format!("name = \"a\"\nartefact = \"a.wasm\"\n{line}\n")
-    }
-
-    #[test]
-    fn every_key_is_read() {
-        let Manifest { spec, artefact } = parse("function.toml", WHOLE).unwrap();
-        assert_eq!(artefact, PathBuf::from("target/thumbnail.wasm"));
-        let expected = FunctionSpec {
-            name: "thumbnail".into(),
-            namespace: "media".into(),
-            tenant: "photos".into(),
-            runtime: RuntimeKind::Wasm,
-            abi: Abi::Wasi,
-            instance: InstanceMode::Fresh,
-            criticality: 150,
-            deadline_ms: 7_200_000,
-            timeout_ms: 90_000,
-            memory_bytes: 128 << 20,
-            concurrency: 64,
-            retry: RetrySpec { attempts: 5, backoff_ms: 250, backoff_max_ms: 10_000 },
-            ..FunctionSpec::default()
-        };
-        assert_eq!(spec, expected);
-        for key in KEYS.iter().filter(|key| **key != "retry").chain(&RETRY_KEYS) {
-            assert!(WHOLE.contains(&format!("{key} = ")), "`{key}` is missing in this test");
-        }
-    }
-
-    #[test]
-    fn keys_left_out_have_the_defaults_that_the_documentation_shows() {
-        let documented: Vec<&str> = include_str!("manifest.rs")
-            .lines()
-            .skip_while(|line| *line != "//! ```toml")
-            .skip(1)
-            .take_while(|line| *line != "//! ```")
-            .map(|line| line.trim_start_matches("//!").trim_start())
-            .collect();
-        let documented = parse("documentation", &documented.join("\n")).unwrap();
-        let short = parse("short", "name = 'thumbnail'\nartefact = 'target/thumbnail.wasm'").unwrap();
-        assert_eq!(documented, short);
-    }
-
-    #[test]
-    fn errors_say_where_what_and_what_instead() {
-        for (line, expected) in [
-            (
-                "memroy = \"1MiB\"",
-                "function.toml:3:1: unknown key `memroy`. Did you mean `memory`? Known keys: name, ",
-            ),
-            ("zzz = 1", "function.toml:3:1: unknown key `zzz`. Known keys: name, "),
-            (
-                "[retry]\ntries = 2",
-                "function.toml:4:1: unknown key `retry.tries`. Known keys: attempts, backoff",
-            ),
-            ("retry = 3", "function.toml:3:9: `retry` is an integer, expected a table"),
-            (
-                "abi = \"wassi\"",
-                "function.toml:3:7: `abi` is \"wassi\", must be one of \"auto\", \"wasi\", \"fast\"; did you mean \"wasi\"?",
-            ),
-            ("abi = 1", "function.toml:3:7: `abi` is an integer, expected one of \"auto\""),
-            ("criticality = 0", "function.toml:3:15: `criticality` is 0, must be between 1 and 255"),
-            ("criticality = 256", "function.toml:3:15: `criticality` is 256, must be between 1 and 255"),
-            (
-                "criticality = 1.5",
-                "function.toml:3:15: `criticality` is a float, expected a number from 1 to 255, or",
-            ),
-            ("criticality = \"hihg\"", "did you mean \"high\"?"),
-            ("concurrency = -1", "function.toml:3:15: `concurrency` is -1, must be between"),
-            (
-                "concurrency = 99999999999999999999",
-                "function.toml:3:15: `concurrency` is 99999999999999999999",
-            ),
-            (
-                "deadline = 30",
-                "function.toml:3:12: `deadline` is an integer, expected a duration with its unit",
-            ),
-            ("deadline = \"30\"", "function.toml:3:12: `deadline` is not a duration with its unit"),
-            (
-                "deadline = \"8days\"",
-                "function.toml:3:12: `deadline` is 691200000 ms, must be between 1 and 604800000 ms",
-            ),
-            ("timeout = \"1us\"", "function.toml:3:11: `timeout` is finer than a millisecond"),
-            (
-                "memory = \"64MB\"",
-                "function.toml:3:10: `memory` is not a size with its unit (B, KiB, MiB or GiB)",
-            ),
-            ("memory = \"99999999999GiB\"", "function.toml:3:10: `memory` is not a size"),
-            (
-                "memory = \"5GiB\"",
-                "function.toml:3:10: `memory` is 5368709120 bytes, must be between 65536 and 4294967296 bytes",
-            ),
-            ("[retry]\nattempts = 0", "function.toml:4:12: `retry.attempts` is 0"),
-            ("name = \"b\"", "function.toml:3:1: not valid TOML: duplicate key"),
-            ("tenant = \"ä b\"", "function.toml:3:10: `tenant` `ä b` holds 'ä'; use letters"),
-            ("x", "function.toml:3:2: not valid TOML"),
-        ] {
-            let error = refused(&with(line));
-            assert!(error.contains(expected), "{line}:\n  {error}\n  {expected}");
-        }
-        assert!(refused("artefact = 'a'").contains("function.toml: `name` is missing"));
-        assert!(refused("name = 'a'").contains("function.toml: `artefact` is missing"));
-        assert!(refused("name = 'a'\nartefact = ''").contains("2:12: `artefact` is empty"));
-        assert!(refused(&" ".repeat(MANIFEST_BYTES_MAX + 1)).contains("at most 65536"));
-    }
-
-    #[test]
-    fn the_first_error_in_the_file_is_told() {
-        let error = refused("zone = 1\nabi = 2\n");
-        assert!(error.contains("1:1: unknown key `zone`"), "{error}");
-    }
-
-    #[test]
-    fn columns_count_characters() {
-        let error = refused("'ä' = 1");
-        assert!(error.contains("1:1: unknown key `ä`"), "{error}");
-        let error = refused("'ä' = 1 2");
-        assert!(error.contains("1:7: "), "{error}");
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_text_is_read_or_refused(text in any::<String>()) {
-            let _ = parse("function.toml", &text);
-        }
-
-        #[test]
-        fn a_changed_manifest_is_read_or_refused(
-            changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<char>()), 1..8),
-        ) {
-            let mut text: Vec<char> = WHOLE.chars().collect();
-            for (at, to) in changes {
-                *at.get_mut(&mut text) = to;
-            }
-            let text: String = text.into_iter().collect();
-            match parse("function.toml", &text) {
-                Ok(manifest) => prop_assert_eq!(manifest.spec.validate(), Ok(())),
-                Err(error) => prop_assert!(error.place.starts_with("function.toml")),
-            }
-        }
-
-        #[test]
-        fn arbitrary_values_are_read_or_refused(
-            key in proptest::sample::select(KEYS.to_vec()),
-            value in prop_oneof![
-                any::<i64>().prop_map(|number| number.to_string()),
-                any::<f64>().prop_map(|number| format!("{number:?}")),
-                "[0-9]{0,20} ?[a-zA-Z]{0,4}".prop_map(|text| format!("'{text}'")),
-                Just("{ attempts = 1 }".to_string()),
-                Just("[1, 'a']".to_string()),
-            ],
-        ) {
-            let rest = if key == "name" { "artefact = 'a'" } else { "name = 'a'" };
-            let _ = parse("function.toml", &format!("{key} = {value}\n{rest}\n"));
-        }
-    }
 }

@@ -102,12 +102,13 @@ impl FunctionSpec {
 }
 
 /// Why a key of process functions is refused for others.
-pub(crate) fn for_processes_only(place: &str) -> String {
-    let why = match place {
+pub(crate) fn for_processes_only(key: &str) -> String {
+    let why = match key.split('.').next().unwrap_or_default() {
+        "bundle" => "; a wasm function has `artefact`",
         "network" => "; a wasm function has no network",
         "environment" => "; a wasm function's environment is the call's attributes",
-        "limits" => "; a wasm function has `cpu` and `cpu_weight` there, and `memory` beside `name`",
-        _ => "",
+        "limits" => "; a wasm function has `cpu_weight` and `cpu` there, and `memory` before the first table",
+        _ => "; add that line, or remove this one",
     };
     format!("is for runtime = \"process\"{why}")
 }

@@ -1,9 +1,9 @@
 //! Whom a function may speak with: protocol, prefix and port.
 
 use super::SpecError;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// Rules of one `allow` or `listen` list: they become entries of a BPF map that is made once for all functions.
@@ -276,7 +276,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_is_read_back(v6 in any::<bool>(), address in any::<u128>(), bits in 0..=128_u8, port in any::<u16>(), protocol in 0..3) {
+        fn what_is_printed_is_read_back(v6 in any::<bool>(), address in any::<u128>(), bits in 0..=128_u8, port in any::<u16>(), protocol in 0..3_usize) {
             let (address, bits): (IpAddr, u8) = if v6 { (Ipv6Addr::from_bits(address).into(), bits) } else { (Ipv4Addr::from_bits(address as u32).into(), bits % 33) };
             let prefix = Prefix::new(masked(address, bits).unwrap(), bits);
             prop_assume!(prefix.is_some());
