@@ -44,7 +44,7 @@ fn a_call_goes_from_submit_to_outcome_in_the_clients_own_bytes() {
     let outcome = client.expect(Kind::Outcome);
     let (outcome, _) = Frame::parse(&outcome).unwrap();
     assert_eq!((outcome.call(), outcome.status()), (CallId(1), Ok(Status::Ok)));
-    assert_eq!(&*body::reply(outcome.body()).unwrap().output, b"hello, you");
+    assert_eq!(body::reply(outcome.body()).unwrap().output, b"hello, you");
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_call_submitted_twice_runs_once_and_its_outcome_goes_to_the_last_who_asked()
     let (_host, mut core) = node.ready_core(4, 1);
     serve_one(&mut core, b"once");
     let outcome = second.expect(Kind::Outcome);
-    assert_eq!(&*body::reply(Frame::parse(&outcome).unwrap().0.body()).unwrap().output, b"once");
+    assert_eq!(body::reply(Frame::parse(&outcome).unwrap().0.body()).unwrap().output, b"once");
     // Who asks after the end gets it at once.
     let mut third = node.client();
     assert_eq!(third.submitted(9, echo(), true), VerdictCode::Duplicate);
@@ -110,7 +110,7 @@ fn the_outcome_of_a_lost_lease_changes_nothing() {
     client.expect_no(Kind::Outcome, Duration::from_millis(50));
     core.end(&new, Status::Ok, b"in time");
     let outcome = client.expect(Kind::Outcome);
-    assert_eq!(&*body::reply(Frame::parse(&outcome).unwrap().0.body()).unwrap().output, b"in time");
+    assert_eq!(body::reply(Frame::parse(&outcome).unwrap().0.body()).unwrap().output, b"in time");
     let Answer::Status(status) = node.admin().ask(&Ask::Status) else { panic!("no status") };
     assert_eq!((status.fenced, status.leases_lost, status.completed), (1, 1, 1));
 }

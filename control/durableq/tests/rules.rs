@@ -176,7 +176,7 @@ fn a_duplicate_gets_the_outcome() {
     again(&mut world, 9);
     assert_eq!(world.events(), [duplicate(9), ended(9)], "at once, also in the next incarnation");
     let outcome = world.queue.outcome(id).expect("kept");
-    assert_eq!(&*call::body::reply(outcome.body()).expect("a reply").output, &[3; 33]);
+    assert_eq!(call::body::reply(outcome.body()).expect("a reply").output, [3; 33]);
 }
 
 #[test]

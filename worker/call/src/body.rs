@@ -505,7 +505,7 @@ mod tests {
         let (frame, _) = Frame::parse(&out).unwrap();
         assert_eq!((frame.epoch().0, frame.attempt(), frame.status()), (77, 2, Ok(Status::Trap)));
         let read = reply(frame.body()).unwrap();
-        assert_eq!((read.usage(), &*read.output, &*read.stderr), (usage, &b"out"[..], &b"err"[..]));
+        assert_eq!((read.usage(), read.output, read.stderr), (usage, &b"out"[..], &b"err"[..]));
     }
 
     #[test]

@@ -222,7 +222,7 @@ impl Stage {
                     status: frame.status().expect("a status"),
                     usage: reply.usage(),
                     output: reply.output.to_vec(),
-                    stderr: String::from_utf8_lossy(&reply.stderr).into_owned(),
+                    stderr: String::from_utf8_lossy(reply.stderr).into_owned(),
                     at: self.world.now(),
                 });
             }

@@ -95,8 +95,8 @@ fn archives(bytes: &[u8]) {
         }
     }
     if let Ok(read) = body::reply(bytes) {
-        lies_in(bytes, &read.output);
-        lies_in(bytes, &read.stderr);
+        lies_in(bytes, read.output);
+        lies_in(bytes, read.stderr);
         black_box(read.usage());
     }
 }
