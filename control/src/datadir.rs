@@ -2,7 +2,7 @@
 //!
 //! | entry | what it is |
 //! |---|---|
-//! | `VERSION` | `millrace 1`: the format of everything below |
+//! | `VERSION` | `millrace 2`: the format of everything below |
 //! | `LOCK` | held with flock by the node that uses the directory; holds its process id |
 //! | `log/NNNNNNNNNN.seg` | segments of the durable queue's log |
 //! | `artefacts/<sha256>.wasm` | what was deployed |
@@ -18,7 +18,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// What `VERSION` says.
-pub const VERSION: &str = "millrace 1";
+pub const VERSION: &str = "millrace 2";
 
 const DIRECTORIES: [&str; 4] = ["log", "artefacts", "cache", "run"];
 
@@ -146,7 +146,7 @@ mod tests {
         let root = temp.path().join("a/b");
         drop(DataDir::open(&root).unwrap());
         let again = DataDir::open(&root).unwrap();
-        assert_eq!(fs::read_to_string(again.path("VERSION")).unwrap(), "millrace 1\n");
+        assert_eq!(fs::read_to_string(again.path("VERSION")).unwrap(), "millrace 2\n");
         assert!(again.path("log").is_dir() && again.root().is_absolute());
     }
 

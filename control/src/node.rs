@@ -203,6 +203,7 @@ impl<D: Driver> Node<D> {
             Event::Frame { connection, frame } => self.hear(connection, &frame),
             Event::Written { token, result } => self.written(token, result),
             Event::Created { token, result } => self.created(token, result),
+            Event::Directory { token, result } => self.directory(token, result),
             // The last of the recovery's: it has been taken.
             Event::Read { .. } => {}
             Event::Accepted { connection, .. } => {

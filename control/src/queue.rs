@@ -25,22 +25,29 @@ impl<D: Driver> Blocks for LogBlocks<'_, D> {
 /// What a completion is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Pending {
-    /// A segment of this number is being made.
+    /// A segment of this number is being made, or an old one gets this number.
     Create(u64),
     /// A group of this number is being written.
     Write(u64),
+    /// A segment of this number is being removed.
+    Remove(u64),
 }
 
 impl Pending {
     fn token(self) -> Token {
         match self {
-            Pending::Create(segment) => Token(segment << 1),
-            Pending::Write(group) => Token(group << 1 | 1),
+            Pending::Create(segment) => Token(segment << 2),
+            Pending::Write(group) => Token(group << 2 | 1),
+            Pending::Remove(segment) => Token(segment << 2 | 2),
         }
     }
 
     fn of(token: Token) -> Pending {
-        if token.0 & 1 == 0 { Pending::Create(token.0 >> 1) } else { Pending::Write(token.0 >> 1) }
+        match token.0 & 3 {
+            0 => Pending::Create(token.0 >> 2),
+            1 => Pending::Write(token.0 >> 2),
+            _ => Pending::Remove(token.0 >> 2),
+        }
     }
 }
 
@@ -56,13 +63,13 @@ impl<D: Driver> Node<D> {
     pub(crate) fn written(&mut self, token: Token, result: Result<(), i32>) {
         match Pending::of(token) {
             Pending::Write(group) => self.queue.written(group, result),
-            Pending::Create(_) => unreachable!("creations do not write"),
+            Pending::Create(_) | Pending::Remove(_) => unreachable!("these write nothing"),
         }
     }
 
     /// A segment is made, or could not be.
     pub(crate) fn created(&mut self, token: Token, result: Result<FileId, i32>) {
-        let Pending::Create(segment) = Pending::of(token) else { unreachable!("writes do not create") };
+        let Pending::Create(segment) = Pending::of(token) else { unreachable!("nothing else creates") };
         match result {
             Ok(file) => {
                 self.disk.files.insert(segment, file);
@@ -73,6 +80,38 @@ impl<D: Driver> Node<D> {
             }
         }
         self.queue.created(segment, result.map(|_| ()));
+    }
+
+    /// A segment was removed or has its new number, or could not be.
+    pub(crate) fn directory(&mut self, token: Token, result: Result<(), i32>) {
+        let error = result.err().map(std::io::Error::from_raw_os_error);
+        match Pending::of(token) {
+            Pending::Create(segment) => {
+                self.recycled(segment, result.is_ok());
+                if let Some(error) = error {
+                    self.note(&format!("log segments cannot be renamed, new ones are made instead: {error}"));
+                }
+                self.queue.created(segment, result);
+            }
+            Pending::Remove(segment) => {
+                match error {
+                    None => drop(self.disk.files.remove(&segment)),
+                    Some(error) => {
+                        self.note(&format!(
+                            "log segment {segment} could not be removed: {error}; trying again"
+                        ));
+                    }
+                }
+                self.queue.removed(segment, result);
+            }
+            Pending::Write(_) => unreachable!("writes leave the directory alone"),
+        }
+    }
+
+    /// The file of the segment that is being recycled has its new number, or keeps the old one.
+    fn recycled(&mut self, segment: u64, renamed: bool) {
+        let (from, file) = self.disk.recycling.take().expect("one is under way");
+        self.disk.files.insert(if renamed { segment } else { from }, file);
     }
 
     /// Tells clients what became certain; calls that are on disk may run from here on.
@@ -99,16 +138,17 @@ impl<D: Driver> Node<D> {
                     let token = Pending::Write(group).token();
                     self.driver.write(self.disk.files[&segment], offset, block, bytes, token);
                 }
-                LogOp::Remove { segment } => self.remove_segment(segment),
+                LogOp::Recycle { from, segment } => {
+                    let file = self.disk.files.remove(&from).expect("a segment that is there is recycled");
+                    assert!(self.disk.recycling.replace((from, file)).is_none(), "one at a time");
+                    let token = Pending::Create(segment).token();
+                    self.driver.rename(&segment_name(from), &segment_name(segment), token);
+                }
+                LogOp::Remove { segment } => {
+                    let token = Pending::Remove(segment).token();
+                    self.driver.remove(self.disk.files[&segment], &segment_name(segment), token);
+                }
             }
-        }
-    }
-
-    fn remove_segment(&mut self, segment: u64) {
-        let Some(file) = self.disk.files.remove(&segment) else { return };
-        if let Err(error) = self.driver.remove(file, &segment_name(segment)) {
-            // Harmless: the next start finds it empty of live calls and removes it.
-            self.note(&format!("log segment {segment} could not be removed: {error}"));
         }
     }
 
@@ -125,7 +165,7 @@ mod tests {
     #[test]
     fn completions_find_their_operation() {
         for pending in
-            [Pending::Create(0), Pending::Write(0), Pending::Create(7), Pending::Write(u64::MAX >> 1)]
+            [Pending::Create(0), Pending::Write(0), Pending::Remove(7), Pending::Write(u64::MAX >> 2)]
         {
             assert_eq!(Pending::of(pending.token()), pending);
         }

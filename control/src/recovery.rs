@@ -58,6 +58,8 @@ pub(crate) struct Disk {
     pub blocks: Vec<BlockId>,
     /// Open segments by number.
     pub files: BTreeMap<u64, FileId>,
+    /// The file of the segment that is getting another number, and its old one.
+    pub recycling: Option<(u64, FileId)>,
 }
 
 /// A node that is reading its log. Turn it as one turns a node, until it is one.
@@ -107,7 +109,7 @@ impl<D: Driver> Booting<D> {
             segments.push((number, bytes));
         }
         segments.sort_unstable_by(|a, b| b.cmp(a));
-        let disk = Disk { blocks, files };
+        let disk = Disk { blocks, files, recycling: None };
         let recovery = Recovery::new(&limits);
         let mut booting = Booting {
             limits,
@@ -149,7 +151,8 @@ impl<D: Driver> Booting<D> {
             return Ok(Stage::Booting(self));
         }
         let (now, wall) = (self.driver.now(), self.driver.wall());
-        let queue = self.recovery.finish(now, wall);
+        let random = self.driver.random();
+        let queue = self.recovery.finish(now, wall, random);
         let node = Node::new(self.limits, self.options, self.driver, queue, self.disk, self.functions)?;
         Ok(Stage::Serving(Box::new(node)))
     }

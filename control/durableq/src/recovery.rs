@@ -72,7 +72,7 @@ enum Mode {
 ///         recovery.feed(read(number, offset, block_bytes))?;     // fewer bytes at the end of the file
 ///     }
 /// }
-/// let mut queue = recovery.finish(now, wall);
+/// let mut queue = recovery.finish(now, wall, random);
 /// ```
 #[derive(Debug)]
 pub struct Recovery {
@@ -81,6 +81,8 @@ pub struct Recovery {
     /// The last group of the chain, 0 if there is none yet, and its incarnation.
     last: u64,
     incarnation: u32,
+    /// The key of the log, as soon as a group was read that tells it.
+    key: Option<u64>,
     /// The segment at hand: number, bytes, where to go on.
     number: u64,
     bytes: u64,
@@ -101,6 +103,7 @@ impl Recovery {
             group_bytes: limits.group_bytes,
             last: 0,
             incarnation: 0,
+            key: None,
             number: 0,
             bytes: 0,
             offset: 0,
@@ -152,11 +155,11 @@ impl Recovery {
     }
 
     /// The queue. Its first [`DurableQ::next_op`]s make a new segment and write the new incarnation; segments that hold
-    /// nothing any more are removed.
-    pub fn finish(mut self, now: Instant, wall: WallTime) -> DurableQ {
+    /// nothing any more are removed. `random` is the key of a log that begins: 64 bits that no client can guess.
+    pub fn finish(mut self, now: Instant, wall: WallTime, random: u64) -> DurableQ {
         self.end_segment();
         self.queue.log_mut().incarnation = self.queue.log_mut().incarnation.max(self.incarnation);
-        self.queue.resume(self.last, now, wall);
+        self.queue.resume(self.last, self.key.unwrap_or(random), now, wall);
         self.queue.advance(now, wall);
         self.queue
     }
@@ -173,6 +176,7 @@ impl Recovery {
         let claimed = GroupHeader::claimed(rest).filter(|_| error == GroupError::Short);
         if self.mode == Mode::Following
             && let Some(header) = claimed
+            && self.is_of_here(&header)
             && header.bytes as usize > self.group_bytes
             && self.continues_with(&header)
         {
@@ -184,6 +188,16 @@ impl Recovery {
 
     /// A sound group; how far to go on.
     fn group(&mut self, header: &GroupHeader, rest: &[u8], at: usize) -> Result<usize, RecoveryError> {
+        if self.offset + at as u64 == 0 {
+            // What stands there was written as a group, whatever became of it: no record of a client begins a segment.
+            self.key.get_or_insert(header.key);
+        }
+        if !self.is_of_here(header) {
+            self.mode = Mode::Searching;
+            // Bytes of a client may look like a group, and must not hide one.
+            let real = self.key == Some(header.key);
+            return Ok(if real { header.bytes_on_disk() } else { GROUP_ALIGN });
+        }
         if self.mode == Mode::Following && self.continues_with(header) {
             let records = &rest[GROUP_HEADER_BYTES..header.bytes as usize];
             if self.is_sound(header, records) {
@@ -204,6 +218,11 @@ impl Recovery {
             return Err(RecoveryError::Damaged { segment: self.number, offset, missing });
         }
         Ok(header.bytes_on_disk())
+    }
+
+    /// Whether a group was written by the queue, and to this segment, not before it got this number.
+    fn is_of_here(&self, header: &GroupHeader) -> bool {
+        header.segment == self.number && self.key.is_none_or(|key| key == header.key)
     }
 
     /// Whether a group is the next of the chain; see [`crate::log`] for why it may step back.

@@ -63,6 +63,15 @@ pub enum LogOp {
         /// Its size.
         bytes: u64,
     },
+    /// Give a segment that is not needed any more another number, and use it again as it is: stale groups behind new
+    /// ones are known by their headers, and nothing has to be written before it takes groups. Completes as a
+    /// [`LogOp::Create`] does, when the directory is on disk so.
+    Recycle {
+        /// Its number so far.
+        from: u64,
+        /// Its number from now on.
+        segment: u64,
+    },
     /// Write the first `bytes` of a block; on disk when it completes.
     Write {
         /// To this segment.
@@ -76,7 +85,8 @@ pub enum LogOp {
         /// Names the write in [`crate::DurableQ::written`].
         group: u64,
     },
-    /// Remove a segment: every call in it has ended, on disk, or stands in a later one.
+    /// Remove a segment: every call in it has ended, on disk, or stands in a later one. Completes by
+    /// [`crate::DurableQ::removed`] when the directory is on disk so.
     Remove {
         /// Its number.
         segment: u64,

@@ -5,7 +5,7 @@ use std::fmt;
 /// `MLRG` as it stands in memory.
 pub const MAGIC: [u8; 4] = *b"MLRG";
 /// The version of the group header and of the records' meaning.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Bytes of a group's header: one cache line, and a multiple of the alignment of frames.
 pub const GROUP_HEADER_BYTES: usize = 64;
 /// Groups start at multiples of this, and are written in multiples of it: what direct I/O asks for.
@@ -26,6 +26,10 @@ pub struct GroupHeader {
     pub continues: u32,
     /// When it was written, the groups up to this one were known to be on disk.
     pub durable: u64,
+    /// The number of the segment it was written to: in a file that got another number since, it is stale.
+    pub segment: u64,
+    /// Of the log. No client knows it, so no client can write a record that looks like a group.
+    pub key: u64,
 }
 
 /// Why bytes are not a group. Each of these means the same to a reader: the log does not go on here.
@@ -69,6 +73,8 @@ impl GroupHeader {
         head[24..28].copy_from_slice(&self.incarnation.to_le_bytes());
         head[28..32].copy_from_slice(&self.continues.to_le_bytes());
         head[32..40].copy_from_slice(&self.durable.to_le_bytes());
+        head[40..48].copy_from_slice(&self.segment.to_le_bytes());
+        head[48..56].copy_from_slice(&self.key.to_le_bytes());
         let crc = checksum(&block[..self.bytes as usize]);
         block[8..12].copy_from_slice(&crc.to_le_bytes());
     }
@@ -97,6 +103,8 @@ impl GroupHeader {
             incarnation: u32_at(24),
             continues: u32_at(28),
             durable: u64_at(32),
+            segment: u64_at(40),
+            key: u64_at(48),
         };
         header.plausible(head)?;
         Ok(header)
@@ -111,7 +119,7 @@ impl GroupHeader {
     fn plausible(&self, head: &[u8]) -> Result<(), GroupError> {
         let bytes = self.bytes as usize;
         let sound = head[5..8] == [0; 3]
-            && head[40..] == [0; 24]
+            && head[56..] == [0; 8]
             && bytes > GROUP_HEADER_BYTES
             && bytes.is_multiple_of(call::limits::FRAME_ALIGN)
             && self.continues as usize <= bytes - GROUP_HEADER_BYTES
@@ -139,7 +147,15 @@ mod tests {
 
     fn group() -> (GroupHeader, Vec<u8>) {
         let mut block = vec![7; GROUP_ALIGN];
-        let header = GroupHeader { bytes: 160, sequence: 9, incarnation: 2, continues: 32, durable: 7 };
+        let header = GroupHeader {
+            bytes: 160,
+            sequence: 9,
+            incarnation: 2,
+            continues: 32,
+            durable: 7,
+            segment: 3,
+            key: 0x1234_5678_9abc_def0,
+        };
         header.seal(&mut block);
         (header, block)
     }

@@ -1,13 +1,14 @@
 //! The log on disk: what it looks like, and what can be relied on.
 //!
 //! The log is a chain of *groups*. A group is what one write carries: a header, then records one behind the other, then
-//! zeros up to the next multiple of 4096. Groups stand in *segments*, files of fixed size that are pre-written with
-//! zeros, so that a group's write changes no metadata and one synced write (RWF_DSYNC) puts it on disk.
+//! zeros up to the next multiple of 4096. Groups stand in *segments*, files of fixed size that are pre-written, with
+//! zeros or with what they held before, so that a group's write changes no metadata and one synced write (RWF_DSYNC)
+//! puts it on disk.
 //!
 //! | offset | bytes | field | meaning |
 //! |---|---|---|---|
 //! | 0 | 4 | magic | `MLRG` |
-//! | 4 | 1 | version | 1 |
+//! | 4 | 1 | version | 2 |
 //! | 5 | 3 | | zero |
 //! | 8 | 4 | CRC-32C | of bytes 0..8 and 12..bytes |
 //! | 12 | 4 | bytes | header and records, a multiple of 16 |
@@ -15,7 +16,9 @@
 //! | 24 | 4 | incarnation | which start of the queue wrote it, from 1 |
 //! | 28 | 4 | continues | so many bytes behind the header end a record that began in an earlier group |
 //! | 32 | 8 | durable | all groups up to this one were on disk when this one was written |
-//! | 40 | 24 | | zero |
+//! | 40 | 8 | segment | the number that the segment had when this group was written |
+//! | 48 | 8 | key | of the log: random, the same in all its groups |
+//! | 56 | 8 | | zero |
 //! | 64 | | records | frames ([`call::frame`]), each at a multiple of 16 |
 //!
 //! # Records
@@ -46,8 +49,24 @@
 //!   old process may still reach the old segment later; hence a segment may begin with the first group of a later
 //!   start and a sequence that steps back. What the late group holds was not acknowledged, and does no harm: its
 //!   submits are calls whose clients do not know yet, and its ends are true.
-//! * Segments are removed from the oldest on, when the end (or a copy) of each call in them is on disk. A call that lives
+//! * A group counts only in the segment whose number it carries, and only with the key of the log.
+//! * Segments are retired from the oldest on, when the end (or a copy) of each call in them is on disk. A call that lives
 //!   long is copied to the tail, so that the log stays within four segments and twice the bytes of what is pending.
+//!
+//! # Segments that are used again
+//! A retired segment gets the next number (its file is renamed) and takes groups again, since writing zeros and freeing
+//! blocks would hold up the writes of groups beside it. At most three wait; more are removed. Behind the groups that are
+//! written to it stand stale ones of its earlier life. They do no harm:
+//! * A number is given once, and a stale group carries an older one. (Its sequence is also less than that of any group
+//!   in a later segment: the segment was retired when all of it was on disk, and the first group behind it.)
+//! * No group is written to it before the directory is on disk with the new name. A crash before that brings back the old
+//!   name, with the old groups in it: the oldest segment of the log once more, in which every call has ended.
+//! * A new group may overwrite half a stale one. The rest of that is bytes of records, which a client has chosen, at a
+//!   place where a reader looks for a group. A client that wanted to write a group there would have to know the key. A
+//!   reader takes it from the first group of the oldest segment: what stands at the start of a segment is never a record.
+//! * A torn write leaves sectors of old and new groups beside each other; the checksum tells, as it does with zeros.
+//! * Only segments that this start of the queue has made are used again. A write of the process before may still be on
+//!   its way to those that it has made, and must not meet groups of ours; they are removed.
 
 pub mod group;
 pub mod segments;

@@ -6,14 +6,17 @@ use call::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// After a segment could not be made, the next try.
-const CREATE_AGAIN: Duration = Duration::from_secs(1);
+/// After a segment could not be made or removed, the next try.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// Recycled segments that may wait behind the current one. One is made ahead of need; two more, since calls of several
+/// segments may end at once. Beyond that segments are removed.
+const AHEAD_MAX: u32 = 3;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     /// To be made.
     Wanted,
-    /// The driver is making it.
+    /// The driver is making it, or giving it its new number.
     Creating,
     /// There.
     Ready,
@@ -24,6 +27,8 @@ enum Stage {
 struct Segment {
     /// In its file's name; given when it is made.
     number: u64,
+    /// This start of the queue made it: nobody else may still be writing to it.
+    ours: bool,
     stage: Stage,
     /// Where the next group goes.
     offset: u64,
@@ -36,7 +41,19 @@ struct Segment {
     released: u64,
 }
 
+/// What the disk was asked to change in the directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Change {
+    Create,
+    /// The segment that had this number gets another one.
+    Recycle(u64),
+    Remove,
+}
+
 /// All segments, the oldest first. Named by ordinals, which count from the start of the queue.
+///
+/// The directory is changed in one step at a time, each on disk before the next: whenever the process or the machine
+/// dies, segments were removed from the oldest on, and a new number was given to nobody else.
 #[derive(Debug)]
 pub struct Segments {
     ring: VecDeque<Segment>,
@@ -49,7 +66,13 @@ pub struct Segments {
     /// Why the last try to make one failed.
     create_failed: Option<i32>,
     create_at: Instant,
-    /// Found at the start and of no use.
+    remove_failed: bool,
+    remove_at: Instant,
+    /// Under way.
+    change: Option<Change>,
+    /// The file system renames files: assumed until it has refused to.
+    renames: bool,
+    /// Of no use: found at the start without a group of the log, or could not be recycled. Removed before all others.
     useless: Vec<u64>,
 }
 
@@ -64,6 +87,10 @@ impl Segments {
             next_number: 1,
             create_failed: None,
             create_at: Instant(0),
+            remove_failed: false,
+            remove_at: Instant(0),
+            change: None,
+            renames: true,
             useless: Vec::new(),
         }
     }
@@ -78,7 +105,8 @@ impl Segments {
     pub fn found_group(&mut self, sequence: u64) -> u32 {
         let number = self.next_number - 1;
         if self.ring.back().is_none_or(|back| back.number != number) {
-            let segment = Segment { number, stage: Stage::Ready, first: sequence, ..self.wanted() };
+            let segment =
+                Segment { number, ours: false, stage: Stage::Ready, first: sequence, ..self.wanted() };
             self.ring.push_back(segment);
             self.current = self.next_ordinal();
         }
@@ -99,6 +127,11 @@ impl Segments {
     /// How many there are, those to be made included.
     pub fn count(&self) -> usize {
         self.ring.len()
+    }
+
+    /// From the oldest to the one ahead of the current one: without recycled ones that only wait.
+    pub fn length(&self) -> usize {
+        self.ring.len().min((self.current - self.front) as usize + 2)
     }
 
     /// Where a group that may grow to `bytes` begins: ordinal and offset.
@@ -149,28 +182,47 @@ impl Segments {
         self.ring.front().filter(|_| self.front < self.current)?.pins.front()
     }
 
-    /// Makes segments: the current one, and one ahead of need. One at a time.
+    /// Makes segments: the current one, and one ahead of need.
     pub fn create_op(&mut self, now: Instant) -> Option<LogOp> {
         if self.current + 1 >= self.next_ordinal() && self.current < self.next_ordinal() {
             let wanted = self.wanted();
             self.ring.push_back(wanted);
         }
-        if now < self.create_at || self.ring.iter().rev().any(|segment| segment.stage == Stage::Creating) {
+        if now < self.create_at || self.change.is_some() {
             return None;
         }
-        let segment = self.ring.iter_mut().find(|segment| segment.stage == Stage::Wanted)?;
-        (segment.stage, segment.number) = (Stage::Creating, self.next_number);
-        self.next_number += 1;
-        Some(LogOp::Create { segment: segment.number, bytes: self.segment_bytes })
+        let wanted = self.first_wanted()?;
+        let segment = self.give_number(wanted, Change::Create);
+        Some(LogOp::Create { segment, bytes: self.segment_bytes })
     }
 
-    /// A segment was made, or not.
+    fn first_wanted(&self) -> Option<usize> {
+        self.ring.iter().position(|segment| segment.stage == Stage::Wanted)
+    }
+
+    /// Has the segment at `index` made in this way; its number.
+    fn give_number(&mut self, index: usize, change: Change) -> u64 {
+        let segment = &mut self.ring[index];
+        (segment.stage, segment.number) = (Stage::Creating, self.next_number);
+        self.change = Some(change);
+        self.next_number += 1;
+        segment.number
+    }
+
+    /// A segment was made or recycled, or not.
     pub fn created(&mut self, number: u64, result: Result<(), i32>, now: Instant) {
         let being_made = |s: &&mut Segment| s.stage == Stage::Creating && s.number == number;
         let segment = self.ring.iter_mut().find(being_made).expect("the segment was being made");
         segment.stage = if result.is_ok() { Stage::Ready } else { Stage::Wanted };
-        self.create_failed = result.err();
-        self.create_at = if result.is_ok() { now } else { now + CREATE_AGAIN };
+        match (self.change.take().expect("one is under way"), result) {
+            (_, Ok(())) => (self.create_failed, self.create_at) = (None, now),
+            (Change::Recycle(from), Err(_)) => {
+                // It may do without: new ones are made from now on.
+                self.renames = false;
+                self.useless.push(from);
+            }
+            (_, Err(errno)) => (self.create_failed, self.create_at) = (Some(errno), now + TRY_AGAIN),
+        }
     }
 
     /// Why no segment can be made.
@@ -178,15 +230,20 @@ impl Segments {
         self.create_failed
     }
 
-    /// When [`Segments::create_op`] tries again.
-    pub fn create_at(&self) -> Instant {
-        if self.create_failed.is_some() { self.create_at } else { Instant::NEVER }
+    /// When [`Segments::create_op`] or [`Segments::retire_op`] tries again.
+    pub fn again_at(&self) -> Instant {
+        let create = if self.create_failed.is_some() { self.create_at } else { Instant::NEVER };
+        let remove = if self.remove_failed { self.remove_at } else { Instant::NEVER };
+        create.min(remove)
     }
 
-    /// Removes the oldest segment if nothing needs it.
-    pub fn remove_op(&mut self, durable: u64) -> Option<LogOp> {
+    /// What becomes of the oldest segment if nothing needs it: the next one to take groups, or it is removed.
+    pub fn retire_op(&mut self, durable: u64, now: Instant) -> Option<LogOp> {
+        if self.change.is_some() || now < self.remove_at {
+            return None;
+        }
         if let Some(segment) = self.useless.pop() {
-            return Some(LogOp::Remove { segment });
+            return Some(self.remove(segment));
         }
         let (segment, next) = (self.ring.front()?, self.ring.get(1)?);
         // The last group on disk stays, whatever it holds: it tells sequence and incarnation to the next start.
@@ -194,12 +251,40 @@ impl Segments {
         if !followed || segment.pins.len > 0 || segment.released > durable || segment.last > durable {
             return None;
         }
-        let segment = segment.number;
+        let (from, ours) = (segment.number, segment.ours);
         self.ring.pop_front();
         self.front += 1;
-        // There is room now: the next try need not wait.
-        self.create_at = Instant(0);
-        Some(LogOp::Remove { segment })
+        let ahead = self.next_ordinal() - 1 - self.current;
+        let wanted = self.first_wanted();
+        // A write of an earlier process may still reach a segment that it made, and must not find new groups there.
+        if !ours || !self.renames || (wanted.is_none() && ahead >= AHEAD_MAX) {
+            return Some(self.remove(from));
+        }
+        let place = wanted.unwrap_or_else(|| {
+            let wanted = self.wanted();
+            self.ring.push_back(wanted);
+            self.ring.len() - 1
+        });
+        let segment = self.give_number(place, Change::Recycle(from));
+        Some(LogOp::Recycle { from, segment })
+    }
+
+    fn remove(&mut self, segment: u64) -> LogOp {
+        self.change = Some(Change::Remove);
+        LogOp::Remove { segment }
+    }
+
+    /// A segment was removed, or not: then it is the first to be removed, since a gap between segments would be damage.
+    pub fn removed(&mut self, segment: u64, result: Result<(), i32>, now: Instant) {
+        assert_eq!(self.change.take(), Some(Change::Remove), "a removal was under way");
+        self.remove_failed = result.is_err();
+        if result.is_err() {
+            self.remove_at = now + TRY_AGAIN;
+            self.useless.push(segment);
+        } else {
+            // There is room now: the next try need not wait.
+            self.create_at = Instant(0);
+        }
     }
 
     fn current(&mut self) -> &mut Segment {
@@ -208,7 +293,7 @@ impl Segments {
 
     fn wanted(&self) -> Segment {
         let (pins, stage) = (List::EMPTY, Stage::Wanted);
-        Segment { number: 0, stage, offset: 0, first: 0, last: 0, pins, released: 0 }
+        Segment { number: 0, ours: true, stage, offset: 0, first: 0, last: 0, pins, released: 0 }
     }
 
     /// How many calls need a segment.

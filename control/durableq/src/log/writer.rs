@@ -51,6 +51,8 @@ pub struct Log {
     born: u64,
     /// In the header of each group.
     pub incarnation: u32,
+    /// The log's key, in the header of each group.
+    key: u64,
     failed: Option<i32>,
     groups: u64,
     bytes: u64,
@@ -81,6 +83,7 @@ impl Log {
             durable: 0,
             born: 1,
             incarnation: 0,
+            key: 0,
             failed: None,
             groups: 0,
             bytes: 0,
@@ -88,8 +91,9 @@ impl Log {
     }
 
     /// Goes on behind group `last` of earlier incarnations, in a new segment.
-    pub fn begin(&mut self, last: u64, incarnation: u32) {
+    pub fn begin(&mut self, last: u64, incarnation: u32, key: u64) {
         assert_eq!(self.next, 1, "a log begins once");
+        self.key = key;
         (self.next, self.durable, self.born, self.incarnation) = (last + 1, last, last + 1, incarnation);
     }
 
@@ -157,7 +161,7 @@ impl Log {
             return None;
         }
         let op = self.segments.create_op(now).or_else(|| self.write_op(blocks));
-        op.or_else(|| self.segments.remove_op(self.durable))
+        op.or_else(|| self.segments.retire_op(self.durable, now))
     }
 
     fn write_op(&mut self, blocks: &mut impl Blocks) -> Option<LogOp> {
@@ -178,6 +182,8 @@ impl Log {
             incarnation: self.incarnation,
             continues: group.continues as u32,
             durable: self.durable,
+            segment,
+            key: self.key,
         };
         let bytes = header.bytes_on_disk();
         let block = blocks.block(group.block);

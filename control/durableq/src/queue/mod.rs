@@ -123,11 +123,11 @@ impl DurableQ {
     }
 
     /// Until when nothing happens here by itself: the next start time or retry, the next silent holder, the next try to
-    /// make a segment. [`Instant::NEVER`] if nothing is to come.
+    /// make or remove a segment. [`Instant::NEVER`] if nothing is to come.
     pub fn next_wake(&self) -> Instant {
         let start =
             self.timers.first().map_or(Instant::NEVER, |when| self.now + WallTime(when).since(self.wall));
-        start.min(self.holders.check_at()).min(self.log.segments.create_at())
+        start.min(self.holders.check_at()).min(self.log.segments.again_at())
     }
 
     /// The number of a function, given now if it has none. `None` if `limits.functions_max` are known already.

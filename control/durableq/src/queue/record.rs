@@ -30,9 +30,16 @@ impl DurableQ {
         self.log.next_op(blocks, self.now)
     }
 
-    /// A [`LogOp::Create`] ended; the errno if it failed. Tried again after a second, with another number.
+    /// A [`LogOp::Create`] or [`LogOp::Recycle`] ended; the errno if it failed. A segment that could not be made is
+    /// tried again after a second, with another number. One that could not be recycled still has its old number; it
+    /// will be removed.
     pub fn created(&mut self, segment: u64, result: Result<(), i32>) {
         self.log.segments.created(segment, result, self.now);
+    }
+
+    /// A [`LogOp::Remove`] ended; the errno if it failed, then it is tried again after a second.
+    pub fn removed(&mut self, segment: u64, result: Result<(), i32>) {
+        self.log.segments.removed(segment, result, self.now);
     }
 
     /// A [`LogOp::Write`] ended; the errno if it failed, which stops the log ([`DurableQ::failed`]).
@@ -156,7 +163,7 @@ impl DurableQ {
     fn relocate(&mut self, blocks: &mut impl Blocks) {
         let allowed = SEGMENTS_SPARE + 2 * self.store.bytes() as u64 / self.segment_bytes;
         let mut budget = crate::log::GROUP_ALIGN.max(self.record_max / 4);
-        while self.log.segments.count() as u64 > allowed && budget > 0 {
+        while self.log.segments.length() as u64 > allowed && budget > 0 {
             let Some(at) = self.log.segments.oldest_pin() else { return };
             let Some(bytes) = self.relocate_call(blocks, at) else { return };
             budget = budget.saturating_sub(bytes);
@@ -238,9 +245,11 @@ mod tests {
     fn disk(queue: &mut DurableQ, memory: &mut Memory) {
         while let Some(op) = queue.next_op(memory) {
             match op {
-                LogOp::Create { segment, .. } => queue.created(segment, Ok(())),
+                LogOp::Create { segment, .. } | LogOp::Recycle { segment, .. } => {
+                    queue.created(segment, Ok(()));
+                }
                 LogOp::Write { group, .. } => queue.written(group, Ok(())),
-                LogOp::Remove { .. } => {}
+                LogOp::Remove { segment } => queue.removed(segment, Ok(())),
             }
         }
     }
@@ -253,7 +262,7 @@ mod tests {
             block
         };
         let mut memory = Memory((0..crate::block_count(&limits)).map(|_| block()).collect());
-        let mut queue = Recovery::new(&limits).finish(Instant(1), WallTime(1));
+        let mut queue = Recovery::new(&limits).finish(Instant(1), WallTime(1), 7);
         disk(&mut queue, &mut memory);
         (queue, memory)
     }

@@ -132,8 +132,8 @@ impl DurableQ {
         }
     }
 
-    /// All records have happened: what is pending may run, and the log goes on behind group `last`.
-    pub(crate) fn resume(&mut self, last: u64, now: Instant, wall: WallTime) {
+    /// All records have happened: what is pending may run, and the log goes on behind group `last`, with this key.
+    pub(crate) fn resume(&mut self, last: u64, key: u64, now: Instant, wall: WallTime) {
         (self.now, self.wall) = (now, wall);
         self.counters.recovered = self.calls.len() as u64;
         for number in 0..self.calls.places() {
@@ -151,6 +151,6 @@ impl DurableQ {
         }
         self.store.use_no_reserve();
         let incarnation = self.log.incarnation + 1;
-        self.log.begin(last, incarnation);
+        self.log.begin(last, incarnation, key);
     }
 }

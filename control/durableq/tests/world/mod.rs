@@ -16,6 +16,8 @@ pub const SECTOR: usize = 512;
 pub const DEFAULTS: Defaults = Defaults { criticality: 100, deadline_ns: 1_000_000 };
 pub const RETRY: RetrySpec = RetrySpec { attempts: 3, backoff_ms: 1, backoff_max_ms: 10 };
 pub const ENOSPC: i32 = 28;
+/// Of the log.
+pub const KEY: u64 = 0x6b65_79ab_cdef_0123;
 
 /// Small enough that every limit is met within a few hundred operations.
 pub fn limits() -> Limits {
@@ -80,12 +82,26 @@ struct Flight {
     group: u64,
 }
 
+/// What is being changed in the directory.
+#[derive(Clone, Copy, Debug)]
+enum Relink {
+    Rename { from: u64, to: u64 },
+    Remove(u64),
+}
+
 /// Segments as they are on disk, and writes on their way there.
 #[derive(Default)]
 pub struct Disk {
     pub files: BTreeMap<u64, Vec<u8>>,
     flights: Vec<Flight>,
     creating: Vec<(u64, usize)>,
+    relinking: Option<Relink>,
+    /// Segments that were given another number.
+    pub recycled: u64,
+    /// Which numbers these had before.
+    recycled_from: BTreeSet<u64>,
+    /// The file system cannot rename files.
+    pub no_rename: bool,
     /// No segment can be made.
     pub full: bool,
     /// Tells that a write is on disk when it is not: the planted bug of a canary.
@@ -137,7 +153,7 @@ impl World {
     pub fn new(limits: Limits, seed: u64) -> World {
         let (now, wall) = (Instant(1), WallTime(1));
         let mut world = World {
-            queue: Recovery::new(&limits).finish(now, wall),
+            queue: Recovery::new(&limits).finish(now, wall, KEY),
             memory: Memory::new(&limits),
             limits,
             disk: Disk::default(),
@@ -217,9 +233,10 @@ impl World {
                     assert!(offset + bytes.len() <= self.disk.files[&segment].len(), "inside the segment");
                     self.disk.flights.push(Flight { segment, offset, bytes, group });
                 }
-                LogOp::Remove { segment } => {
-                    self.disk.files.remove(&segment).expect("a segment is removed once");
+                LogOp::Recycle { from, segment } => {
+                    self.disk.change(Relink::Rename { from, to: segment });
                 }
+                LogOp::Remove { segment } => self.disk.change(Relink::Remove(segment)),
             }
         }
     }
@@ -235,6 +252,11 @@ impl World {
             }
             return true;
         }
+        // Not always before writes, which may overtake it.
+        if self.disk.relinking.is_some() && (pick.is_multiple_of(2) || self.disk.flights.is_empty()) {
+            self.relink();
+            return true;
+        }
         if self.disk.flights.is_empty() {
             return false;
         }
@@ -245,6 +267,21 @@ impl World {
         }
         self.queue.written(flight.group, Ok(()));
         true
+    }
+
+    fn relink(&mut self) {
+        let change = self.disk.relinking.take().expect("one is under way");
+        match change {
+            Relink::Rename { to, .. } if self.disk.no_rename => self.queue.created(to, Err(22)),
+            Relink::Rename { to, .. } => {
+                self.disk.apply_change(change);
+                self.queue.created(to, Ok(()));
+            }
+            Relink::Remove(segment) => {
+                self.disk.apply_change(change);
+                self.queue.removed(segment, Ok(()));
+            }
+        }
     }
 
     /// One write fails, and is on the disk in part.
@@ -391,6 +428,11 @@ impl World {
                 self.disk.files.insert(segment, vec![0; random.below(bytes)]);
             }
         }
+        if let Some(change) = self.disk.relinking.take()
+            && random.below(2) == 0
+        {
+            self.disk.apply_change(change);
+        }
         self.random = random;
         self.memory = Memory::new(&self.limits);
         self.stale.extend(self.leased.drain(..).map(|(lease, _)| lease));
@@ -453,6 +495,30 @@ impl World {
 }
 
 impl Disk {
+    fn change(&mut self, change: Relink) {
+        assert!(self.creating.is_empty(), "the directory is changed in one step at a time");
+        assert!(self.relinking.replace(change).is_none(), "the directory is changed in one step at a time");
+    }
+
+    fn apply_change(&mut self, change: Relink) {
+        let (from, to) = match change {
+            Relink::Rename { from, to } => (from, Some(to)),
+            Relink::Remove(from) => (from, None),
+        };
+        assert!(self.flights.iter().all(|flight| flight.segment != from), "nothing is under way to it");
+        let file = self.files.remove(&from).expect("a segment is retired once");
+        if let Some(to) = to {
+            self.recycled += 1;
+            self.recycled_from.insert(from);
+            assert!(self.files.insert(to, file).is_none(), "a number is used once");
+        }
+    }
+
+    /// How many segments of these numbers were given another one.
+    pub fn recycled_of(&self, numbers: &[u64]) -> usize {
+        numbers.iter().filter(|number| self.recycled_from.contains(number)).count()
+    }
+
     fn apply(&mut self, flight: &Flight, from: usize, to: usize) {
         let Some(file) = self.files.get_mut(&flight.segment) else { return };
         file[flight.offset + from..flight.offset + to].copy_from_slice(&flight.bytes[from..to]);
@@ -478,7 +544,7 @@ impl Disk {
                 recovery.feed(&buffer)?;
             }
         }
-        Ok(recovery.finish(Instant(now), WallTime(now)))
+        Ok(recovery.finish(Instant(now), WallTime(now), KEY))
     }
 }
 
