@@ -148,20 +148,25 @@ impl Framer {
     }
 
     /// Makes the assembly take `more` bytes without moving: spans may point into it.
+    ///
+    /// A frame's header says how long it is, and a stranger may say 4 MiB in 64 bytes: memory grows as the bytes come,
+    /// doubling, and only the last step is cut down to what the frame says.
     fn make_room(&mut self, more: usize) -> Result<(), FrameError> {
         if self.assembly.capacity() - self.assembly.len() >= more {
             return Ok(());
         }
-        let waiting = self.assembly.len() - self.head;
+        let needed = self.assembly.len() - self.head + more;
         let whole = frame_bytes(&self.assembly[self.head..])?.unwrap_or(0);
-        let wanted = whole.max(waiting + more);
+        let doubled = needed.next_power_of_two().max(ASSEMBLY_BYTES);
+        let wanted = if whole >= needed { doubled.min(whole.max(ASSEMBLY_BYTES)) } else { doubled };
         let mut fresh = match self.spare.iter().position(|spare| spare.capacity() >= wanted) {
             Some(index) => self.spare.swap_remove(index),
-            None => FrameBuf::with_capacity(wanted.next_power_of_two().max(ASSEMBLY_BYTES)),
+            None => FrameBuf::with_capacity(wanted),
         };
         fresh.extend_from_slice(&self.assembly[self.head..]);
         let full = std::mem::replace(&mut self.assembly, fresh);
-        if full.capacity() > 0 {
+        // No span points into one in which no frame was whole: it was outgrown, and the larger one is kept.
+        if self.head > 0 {
             self.retired.push(full);
         }
         self.head = 0;
@@ -289,6 +294,20 @@ mod tests {
     fn another_protocol_is_noticed_at_its_first_byte() {
         let refused = Framer::new().feed(b"G", Tail::Moves, &mut |_| ());
         assert_eq!(refused, Err(FrameError::Magic([b'G', 0, 0, 0])));
+    }
+
+    #[test]
+    fn a_frame_that_only_says_that_it_is_large_takes_little_memory() {
+        let bytes = stream(&[vec![7; call::limits::BODY_BYTES_MAX]]);
+        let mut framer = Framer::new();
+        for (fed, most) in [(64, ASSEMBLY_BYTES), (100_000, 128 << 10), (300_000, 512 << 10)] {
+            let more = fed - framer.assembly.len();
+            framer.absorb(&bytes[framer.assembly.len()..][..more], &mut |_| ()).unwrap();
+            assert!(framer.assembly.capacity() <= most && framer.retired.is_empty(), "after {fed} bytes");
+        }
+        let (mut frames, at) = (0, framer.assembly.len());
+        framer.absorb(&bytes[at..], &mut |_| frames += 1).unwrap();
+        assert_eq!(frames, 1);
     }
 
     #[test]

@@ -269,7 +269,8 @@ impl SimDriver {
                 world.last_words(end, reason).map(|reason| Raw::Closed(id(end), reason))
             }
             Incoming::Bytes(end, bytes) => {
-                let mut take = |span| frames.push(into, id(end), span);
+                let raw = if world.carries_bytes(end) { Raw::Bytes } else { Raw::Frame };
+                let mut take = |span| frames.push(into, |span| raw(id(end), span), span);
                 let last = world.split(end, &bytes, &mut take);
                 last.map(|reason| Raw::Closed(id(end), reason))
             }
@@ -308,7 +309,7 @@ impl SimDriver {
     }
 }
 
-/// The frames of one reap, joined in one buffer that the [`Arrivals`] will own.
+/// The frames and bytes of one reap, joined in one buffer that the [`Arrivals`] will own.
 #[derive(Default)]
 struct Frames {
     buffer: FrameBuf,
@@ -317,21 +318,21 @@ struct Frames {
 }
 
 impl Frames {
-    /// Copies the frame at `span`, whose memory is the network's.
-    fn push(&mut self, into: &mut Arrivals, connection: ConnectionId, span: Span) {
+    /// Copies what is at `span`, whose memory is the network's.
+    fn push(&mut self, into: &mut Arrivals, raw: impl FnOnce(Span) -> Raw, span: Span) {
         self.places.push((into.raw.len(), self.buffer.len()));
         // SAFETY: called from within the framer's `feed`, which says where the frame is now.
         self.buffer.extend_from_slice(unsafe { std::slice::from_raw_parts(span.start, span.bytes) });
         self.buffer.resize(call::frame::padded(self.buffer.len()), 0);
         // The start is filled in when the buffer has stopped growing.
-        into.raw.push(Raw::Frame(connection, Span { start: std::ptr::null(), bytes: span.bytes }));
+        into.raw.push(raw(Span { start: std::ptr::null(), bytes: span.bytes }));
     }
 
     fn settle(self, into: &mut Arrivals) {
         let Frames { buffer, places } = self;
         let owner = Arc::new(buffer);
         for (event, at) in places {
-            if let Raw::Frame(_, span) = &mut into.raw[event] {
+            if let Raw::Frame(_, span) | Raw::Bytes(_, span) = &mut into.raw[event] {
                 span.start = owner[at..].as_ptr();
             }
         }
@@ -357,15 +358,15 @@ impl Driver for SimDriver {
     }
 
     fn listen(&mut self, at: &Endpoint) -> io::Result<ListenerId> {
-        self.world.0.borrow_mut().listen(self.process, at)
+        self.world.0.borrow_mut().listen(self.process, at, false)
     }
 
     fn local(&self, listener: ListenerId) -> Endpoint {
-        self.world.0.borrow().processes[self.process.0].listeners[listener.0 as usize].clone()
+        self.world.0.borrow().processes[self.process.0].listeners[listener.0 as usize].at.clone()
     }
 
     fn connect(&mut self, to: &Endpoint) -> ConnectionId {
-        self.world.0.borrow_mut().connect(self.process, to)
+        self.world.0.borrow_mut().connect(self.process, to, false)
     }
 
     fn send(&mut self, to: ConnectionId, frames: &[u8]) -> Result<(), SendError> {
@@ -378,6 +379,34 @@ impl Driver for SimDriver {
 
     fn close(&mut self, connection: ConnectionId) {
         self.world.0.borrow_mut().close(self.process, connection);
+    }
+
+    fn listen_bytes(&mut self, at: &Endpoint) -> io::Result<ListenerId> {
+        self.world.0.borrow_mut().listen(self.process, at, true)
+    }
+
+    fn connect_bytes(&mut self, to: &Endpoint) -> io::Result<ConnectionId> {
+        Ok(self.world.0.borrow_mut().connect(self.process, to, true))
+    }
+
+    fn finish(&mut self, connection: ConnectionId) {
+        self.world.0.borrow_mut().finish(self.process, connection);
+    }
+
+    fn abort(&mut self, connection: ConnectionId) {
+        self.world.0.borrow_mut().abort(self.process, connection);
+    }
+
+    fn pause(&mut self, connection: ConnectionId) {
+        self.world.0.borrow_mut().pause(self.process, connection, true);
+    }
+
+    fn resume(&mut self, connection: ConnectionId) {
+        self.world.0.borrow_mut().pause(self.process, connection, false);
+    }
+
+    fn close_listener(&mut self, listener: ListenerId) {
+        self.world.0.borrow_mut().close_listener(self.process, listener);
     }
 
     fn files(&self) -> io::Result<Vec<(String, u64)>> {

@@ -4,7 +4,7 @@
 //! on the `wire` towards the other (bounded by a window, freed when the receiver reaps), then into the inbox of the
 //! receiving process, and are cut into frames when it reaps.
 
-use super::world::{Happening, Incoming, Inner, MachineId, ProcessId};
+use super::world::{Happening, Incoming, Inner, Listening, MachineId, ProcessId};
 use crate::arrivals::Span;
 use crate::framing::{Framer, Tail};
 use crate::seam::{Closed, ConnectionId, Endpoint, ListenerId, SendError};
@@ -53,6 +53,14 @@ pub(super) struct End {
     /// The connection is broken; what this end sends goes nowhere.
     cut: bool,
     to: Endpoint,
+    /// It carries bytes, not frames.
+    bytes: bool,
+    /// This side will send nothing more; and has said so.
+    finishing: bool,
+    finished: bool,
+    /// This side wants no bytes for now; so many arrivals wait for it.
+    paused: bool,
+    stalled: usize,
     queue: VecDeque<u8>,
     /// How much of the queue a reap has handed to the network.
     flushed: usize,
@@ -71,7 +79,7 @@ pub(super) struct End {
 }
 
 impl End {
-    fn new(process: ProcessId, to: &Endpoint, peer: Option<EndId>) -> End {
+    fn new(process: ProcessId, to: &Endpoint, bytes: bool, peer: Option<EndId>) -> End {
         let accepted = peer.is_some();
         End {
             process,
@@ -80,6 +88,11 @@ impl End {
             connected: accepted,
             cut: false,
             to: to.clone(),
+            bytes,
+            finishing: false,
+            finished: false,
+            paused: false,
+            stalled: 0,
             queue: VecDeque::new(),
             flushed: 0,
             in_flight: 0,
@@ -98,7 +111,7 @@ impl End {
 }
 
 impl Inner {
-    pub fn listen(&mut self, id: ProcessId, at: &Endpoint) -> io::Result<ListenerId> {
+    pub fn listen(&mut self, id: ProcessId, at: &Endpoint, bytes: bool) -> io::Result<ListenerId> {
         let at = match at {
             Endpoint::Tcp(at) if at.port() == 0 => Endpoint::Tcp(self.free_port(*at)),
             other => other.clone(),
@@ -107,13 +120,14 @@ impl Inner {
             return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
         }
         let process = self.process(id);
-        process.listeners.push(at);
+        process.listeners.push(Listening { at, bytes, closed: false });
         Ok(ListenerId(process.listeners.len() as u32 - 1))
     }
 
     fn free_port(&self, mut at: SocketAddr) -> SocketAddr {
         at.set_port(FIRST_PORT);
-        while self.processes.iter().any(|p| p.listeners.contains(&Endpoint::Tcp(at))) {
+        let taken = |at| self.processes.iter().flat_map(|p| &p.listeners).any(|l| l.at == Endpoint::Tcp(at));
+        while taken(at) {
             at.set_port(at.port() + 1);
         }
         at
@@ -124,14 +138,14 @@ impl Inner {
         let reaches = |machine| matches!(at, Endpoint::Tcp(_)) || machine == from;
         self.processes.iter().enumerate().filter(|(_, p)| p.alive && reaches(p.machine)).find_map(
             |(id, p)| {
-                let listener = p.listeners.iter().position(|l| l == at)?;
+                let listener = p.listeners.iter().position(|l| l.at == *at && !l.closed)?;
                 Some((ProcessId(id), ListenerId(listener as u32)))
             },
         )
     }
 
-    pub fn connect(&mut self, id: ProcessId, to: &Endpoint) -> ConnectionId {
-        self.ends.push(End::new(id, to, None));
+    pub fn connect(&mut self, id: ProcessId, to: &Endpoint, bytes: bool) -> ConnectionId {
+        self.ends.push(End::new(id, to, bytes, None));
         let end = self.ends.len() - 1;
         let delay = self.delay();
         self.after(delay, Happening::Syn(end));
@@ -152,7 +166,8 @@ impl Inner {
     }
 
     pub fn syn(&mut self, end: EndId) {
-        if !self.processes[self.ends[end].process.0].alive {
+        let given_up = self.ends[end].state == State::Ended;
+        if given_up || !self.processes[self.ends[end].process.0].alive {
             return;
         }
         let from = self.machine_of(end);
@@ -167,7 +182,8 @@ impl Inner {
             }
             return self.after(RETRANSMIT, Happening::Syn(end));
         }
-        self.ends.push(End::new(process, &to, Some(end)));
+        let bytes = self.processes[process.0].listeners[listener.0 as usize].bytes;
+        self.ends.push(End::new(process, &to, bytes, Some(end)));
         let accepted = self.ends.len() - 1;
         self.ends[end].peer = Some(accepted);
         self.note(&[4, end as u64, accepted as u64]);
@@ -182,17 +198,19 @@ impl Inner {
         self.after(delay, Happening::Arrive(end));
     }
 
-    /// Queues the parts, padded, in whole or not at all.
+    /// Queues the parts, frames padded, in whole or not at all.
     pub fn send(&mut self, id: ProcessId, to: ConnectionId, parts: &[&[u8]]) -> Result<(), SendError> {
         let queue_bytes = self.processes[id.0].sizes.queue_bytes;
         let end = &mut self.ends[to.0 as usize];
         assert_eq!(end.process, id, "a process sends on connections of its own");
-        if end.deaf || matches!(end.state, State::Closing | State::Ended) {
+        if end.deaf || end.finishing || matches!(end.state, State::Closing | State::Ended) {
             return Err(SendError::Closed);
         }
         let last = parts.last().map_or(0, |part| part.len());
-        assert!(parts.len() > 1 || last.is_multiple_of(FRAME_ALIGN), "a whole number of padded frames");
-        let bytes = call::frame::padded(parts.iter().map(|part| part.len()).sum());
+        let whole = parts.len() > 1 || last.is_multiple_of(FRAME_ALIGN);
+        assert!(whole || end.bytes, "a whole number of padded frames");
+        let given = parts.iter().map(|part| part.len()).sum();
+        let bytes = if parts.len() > 1 { call::frame::padded(given) } else { given };
         if !end.queue.is_empty() && end.queue.len() + bytes > queue_bytes {
             end.refused = true;
             return Err(SendError::Full);
@@ -219,6 +237,41 @@ impl Inner {
         }
         end.deaf = true;
         self.touch(id, connection.0 as usize);
+    }
+
+    /// Ends a connection of this process, whatever is queued.
+    pub fn abort(&mut self, id: ProcessId, connection: ConnectionId) {
+        let end = connection.0 as usize;
+        assert_eq!(self.ends[end].process, id, "a process ends connections of its own");
+        self.ends[end].deaf = true;
+        if self.ends[end].state != State::Ended {
+            self.hang_up(end, Carried::Fin);
+            self.gone(end, Closed::Here);
+        }
+    }
+
+    /// This side of a byte stream will send nothing more.
+    pub fn finish(&mut self, id: ProcessId, connection: ConnectionId) {
+        let end = &mut self.ends[connection.0 as usize];
+        assert!(end.process == id && end.bytes, "a process finishes byte streams of its own");
+        end.finishing = true;
+        self.touch(id, connection.0 as usize);
+    }
+
+    /// Whether a byte stream's bytes are wanted.
+    pub fn pause(&mut self, id: ProcessId, connection: ConnectionId, paused: bool) {
+        let end = &mut self.ends[connection.0 as usize];
+        assert!(end.process == id && end.bytes, "a process pauses byte streams of its own");
+        end.paused = paused;
+        if !paused {
+            for _ in 0..std::mem::take(&mut end.stalled) {
+                self.after(Duration::ZERO, Happening::Arrive(connection.0 as usize));
+            }
+        }
+    }
+
+    pub fn close_listener(&mut self, id: ProcessId, listener: ListenerId) {
+        self.process(id).listeners[listener.0 as usize].closed = true;
     }
 
     /// A reap begins: everything queued is the network's now.
@@ -251,6 +304,11 @@ impl Inner {
         if end.refused && end.queue.len() <= self.processes[process.0].sizes.queue_bytes / 2 {
             end.refused = false;
             self.tell(process, Incoming::Room(id));
+        }
+        let end = &mut self.ends[id];
+        if end.finishing && !end.finished && drained && end.connected && end.state == State::Open {
+            end.finished = true;
+            self.hang_up(id, Carried::Fin);
         }
         if self.ends[id].state == State::Closing && (drained || self.ends[id].cut) && self.ends[id].connected
         {
@@ -300,7 +358,12 @@ impl Inner {
         if self.is_parted(self.machine_of(id), self.machine_of(peer)) && !self.ends[id].wire.is_empty() {
             return self.after(RETRANSMIT, Happening::Arrive(id));
         }
-        let Some(carried) = self.ends[id].wire.pop_front() else { return };
+        let end = &mut self.ends[id];
+        if end.paused && end.state == State::Open {
+            end.stalled += 1;
+            return;
+        }
+        let Some(carried) = end.wire.pop_front() else { return };
         match carried {
             Carried::Ack => {
                 self.ends[id].connected = true;
@@ -316,7 +379,13 @@ impl Inner {
                 let process = self.ends[id].process;
                 self.tell(process, Incoming::Bytes(id, bytes));
             }
-            Carried::Fin => self.gone(id, Closed::Peer),
+            Carried::Fin => {
+                // A stream whose peer only finished ends here, and so for the peer.
+                if self.ends[id].bytes && self.ends[id].state != State::Ended {
+                    self.hang_up(id, Carried::Fin);
+                }
+                self.gone(id, Closed::Peer);
+            }
             Carried::Reset => self.gone(id, Closed::Io(libc::ECONNRESET)),
         }
     }
@@ -375,12 +444,21 @@ impl Inner {
         }
     }
 
-    /// Cuts reaped bytes into frames and gives each to `take`, which must copy it. Malformed bytes are the end of
-    /// the connection: returns the last event then.
+    /// Whether an end carries bytes, not frames.
+    pub fn carries_bytes(&self, id: EndId) -> bool {
+        self.ends[id].bytes
+    }
+
+    /// Cuts reaped bytes into frames and gives each to `take`, which must copy it; those of a byte stream are given
+    /// as they are. Malformed bytes are the end of the connection: returns the last event then.
     pub fn split(&mut self, id: EndId, bytes: &[u8], take: &mut impl FnMut(Span)) -> Option<Closed> {
         self.freed(id, bytes.len());
         let end = &mut self.ends[id];
         if end.deaf || end.told {
+            return None;
+        }
+        if end.bytes {
+            take(Span { start: bytes.as_ptr(), bytes: bytes.len() });
             return None;
         }
         let result = end.framer.feed(bytes, Tail::Moves, take);

@@ -45,6 +45,15 @@ pub(super) enum Incoming {
     Directory(Token, Result<(), i32>),
 }
 
+/// A listener of a process.
+#[derive(Clone, Debug)]
+pub(super) struct Listening {
+    pub at: Endpoint,
+    /// Its connections carry bytes, not frames.
+    pub bytes: bool,
+    pub closed: bool,
+}
+
 pub(super) struct Process {
     pub machine: MachineId,
     pub alive: bool,
@@ -53,7 +62,7 @@ pub(super) struct Process {
     /// Arrived, not reaped.
     pub inbox: VecDeque<Incoming>,
     /// By [`ListenerId`].
-    pub listeners: Vec<Endpoint>,
+    pub listeners: Vec<Listening>,
     /// By [`FileId`]: index of the machine's file, `None` when closed.
     pub files: Vec<Option<usize>>,
     /// Connections with bytes that no reap has handed to the network yet.

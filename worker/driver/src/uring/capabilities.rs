@@ -31,6 +31,10 @@ pub(crate) fn capabilities() -> io::Result<Capabilities> {
         ("CONNECT", opcode::Connect::CODE),
         ("RECV", opcode::RecvMulti::CODE),
         ("SEND", opcode::Send::CODE),
+        ("RECVMSG", opcode::RecvMsg::CODE),
+        ("SENDMSG", opcode::SendMsg::CODE),
+        ("READ", opcode::Read::CODE),
+        ("WRITE", opcode::Write::CODE),
         ("POLL_ADD", opcode::PollAdd::CODE),
         ("FUTEX_WAIT", opcode::FutexWait::CODE),
         ("WRITE_FIXED", opcode::WriteFixed::CODE),
@@ -48,6 +52,12 @@ pub(crate) fn capabilities() -> io::Result<Capabilities> {
     let incremental = ReceiveBuffers::probe_incremental(&ring.submitter());
     let futex = !missing.contains(&"FUTEX_WAIT") && futex_wakes(&mut ring).unwrap_or(false);
     Ok(Capabilities { setup: ring.setup(), best: ring.is_best(), missing, incremental, futex })
+}
+
+/// Whether the kernel has a multishot read, which pipes need: they cannot be received from.
+pub(super) fn reads_again(ring: &Ring) -> bool {
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe).is_ok() && probe.is_supported(opcode::ReadMulti::CODE)
 }
 
 fn futex_wakes(ring: &mut Ring) -> io::Result<bool> {

@@ -1,6 +1,7 @@
 //! One connection: what it is made of and how far it has come. Its moves are in `network`.
 
 use super::buffers::ReceiveBuffers;
+use super::messages::Messages;
 use super::outbox::Outbox;
 use super::sockets::Address;
 use crate::framing::Framer;
@@ -17,10 +18,39 @@ pub(super) enum State {
     Connecting,
     /// Accepted; the peer's shared memory is to come. Nobody was told yet.
     Handover(ListenerId),
-    /// Frames flow.
+    /// Frames, bytes or messages flow.
     Open,
     /// The caller was told that it has ended; the kernel still has entries that name it.
     Ended,
+}
+
+/// What a connection carries, and on what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Carries {
+    /// Frames, on a stream socket.
+    Frames,
+    /// Frames, by a link; the socket is only watched.
+    SharedMemory,
+    /// Bytes, on a stream socket.
+    Bytes,
+    /// Bytes, from the read end of a pipe.
+    PipeIn,
+    /// Bytes, to the write end of a pipe.
+    PipeOut,
+    /// Messages with descriptors, on a SEQPACKET socket.
+    Messages,
+}
+
+impl Carries {
+    /// Bytes, on whatever.
+    pub(super) fn is_bytes(self) -> bool {
+        matches!(self, Carries::Bytes | Carries::PipeIn | Carries::PipeOut)
+    }
+
+    /// An end of a pipe, which cannot be shut down as a socket can.
+    pub(super) fn is_pipe(self) -> bool {
+        matches!(self, Carries::PipeIn | Carries::PipeOut)
+    }
 }
 
 /// A slot for a connection. What the kernel holds addresses of (the peer, buffers, links) is behind a pointer, so slots
@@ -28,15 +58,24 @@ pub(super) enum State {
 pub(super) struct Connection {
     pub generation: u32,
     pub state: State,
-    /// Frames travel by a link; the socket is only watched.
-    pub shared: bool,
+    pub carries: Carries,
     /// The caller asked to close it when all is sent.
     pub closing: bool,
+    /// The caller asked to close it, sent or not.
+    pub aborting: bool,
+    /// The caller will send nothing more.
+    pub finishing: bool,
+    /// The caller wants no bytes for now.
+    pub paused: bool,
+    /// The socket, or the end of a pipe.
     pub socket: Option<OwnedFd>,
+    /// Who accepted it.
+    pub from: Option<ListenerId>,
     /// Whom a connect in flight goes to.
     pub peer: Option<Box<Address>>,
     pub buffers: Option<ReceiveBuffers>,
     pub link: Option<Link>,
+    pub messages: Option<Box<Messages>>,
     pub framer: Framer,
     pub outbox: Outbox,
     /// Entries with the kernel whose last completion is due.
@@ -61,12 +100,17 @@ impl Connection {
         Connection {
             generation: 0,
             state: State::Free,
-            shared: false,
+            carries: Carries::Frames,
             closing: false,
+            aborting: false,
+            finishing: false,
+            paused: false,
             socket: None,
+            from: None,
             peer: None,
             buffers: None,
             link: None,
+            messages: None,
             framer: Framer::new(),
             outbox: Outbox::default(),
             in_flight: 0,
@@ -83,6 +127,12 @@ impl Connection {
 
     pub(super) fn id(&self, index: u32) -> ConnectionId {
         ConnectionId(u64::from(self.generation) << 32 | u64::from(index))
+    }
+
+    /// Whether everything that was queued has gone.
+    pub(super) fn all_is_sent(&self) -> bool {
+        let queued = self.messages.as_ref().is_some_and(|messages| !messages.is_empty());
+        self.outbox.is_empty() && !queued && !self.sending
     }
 
     /// Whether the stream stopped inside a frame.

@@ -9,7 +9,8 @@
 //! of sends, receives, reads and writes allocates nothing.
 //!
 //! - [`ring`]: setting up, entering. [`buffers`]: receive memory. [`outbox`]: what waits to be sent.
-//! - [`connection`], [`sockets`], [`network`], [`links`]: connections and their moves.
+//! - [`listeners`], [`connection`], [`sockets`]: what they are made of. [`network`]: how connections begin and end, and
+//!   the moves of frames; [`links`], [`streams`], [`messages`]: those of shared memory, bytes, messages.
 //! - [`blocks`], [`files`]: the disk. [`rest`]: spinning and sleeping. [`capabilities`]: what the kernel has.
 
 mod ring;
@@ -17,8 +18,11 @@ mod buffers;
 mod outbox;
 mod sockets;
 mod connection;
+mod listeners;
 mod network;
 mod links;
+mod streams;
+mod messages;
 mod blocks;
 mod files;
 mod rest;
@@ -33,14 +37,15 @@ use blocks::Blocks;
 use buffers::{ReceiveBuffers, Shape};
 use call::limits::FRAME_ALIGN;
 use call::{Instant, WallTime};
-use connection::Connection;
+use connection::{Carries, Connection};
 use files::Disk;
+use listeners::Listener;
 use rest::Spin;
 use ring::{Completion, Purpose, Ring};
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,8 +71,18 @@ pub struct Options {
     pub receive_buffer_bytes: usize,
     /// Bytes of a shared-memory ring in each direction, a power of two.
     pub shm_ring_bytes: usize,
-    /// Connections at once, at most 65,535.
+    /// Connections at once, at most 65,535. An idle byte stream costs half a KiB here and its socket in the kernel; one
+    /// that carries frames, its receive buffers as far as they were ever filled.
     pub connections_max: usize,
+    /// Connections that one listener has at once; further ones are ended as they come. So that whoever reaches one
+    /// listener cannot take the connections of the others.
+    pub connections_per_listener: usize,
+    /// Listeners at once, at most 65,536.
+    pub listeners_max: usize,
+    /// Receive buffers that all byte streams share, a power of two up to 256. They bound what one round brings.
+    pub stream_buffers: u16,
+    /// Bytes of each, a multiple of 4096: the longest [`crate::Event::Bytes`].
+    pub stream_buffer_bytes: usize,
     /// Entries of the submission queue; the completion queue holds eight times as many.
     pub ring_entries: u32,
 }
@@ -85,38 +100,18 @@ impl Default for Options {
             receive_buffer_bytes: 64 << 10,
             shm_ring_bytes: 1 << 20,
             connections_max: 4096,
+            connections_per_listener: 4096,
+            listeners_max: 1024,
+            stream_buffers: 128,
+            stream_buffer_bytes: 16 << 10,
             ring_entries: 512,
-        }
-    }
-}
-
-/// A listening socket.
-struct Listener {
-    socket: OwnedFd,
-    local: Endpoint,
-    /// Device and inode of a Unix listener's file.
-    file: Option<(u64, u64)>,
-    /// A multishot accept is with the kernel.
-    accepting: bool,
-    /// If not, when to try again.
-    retry: Instant,
-}
-
-impl Listener {
-    /// Removes the file of a Unix listener, unless a successor has put its own there.
-    fn remove_file(&self) {
-        if let Endpoint::Unix(path) | Endpoint::Shm(path) = &self.local
-            && self.file.is_some()
-            && self.file == sockets::file_of(path)
-        {
-            let _ = std::fs::remove_file(path);
         }
     }
 }
 
 /// Held by the [`Arrivals`] of the last reap: keeps the memory of its frames if the driver goes first.
 #[derive(Default)]
-struct Loan(RefCell<Vec<Connection>>);
+struct Loan(RefCell<(Vec<Connection>, Option<ReceiveBuffers>)>);
 
 /// The io_uring driver. Belongs to the thread that made it.
 pub struct Uring {
@@ -129,6 +124,15 @@ pub struct Uring {
     connections: Vec<Connection>,
     free: Vec<u32>,
     listeners: Vec<Listener>,
+    free_listeners: Vec<u32>,
+    /// Listeners that do not accept and are to try again.
+    resting: Vec<u32>,
+    /// Receive memory of all byte streams, made with the first.
+    pool: Option<ReceiveBuffers>,
+    /// A byte stream found the pool empty.
+    starved: bool,
+    /// Whether the kernel reads a pipe again and again for one entry (Linux 6.7).
+    reads_again: bool,
     /// Connections with something to flush, and the list they are taken from while flushing.
     dirty: Vec<u32>,
     flushing: Vec<u32>,
@@ -164,6 +168,8 @@ impl Uring {
     /// too small for `blocks`, or if the data directory cannot be opened.
     pub fn new(options: Options) -> io::Result<Uring> {
         assert!((1..=65_535).contains(&options.connections_max), "connection numbers have 16 bits");
+        assert!((1..=65_536).contains(&options.listeners_max), "listener numbers have 16 bits");
+        assert!((1..=256).contains(&options.stream_buffers), "their descriptors fill a page");
         let ring = Ring::new(options.ring_entries)?;
         let submitter = ring.submitter();
         let shape = Shape {
@@ -171,6 +177,7 @@ impl Uring {
             bytes: options.receive_buffer_bytes,
             incremental: ReceiveBuffers::probe_incremental(&submitter),
         };
+        let reads_again = capabilities::reads_again(&ring);
         let blocks = Blocks::new(options.blocks, options.block_bytes, options.register_blocks, &submitter)?;
         let disk = Disk::new(options.data_dir.clone(), blocks)?;
         Ok(Uring {
@@ -181,6 +188,11 @@ impl Uring {
             connections: Vec::new(),
             free: Vec::new(),
             listeners: Vec::new(),
+            free_listeners: Vec::new(),
+            resting: Vec::new(),
+            pool: None,
+            starved: false,
+            reads_again,
             dirty: Vec::with_capacity(64),
             flushing: Vec::with_capacity(64),
             used: Vec::with_capacity(64),
@@ -231,10 +243,20 @@ impl Uring {
         }
         self.completions = completions;
         self.poll_links(into);
-        if into.keep.is_empty() && into.raw.iter().any(|event| matches!(event, Raw::Frame(..))) {
+        let lends = |event: &Raw| matches!(event, Raw::Frame(..) | Raw::Bytes(..));
+        if into.keep.is_empty() && into.raw.iter().any(lends) {
             into.keep.push(self.loan.clone());
         }
         into.raw.len()
+    }
+
+    /// SplitMix64: quality enough for jitter, best-of-two and call ids; not for secrets.
+    fn random_bits(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
     }
 
     fn dispatch(&mut self, completion: Completion, into: &mut Arrivals) {
@@ -275,25 +297,22 @@ impl Driver for Uring {
         clock::monotonic()
     }
 
-    /// SplitMix64: quality enough for jitter, best-of-two and call ids; not for secrets.
     fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.random_bits()
     }
 
     fn listen(&mut self, at: &Endpoint) -> io::Result<ListenerId> {
-        self.start_listening(at)
+        let shared = matches!(at, Endpoint::Shm(_));
+        self.start_listening(at, if shared { Carries::SharedMemory } else { Carries::Frames })
     }
 
     fn local(&self, listener: ListenerId) -> Endpoint {
-        self.listeners[listener.0 as usize].local.clone()
+        self.local_of(listener)
     }
 
     fn connect(&mut self, to: &Endpoint) -> ConnectionId {
-        self.start_connecting(to)
+        let shared = matches!(to, Endpoint::Shm(_));
+        self.start_connecting(to, if shared { Carries::SharedMemory } else { Carries::Frames })
     }
 
     fn send(&mut self, to: ConnectionId, frames: &[u8]) -> Result<(), SendError> {
@@ -308,6 +327,62 @@ impl Driver for Uring {
 
     fn close(&mut self, connection: ConnectionId) {
         self.close_when_sent(connection);
+    }
+
+    fn listen_bytes(&mut self, at: &Endpoint) -> io::Result<ListenerId> {
+        match at {
+            Endpoint::Shm(_) => Err(io::ErrorKind::Unsupported.into()),
+            at => self.start_listening(at, Carries::Bytes),
+        }
+    }
+
+    fn connect_bytes(&mut self, to: &Endpoint) -> io::Result<ConnectionId> {
+        self.connect_for_bytes(to)
+    }
+
+    fn adopt_listener(&mut self, socket: OwnedFd) -> io::Result<ListenerId> {
+        self.adopt_listening(socket)
+    }
+
+    fn adopt_stream(&mut self, end: OwnedFd) -> io::Result<ConnectionId> {
+        self.adopt_end(end)
+    }
+
+    fn connect_messages(&mut self, to: &Path) -> io::Result<ConnectionId> {
+        Ok(self.connect_for_messages(to))
+    }
+
+    fn adopt_messages(&mut self, socket: OwnedFd) -> io::Result<ConnectionId> {
+        self.adopt_for_messages(socket)
+    }
+
+    fn send_message(
+        &mut self,
+        to: ConnectionId,
+        bytes: &[u8],
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), SendError> {
+        self.queue_message(to, bytes, descriptors)
+    }
+
+    fn finish(&mut self, connection: ConnectionId) {
+        self.finish_sending(connection);
+    }
+
+    fn abort(&mut self, connection: ConnectionId) {
+        self.close_at_once(connection);
+    }
+
+    fn pause(&mut self, connection: ConnectionId) {
+        self.pause_reading(connection);
+    }
+
+    fn resume(&mut self, connection: ConnectionId) {
+        self.resume_reading(connection);
+    }
+
+    fn close_listener(&mut self, listener: ListenerId) {
+        self.stop_listening(listener);
     }
 
     fn files(&self) -> io::Result<Vec<(String, u64)>> {
@@ -374,6 +449,7 @@ impl Driver for Uring {
         vec![
             say("ring", format!("io_uring, {}", self.ring.setup())),
             say("receive", receive.to_owned()),
+            say("pipes", if self.reads_again { "multishot read" } else { "a read at a time" }.to_owned()),
             say("send", "one coalesced send per connection and round".to_owned()),
             say("shared memory", "memfd rings, futex doorbells waited for in the ring".to_owned()),
             say("disk", self.disk.backend()),
@@ -394,7 +470,9 @@ impl Drop for Uring {
         // Runs what cancelling left to do in this thread; until then entries hold their sockets, and a port stays busy.
         let _ = self.ring.enter();
         if Arc::strong_count(&self.loan) > 1 {
-            self.loan.0.borrow_mut().append(&mut self.connections);
+            let (connections, pool) = &mut *self.loan.0.borrow_mut();
+            connections.append(&mut self.connections);
+            *pool = self.pool.take();
         }
     }
 }

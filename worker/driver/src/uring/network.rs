@@ -1,23 +1,18 @@
 //! The moves of connections: accept, connect, receive, send, end.
 
+use super::Uring;
 use super::buffers::ReceiveBuffers;
-use super::connection::{Connection, State};
+use super::connection::{Carries, Connection, State};
 use super::ring::{Completion, Purpose, Subject};
 use super::sockets::{self, Address};
-use super::{Listener, Uring};
 use crate::arrivals::{Arrivals, Raw, Span};
 use crate::framing::Tail;
-use crate::seam::{Closed, ConnectionId, Endpoint, ListenerId, SendError};
-use call::Instant;
+use crate::seam::{Closed, ConnectionId, Endpoint, SendError};
 use call::frame::FrameError;
 use call::limits::FRAME_ALIGN;
 use io_uring::{cqueue, opcode, types};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::time::Duration;
-
-/// After a failed accept (no descriptors, no memory) the listener rests this long.
-pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+use std::os::fd::{AsFd, AsRawFd};
 
 fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EPROTO)
@@ -25,7 +20,7 @@ fn errno(error: &io::Error) -> i32 {
 
 impl Uring {
     /// A free slot with its state and socket set, or `None` when all are taken.
-    pub(super) fn occupy(&mut self, state: State, shared: bool) -> Option<u32> {
+    pub(super) fn occupy(&mut self, state: State, carries: Carries) -> Option<u32> {
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.connections.len() < self.options.connections_max => {
@@ -36,18 +31,18 @@ impl Uring {
         };
         let connection = &mut self.connections[index as usize];
         assert_eq!(connection.state, State::Free);
-        (connection.state, connection.shared) = (state, shared);
+        (connection.state, connection.carries) = (state, carries);
         Some(index)
     }
 
     /// The slot of a connection that has not ended.
-    fn live(&self, id: ConnectionId) -> Option<u32> {
+    pub(super) fn live(&self, id: ConnectionId) -> Option<u32> {
         let connection = self.connections.get(id.0 as u32 as usize)?;
         let same = connection.id(id.0 as u32) == id;
         (same && !matches!(connection.state, State::Free | State::Ended)).then_some(id.0 as u32)
     }
 
-    fn raw_socket(&self, index: u32) -> types::Fd {
+    pub(super) fn raw_socket(&self, index: u32) -> types::Fd {
         let socket = self.connections[index as usize].socket.as_ref();
         types::Fd(socket.expect("an occupied slot has a socket").as_raw_fd())
     }
@@ -56,7 +51,7 @@ impl Uring {
     ///
     /// # Safety
     /// As [`super::ring::Ring::push`]; the memory of an occupied slot qualifies.
-    unsafe fn push_for(&mut self, index: u32, purpose: Purpose, entry: io_uring::squeue::Entry) {
+    pub(super) unsafe fn push_for(&mut self, index: u32, purpose: Purpose, entry: io_uring::squeue::Entry) {
         self.connections[index as usize].in_flight += 1;
         // SAFETY: the caller's promise.
         unsafe { self.ring.push(entry, Subject(purpose, index)) };
@@ -64,51 +59,23 @@ impl Uring {
 
     // ---- begin ----
 
-    pub(super) fn start_listening(&mut self, at: &Endpoint) -> io::Result<ListenerId> {
-        let socket = sockets::listener(at)?;
-        let local = match at {
-            Endpoint::Tcp(_) => Endpoint::Tcp(sockets::local(socket.as_fd())?),
-            other => other.clone(),
-        };
-        let file = match &local {
-            Endpoint::Unix(path) | Endpoint::Shm(path) => sockets::file_of(path),
-            Endpoint::Tcp(_) => None,
-        };
-        let id = ListenerId(self.listeners.len() as u32);
-        self.listeners.push(Listener { socket, local, file, accepting: false, retry: Instant(0) });
-        self.arm_accept(id);
-        Ok(id)
+    pub(super) fn start_connecting(&mut self, to: &Endpoint, carries: Carries) -> ConnectionId {
+        self.start_connecting_to(Address::of(to), carries)
     }
 
-    fn arm_accept(&mut self, id: ListenerId) {
-        let listener = &mut self.listeners[id.0 as usize];
-        listener.accepting = true;
-        let entry = opcode::AcceptMulti::new(types::Fd(listener.socket.as_raw_fd()))
-            .flags(libc::SOCK_CLOEXEC)
-            .build();
-        // SAFETY: the entry points to nothing.
-        unsafe { self.ring.push(entry, Subject(Purpose::Accept, id.0)) };
-    }
-
-    /// Listeners whose accept ended accept again.
-    pub(super) fn accept_again(&mut self) {
-        for index in 0..self.listeners.len() {
-            if !self.listeners[index].accepting && self.listeners[index].retry <= self.clock.now() {
-                self.arm_accept(ListenerId(index as u32));
-            }
-        }
-    }
-
-    pub(super) fn start_connecting(&mut self, to: &Endpoint) -> ConnectionId {
-        let shared = matches!(to, Endpoint::Shm(_));
-        let Some(index) = self.occupy(State::Connecting, shared) else {
+    pub(super) fn start_connecting_to(
+        &mut self,
+        address: io::Result<Address>,
+        carries: Carries,
+    ) -> ConnectionId {
+        let Some(index) = self.occupy(State::Connecting, carries) else {
             let nobody = ConnectionId(u64::MAX);
             self.news.push(Raw::Closed(nobody, Closed::Io(libc::EMFILE)));
             return nobody;
         };
         let connection = &mut self.connections[index as usize];
         let id = connection.id(index);
-        match Address::of(to).and_then(|address| Ok((sockets::make(&address)?, address))) {
+        match address.and_then(|address| Ok((sockets::make(&address, carries)?, address))) {
             Ok((socket, address)) => {
                 let (at, bytes) = connection.peer.insert(Box::new(address)).as_sockaddr();
                 let entry = opcode::Connect::new(types::Fd(socket.as_raw_fd()), at, bytes).build();
@@ -125,35 +92,6 @@ impl Uring {
         id
     }
 
-    pub(super) fn on_accept(&mut self, done: Completion, into: &mut Arrivals) {
-        let listener = ListenerId(done.subject.1);
-        if !cqueue::more(done.flags) {
-            let pause = if done.result < 0 { ACCEPT_PAUSE } else { Duration::ZERO };
-            let listener = &mut self.listeners[listener.0 as usize];
-            (listener.accepting, listener.retry) = (false, self.clock.now() + pause);
-        }
-        if done.result < 0 {
-            return;
-        }
-        // SAFETY: the kernel has just made this descriptor for us.
-        let socket = unsafe { OwnedFd::from_raw_fd(done.result as RawFd) };
-        let local = &self.listeners[listener.0 as usize].local;
-        let (tcp, shared) = (matches!(local, Endpoint::Tcp(_)), matches!(local, Endpoint::Shm(_)));
-        if tcp {
-            sockets::tune_connected(socket.as_fd());
-        }
-        // Beyond `connections_max` the socket is dropped: the peer sees the end at once.
-        let Some(index) = self.occupy(State::Handover(listener), shared) else { return };
-        self.connections[index as usize].socket = Some(socket);
-        if shared {
-            self.watch(index);
-        } else if self.open_stream(index).is_ok() {
-            into.raw.push(Raw::Accepted(listener, self.connections[index as usize].id(index)));
-        } else {
-            self.end(index, Closed::Io(libc::ENOMEM), into);
-        }
-    }
-
     pub(super) fn on_connect(&mut self, done: Completion, into: &mut Arrivals) {
         let index = done.subject.1;
         let connection = &mut self.connections[index as usize];
@@ -161,14 +99,14 @@ impl Uring {
         if connection.state != State::Connecting {
             return;
         }
-        let opened = match (done.result, connection.shared) {
+        let opened = match (done.result, connection.carries) {
             (error, _) if error < 0 => Err(io::Error::from_raw_os_error(-error)),
-            (_, true) => self.open_link_as_client(index),
-            (_, false) => {
+            (_, Carries::SharedMemory) => self.open_link_as_client(index),
+            _ => {
                 if matches!(connection.peer.as_deref(), Some(Address::Tcp(_))) {
                     sockets::tune_connected(connection.socket.as_ref().expect("connected").as_fd());
                 }
-                self.open_stream(index)
+                self.open_connection(index)
             }
         };
         match opened {
@@ -177,7 +115,18 @@ impl Uring {
         }
     }
 
-    fn open_stream(&mut self, index: u32) -> io::Result<()> {
+    /// Opens a connection whose socket stands, shared memory excepted.
+    pub(super) fn open_connection(&mut self, index: u32) -> io::Result<()> {
+        match self.connections[index as usize].carries {
+            Carries::Frames => self.open_frames(index)?,
+            Carries::Bytes | Carries::PipeIn | Carries::PipeOut => self.open_bytes(index)?,
+            Carries::Messages => self.open_messages(index),
+            Carries::SharedMemory => unreachable!("a link is opened by its handover"),
+        }
+        Ok(())
+    }
+
+    fn open_frames(&mut self, index: u32) -> io::Result<()> {
         let connection = &mut self.connections[index as usize];
         if connection.buffers.is_none() {
             connection.buffers = Some(ReceiveBuffers::new(index as u16, self.shape)?);
@@ -201,6 +150,15 @@ impl Uring {
     }
 
     pub(super) fn on_receive(&mut self, done: Completion, into: &mut Arrivals) {
+        let index = done.subject.1;
+        match self.connections[index as usize].carries {
+            Carries::Bytes | Carries::PipeIn | Carries::PipeOut => self.on_bytes(done, into),
+            Carries::Messages => self.on_message(done, into),
+            Carries::Frames | Carries::SharedMemory => self.on_frames(done, into),
+        }
+    }
+
+    fn on_frames(&mut self, done: Completion, into: &mut Arrivals) {
         let index = done.subject.1;
         let connection = &mut self.connections[index as usize];
         if !cqueue::more(done.flags) {
@@ -257,10 +215,15 @@ impl Uring {
 
     /// Memory of the last round goes back; whoever ran out of it receives again.
     pub(super) fn recycle(&mut self) {
+        self.recycle_pool();
         let mut used = std::mem::take(&mut self.used);
         for index in used.drain(..) {
             let connection = &mut self.connections[index as usize];
             connection.used = false;
+            if connection.carries.is_bytes() {
+                self.arm_bytes(index);
+                continue;
+            }
             connection.framer.recycle();
             if let Some(buffers) = &mut connection.buffers
                 && connection.state == State::Open
@@ -286,14 +249,15 @@ impl Uring {
 
     pub(super) fn queue(&mut self, to: ConnectionId, parts: &[&[u8]]) -> Result<(), SendError> {
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        assert!(bytes.is_multiple_of(FRAME_ALIGN), "a whole number of padded frames");
         let index = self.live(to).ok_or(SendError::Closed)?;
         let connection = &mut self.connections[index as usize];
-        if connection.closing || connection.mute {
+        let carries = connection.carries;
+        assert_ne!(carries, Carries::Messages, "a message connection carries messages");
+        assert!(bytes.is_multiple_of(FRAME_ALIGN) || carries.is_bytes(), "a whole number of padded frames");
+        if connection.closing || connection.mute || connection.finishing || carries == Carries::PipeIn {
             return Err(SendError::Closed);
         }
-        let shared = connection.shared;
-        let gone = if shared { self.write_through(index, parts) } else { 0 };
+        let gone = if carries == Carries::SharedMemory { self.write_through(index, parts) } else { 0 };
         if gone < bytes {
             self.connections[index as usize].outbox.push(parts, gone, self.options.send_queue_bytes)?;
         }
@@ -304,6 +268,13 @@ impl Uring {
     pub(super) fn close_when_sent(&mut self, id: ConnectionId) {
         let Some(index) = self.live(id) else { return };
         self.connections[index as usize].closing = true;
+        self.mark_dirty(index);
+    }
+
+    pub(super) fn close_at_once(&mut self, id: ConnectionId) {
+        let Some(index) = self.live(id) else { return };
+        let connection = &mut self.connections[index as usize];
+        (connection.closing, connection.aborting) = (true, true);
         self.mark_dirty(index);
     }
 
@@ -320,9 +291,11 @@ impl Uring {
         for index in dirty.drain(..) {
             let connection = &mut self.connections[index as usize];
             connection.dirty = false;
-            match connection.state {
-                State::Open if connection.shared => self.flush_link(index, into),
-                State::Open => self.flush_stream(index),
+            match (connection.state, connection.carries) {
+                _ if connection.aborting => {}
+                (State::Open, Carries::SharedMemory) => self.flush_link(index, into),
+                (State::Open, Carries::Messages) => self.flush_messages(index),
+                (State::Open, _) => self.flush_stream(index),
                 _ => {}
             }
             self.end_if_all_is_sent(index, into);
@@ -342,8 +315,8 @@ impl Uring {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let at = bytes.as_ptr();
         connection.sending = true;
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-        let entry = opcode::Send::new(self.raw_socket(index), at, length).flags(flags).build();
+        let carries = connection.carries;
+        let entry = Self::sending_entry(carries, self.raw_socket(index), at, length);
         // SAFETY: the outbox neither moves nor changes these bytes until `taken` says that they have gone.
         unsafe { self.push_for(index, Purpose::Send, entry) };
     }
@@ -358,26 +331,47 @@ impl Uring {
             return;
         }
         if done.result < 0 {
-            // What the peer sent before it went is still to be received; that side then tells the end.
-            connection.mute = true;
-            connection.outbox.reset();
-            sockets::shut_down(connection.socket.as_ref().expect("open").as_fd());
-            return;
+            return self.send_failed(index, -done.result, into);
+        }
+        if connection.carries == Carries::Messages {
+            return self.message_sent(index, into);
         }
         connection.outbox.taken(done.result as usize);
         if connection.outbox.room_again(limit) {
             into.raw.push(Raw::Room(connection.id(index)));
         }
-        if !connection.outbox.is_empty() || connection.closing {
+        if connection.carries.is_bytes() {
+            // There are many of these, and most are idle.
+            connection.outbox.shrink_if_empty();
+        }
+        if !connection.outbox.is_empty() || connection.closing || connection.finishing {
             self.mark_dirty(index);
         }
     }
 
+    /// The peer takes nothing more.
+    fn send_failed(&mut self, index: u32, errno: i32, into: &mut Arrivals) {
+        let connection = &mut self.connections[index as usize];
+        if !connection.receiving && connection.carries.is_bytes() {
+            return self.end(index, Closed::Io(errno), into);
+        }
+        // What the peer sent before it went is still to be received; that side then tells the end.
+        connection.mute = true;
+        connection.outbox.reset();
+        sockets::shut_down(connection.socket.as_ref().expect("open").as_fd());
+    }
+
     fn end_if_all_is_sent(&mut self, index: u32, into: &mut Arrivals) {
         let connection = &self.connections[index as usize];
-        let idle = connection.outbox.is_empty() && !connection.sending;
-        let alive = !matches!(connection.state, State::Free | State::Ended);
-        if alive && connection.closing && idle {
+        if matches!(connection.state, State::Free | State::Ended) {
+            return;
+        }
+        let sent = connection.all_is_sent();
+        if connection.finishing && sent && connection.state == State::Open {
+            self.shut_sending_side(index);
+        }
+        let connection = &self.connections[index as usize];
+        if connection.closing && sent || connection.aborting {
             self.end(index, Closed::Here, into);
         }
     }
@@ -394,16 +388,22 @@ impl Uring {
         if told {
             into.raw.push(Raw::Closed(connection.id(index), reason));
         }
-        if let Some(socket) = &connection.socket {
+        let carries = connection.carries;
+        if let Some(socket) = connection.socket.as_ref().filter(|_| !carries.is_pipe()) {
             sockets::shut_down(socket.as_fd());
         }
         if let Some(link) = connection.link.as_ref().filter(|_| connection.bell_armed) {
             link.ring_own_bell();
         }
+        let (receiving, sending) = (connection.receiving, connection.sending);
         if connecting {
-            let entry = opcode::AsyncCancel::new(Subject(Purpose::Connect, index).user_data()).build();
-            // SAFETY: the entry points to nothing.
-            unsafe { self.ring.push(entry, Subject(Purpose::Forget, 0)) };
+            self.cancel(index, Purpose::Connect);
+        }
+        if carries.is_pipe() && receiving {
+            self.cancel(index, Purpose::Receive);
+        }
+        if carries.is_pipe() && sending {
+            self.cancel(index, Purpose::Send);
         }
         self.links.retain(|link| *link != index);
         self.ending.push(index);
@@ -422,8 +422,12 @@ impl Uring {
             if let Some(buffers) = &mut connection.buffers {
                 buffers.unregister(&self.ring.submitter());
             }
+            let from = connection.from;
             connection.vacate();
             self.free.push(index);
+            if let Some(listener) = from {
+                self.count_out(listener);
+            }
             self.ending.swap_remove(at);
         }
     }

@@ -4,6 +4,8 @@ use crate::seam::SendError;
 
 /// An idle connection keeps no more than this of each buffer.
 const KEPT_BYTES: usize = 1 << 20;
+/// As [`KEPT_BYTES`] of one that must be cheap while idle.
+const KEPT_LITTLE_BYTES: usize = 8 << 10;
 
 /// The two buffers.
 #[derive(Default)]
@@ -64,6 +66,13 @@ impl Outbox {
         let room = self.refused && self.bytes() <= limit / 2;
         self.refused &= !room;
         room
+    }
+
+    /// Gives memory back once everything has gone.
+    pub(super) fn shrink_if_empty(&mut self) {
+        if self.is_empty() && self.filling.capacity().max(self.flight.capacity()) > KEPT_LITTLE_BYTES {
+            *self = Outbox { refused: self.refused, ..Outbox::default() };
+        }
     }
 
     /// Empties it for another connection. Nothing may be with the kernel.

@@ -105,8 +105,8 @@ impl Uring {
 
     /// A listener that ran out of descriptors tries again soon; otherwise until `until`.
     fn longest_sleep(&self, until: Instant) -> Duration {
-        let paused = self.listeners.iter().any(|listener| !listener.accepting);
-        until.since(clock::monotonic()).min(if paused { super::network::ACCEPT_PAUSE } else { SLEEP_MAX })
+        let most = if self.resting.is_empty() { SLEEP_MAX } else { super::listeners::ACCEPT_PAUSE };
+        until.since(clock::monotonic()).min(most)
     }
 
     // ---- sleeping on an eventfd, for an executor that has other things to do ----

@@ -1,11 +1,13 @@
 //! The few plain socket calls: make, bind, set options, shut down.
 
+use super::connection::Carries;
 use crate::seam::Endpoint;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, getpeername,
-    getsockname, listen, setsockopt, socket, sockopt,
+    getsockname, getsockopt, listen, setsockopt, socket, sockopt,
 };
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, SFlag, fstat};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -25,8 +27,12 @@ impl Address {
     pub(super) fn of(endpoint: &Endpoint) -> io::Result<Address> {
         Ok(match endpoint {
             Endpoint::Tcp(at) => Address::Tcp((*at).into()),
-            Endpoint::Unix(path) | Endpoint::Shm(path) => Address::Unix(UnixAddr::new(path.as_path())?),
+            Endpoint::Unix(path) | Endpoint::Shm(path) => return Address::of_path(path),
         })
+    }
+
+    pub(super) fn of_path(path: &Path) -> io::Result<Address> {
+        Ok(Address::Unix(UnixAddr::new(path)?))
     }
 
     pub(super) fn as_sockaddr(&self) -> (*const libc::sockaddr, libc::socklen_t) {
@@ -44,9 +50,10 @@ impl Address {
     }
 }
 
-/// A socket for this address.
-pub(super) fn make(address: &Address) -> io::Result<OwnedFd> {
-    Ok(socket(address.family(), SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
+/// A socket for this address, to carry this.
+pub(super) fn make(address: &Address, carries: Carries) -> io::Result<OwnedFd> {
+    let kind = if carries == Carries::Messages { SockType::SeqPacket } else { SockType::Stream };
+    Ok(socket(address.family(), kind, SockFlag::SOCK_CLOEXEC, None)?)
 }
 
 /// A listening socket; its errors name the endpoint and the remedy.
@@ -69,7 +76,7 @@ pub(super) fn listener(at: &Endpoint) -> io::Result<OwnedFd> {
 
 fn listen_tcp(at: &SocketAddr) -> io::Result<OwnedFd> {
     let address = Address::of(&Endpoint::Tcp(*at))?;
-    let socket = make(&address)?;
+    let socket = make(&address, Carries::Frames)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     tune_tcp(socket.as_fd(), at.ip().is_loopback());
     let Address::Tcp(address) = address else { unreachable!("made so") };
@@ -82,7 +89,7 @@ fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
     let address = UnixAddr::new(path)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the path is longer than 107 bytes"))?;
     remove_stale(path, &address)?;
-    let socket = make(&Address::Unix(address))?;
+    let socket = make(&Address::Unix(address), Carries::Frames)?;
     // Before the bind: the file then never exists with wider rights. Only this user may connect.
     nix::sys::stat::fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
     bind(socket.as_raw_fd(), &address)?;
@@ -119,12 +126,28 @@ pub(super) fn file_of(path: &Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
-/// No waiting for more bytes; and inside a host no pacing: bbr costs 5-15 % per message there.
+/// A TCP peer that has said nothing for so long is asked whether it is there: a host that lost its power says nothing.
+const KEEPALIVE_IDLE_S: u32 = 60;
+/// Between two such questions, and how many go unanswered before the connection has ended: two minutes in all.
+const KEEPALIVE_INTERVAL_S: u32 = 10;
+const KEEPALIVE_COUNT: u32 = 6;
+
+/// No waiting for more bytes; notice of a peer that is gone; and inside a host no pacing: bbr costs 5-15 % per message
+/// there. An accepted socket inherits all of these from the one that listens.
 fn tune_tcp(socket: BorrowedFd<'_>, loopback: bool) {
     let _ = setsockopt(&socket, sockopt::TcpNoDelay, &true);
+    let _ = setsockopt(&socket, sockopt::KeepAlive, &true);
+    let _ = setsockopt(&socket, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_S);
+    let _ = setsockopt(&socket, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL_S);
+    let _ = setsockopt(&socket, sockopt::TcpKeepCount, &KEEPALIVE_COUNT);
     if loopback {
         let _ = setsockopt(&socket, sockopt::TcpCongestion, &std::ffi::OsString::from("reno"));
     }
+}
+
+/// Sets the options of an adopted TCP socket, listening or connected.
+pub(super) fn tune_adopted(socket: BorrowedFd<'_>) {
+    tune_tcp(socket, local(socket).is_ok_and(|at| at.ip().is_loopback()));
 }
 
 /// Sets the options of a connected TCP socket.
@@ -152,6 +175,68 @@ pub(super) fn local(socket: BorrowedFd<'_>) -> io::Result<SocketAddr> {
 /// Ends both directions: what is in flight on the socket completes.
 pub(super) fn shut_down(socket: BorrowedFd<'_>) {
     let _ = nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+}
+
+/// Ends the sending direction.
+pub(super) fn shut_sending_side(socket: BorrowedFd<'_>) {
+    let _ = nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Write);
+}
+
+fn refused<T>(what: &str) -> io::Result<T> {
+    Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+}
+
+/// Whether it is a stream socket that listens.
+pub(super) fn check_listening(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let stream = getsockopt(&socket, sockopt::SockType)? == SockType::Stream;
+    if stream && getsockopt(&socket, sockopt::AcceptConn)? {
+        Ok(())
+    } else {
+        refused("no listening stream socket")
+    }
+}
+
+/// Whether it is a SEQPACKET socket that is connected.
+pub(super) fn check_seqpacket(socket: BorrowedFd<'_>) -> io::Result<()> {
+    if getsockopt(&socket, sockopt::SockType)? != SockType::SeqPacket {
+        return refused("no SEQPACKET socket");
+    }
+    getpeername::<SockaddrStorage>(socket.as_raw_fd())?;
+    Ok(())
+}
+
+/// Which kind of byte stream a descriptor is an end of.
+pub(super) fn what_it_carries(end: BorrowedFd<'_>) -> io::Result<Carries> {
+    let kind = SFlag::from_bits_truncate(fstat(end)?.st_mode) & SFlag::S_IFMT;
+    if kind == SFlag::S_IFIFO {
+        let access = OFlag::from_bits_retain(fcntl(end, FcntlArg::F_GETFL)?) & OFlag::O_ACCMODE;
+        return match access {
+            access if access == OFlag::O_RDONLY => Ok(Carries::PipeIn),
+            access if access == OFlag::O_WRONLY => Ok(Carries::PipeOut),
+            _ => refused("a FIFO that is open in both directions never ends"),
+        };
+    }
+    if kind != SFlag::S_IFSOCK || getsockopt(&end, sockopt::SockType)? != SockType::Stream {
+        return refused("neither a stream socket nor a pipe");
+    }
+    getpeername::<SockaddrStorage>(end.as_raw_fd())?;
+    Ok(Carries::Bytes)
+}
+
+/// Whether it is a TCP socket.
+pub(super) fn is_tcp(socket: BorrowedFd<'_>) -> bool {
+    local(socket).is_ok()
+}
+
+/// Makes an adopted descriptor like our own: not inherited by what this process runs, and waiting, which the ring does
+/// for us (it does not wait on a descriptor that says not to).
+pub(super) fn own(descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    let flags = OFlag::from_bits_retain(fcntl(descriptor, FcntlArg::F_GETFL)?);
+    if flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(descriptor, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
