@@ -163,7 +163,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         fs::write(temp.path().join("VERSION"), "millrace 9\n").unwrap();
         let error = DataDir::open(temp.path()).unwrap_err().to_string();
-        assert!(error.contains("`millrace 9`") && error.contains("`millrace 1`"), "{error}");
+        assert!(error.contains("`millrace 9`") && error.contains("`millrace 2`"), "{error}");
         assert!(!temp.path().join("log").exists());
     }
 

@@ -219,6 +219,9 @@ impl<D: Driver> Node<D> {
             }
             Event::Closed { connection, reason } => self.closed(connection, &reason),
             Event::Connected { .. } => unreachable!("a node connects to nobody"),
+            Event::Bytes { .. } | Event::Message { .. } => {
+                unreachable!("all connections of a node carry frames")
+            }
         }
     }
 
