@@ -4,7 +4,9 @@ use libbpf_cargo::SkeletonBuilder;
 use std::path::PathBuf;
 
 fn main() {
-    build("runq");
+    for program in ["account", "device", "events", "network", "runq"] {
+        build(program);
+    }
     println!("cargo::rerun-if-changed=include");
 }
 
@@ -13,7 +15,7 @@ fn build(program: &str) {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo says where"));
     let built = SkeletonBuilder::new()
         .source(&source)
-        .clang_args(["-I", "include", "-Wall", "-Werror"])
+        .clang_args(["-I", "include", "-Wall", "-Werror", "-mcpu=v3"])
         .build_and_generate(out.join(format!("{program}.skel.rs")));
     if let Err(error) = built {
         panic!("{source}: {error:#}\nclang, libelf-dev and zlib1g-dev must be installed: `make setup`");

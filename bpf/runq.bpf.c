@@ -8,6 +8,7 @@
 #include <bpf/bpf_tracing.h>
 #include <bpf/bpf_core_read.h>
 #include "abi.h"
+#include "histogram.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -50,18 +51,6 @@ static __always_inline struct runq_core *core_of(struct task_struct *task)
 {
 	__u32 tgid = task->tgid;
 	return bpf_map_lookup_elem(&cores, &tgid);
-}
-
-static __always_inline __u32 bucket_of(__u64 ns)
-{
-	__u32 bucket = 0;
-	for (int width = 32; width > 0; width /= 2) {
-		if (ns >> width) {
-			ns >>= width;
-			bucket += width;
-		}
-	}
-	return bucket < RUNQ_BUCKETS ? bucket : RUNQ_BUCKETS - 1;
 }
 
 static __always_inline void leaves(struct task_struct *task, __u64 now)

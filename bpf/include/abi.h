@@ -26,6 +26,17 @@
 /* Bytes of the ring of events: a power of two, 4,000 events. */
 #define EVENT_RING_BYTES 262144
 
+/* Constants of one load of the programs. */
+struct options {
+	/* Of the tracing programs, see struct control. */
+	__u64 generation;
+	/* Id of the platform's own cgroup: its processes, not those below, are never touched. */
+	__u64 platform;
+	/* Whether processes below that are of no sandbox are denied everything that has a rule. */
+	__u32 strangers_denied;
+	__u32 unused;
+};
+
 /* A sandbox, found by the id of its cgroup in the v2 tree. Replaced as a whole. */
 struct sandbox {
 	/* Its row in `usage` and `buckets`. */

@@ -1,6 +1,8 @@
 //! Why a program is not attached, and what to do about it.
 
 use crate::policy::PolicyError;
+use libbpf_rs::PrintLevel;
+use std::cell::RefCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -97,5 +99,28 @@ impl BpfError {
         let end = lines[lines.len().saturating_sub(12)..].join("; ");
         let reason = if end.is_empty() { format!("{error:#}") } else { format!("{error:#} ({end})") };
         BpfError::Refused { step, reason }
+    }
+}
+
+thread_local! {
+    /// What libbpf warned of while this thread loaded: it knows why a verifier refused, its errors do not say.
+    static WARNINGS: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// What libbpf warns of on this thread from now on.
+pub(crate) struct Warnings(());
+
+impl Warnings {
+    pub(crate) fn capture() -> Warnings {
+        libbpf_rs::set_print(Some((PrintLevel::Warn, |_, line| {
+            WARNINGS.with_borrow_mut(|warnings| warnings.push_str(&line));
+        })));
+        WARNINGS.with_borrow_mut(String::clear);
+        Warnings(())
+    }
+
+    /// This error of libbpf, with the warnings so far.
+    pub(crate) fn error(&self, step: &'static str, error: &libbpf_rs::Error) -> BpfError {
+        WARNINGS.with_borrow(|warnings| BpfError::of(step, error, warnings))
     }
 }

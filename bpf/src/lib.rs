@@ -13,6 +13,8 @@ pub mod error;
 pub mod policy;
 pub mod counters;
 pub mod events;
+mod pins;
+mod programs;
 pub mod enforcement;
 pub mod runq;
 

@@ -1,11 +1,10 @@
 //! Loader of `runq.bpf.c`: how worker cores get their CPUs.
 
 use crate::abi::{BUCKETS, CORE_BYTES, Core, THREAD_BYTES, Thread};
-use crate::error::BpfError;
+use crate::error::{BpfError, Warnings};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, PrintLevel};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
 use nix::time::{ClockId, clock_gettime};
-use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
@@ -138,19 +137,9 @@ impl RunQueue {
     }
 }
 
-thread_local! {
-    /// What libbpf warned of while this thread loaded: it knows why a verifier refused, its errors do not say.
-    static WARNINGS: RefCell<String> = const { RefCell::new(String::new()) };
-}
-
 fn load() -> Result<RunQueue, BpfError> {
-    libbpf_rs::set_print(Some((PrintLevel::Warn, |_, line| {
-        WARNINGS.with_borrow_mut(|warnings| warnings.push_str(&line));
-    })));
-    WARNINGS.with_borrow_mut(String::clear);
-    let refused = |step| {
-        move |error: libbpf_rs::Error| WARNINGS.with_borrow(|warnings| BpfError::of(step, &error, warnings))
-    };
+    let warnings = &Warnings::capture();
+    let refused = |step| move |error: libbpf_rs::Error| warnings.error(step, &error);
     let mut object = MaybeUninit::uninit();
     let open =
         skeleton::RunqSkelBuilder::default().open(&mut object).map_err(refused("open a BPF program"))?;

@@ -1,0 +1,66 @@
+// What happens to the processes of sandboxes: killed for want of memory, ended by seccomp, ended.
+
+#include "kernel.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+#include <bpf/bpf_core_read.h>
+#include "abi.h"
+#include "maps.h"
+#include "tracing.h"
+#include "tell.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+SEC("tp_btf/mark_victim")
+int BPF_PROG(on_oom, struct task_struct *victim)
+{
+	if (!is_active())
+		return 0;
+	struct sandbox *sandbox = sandbox_of(victim);
+	if (!sandbox)
+		return 0;
+	struct event *event = event_begin(EVENT_OOM, sandbox->index, victim->tgid);
+	if (event)
+		event_end(event);
+	return 0;
+}
+
+// In the exiting thread. Told once of each process: by its last thread.
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(on_exit, struct task_struct *task)
+{
+	if (!is_active())
+		return 0;
+	struct sandbox *sandbox = sandbox_of(task);
+	if (!sandbox)
+		return 0;
+	struct signal_struct *signal = task->signal;
+	if (signal->live.counter > 0)
+		return 0;
+	struct event *event = event_begin(EVENT_EXIT, sandbox->index, task->tgid);
+	if (!event)
+		return 0;
+	bool together = signal->flags & SIGNAL_GROUP_EXIT;
+	event->code = together ? signal->group_exit_code : task->exit_code;
+	event_end(event);
+	return 0;
+}
+
+SEC("tp_btf/signal_generate")
+int BPF_PROG(on_signal, int number, struct kernel_siginfo *info, struct task_struct *task)
+{
+	if (number != SIGSYS || (unsigned long)info <= SEND_SIG_PRIV || !is_active())
+		return 0;
+	if (BPF_CORE_READ(info, si_code) != SYS_SECCOMP)
+		return 0;
+	struct sandbox *sandbox = sandbox_of(task);
+	if (!sandbox)
+		return 0;
+	struct event *event = event_begin(EVENT_SECCOMP, sandbox->index, task->tgid);
+	if (!event)
+		return 0;
+	event->code = BPF_CORE_READ(info, _sifields._sigsys._syscall);
+	event->arch = BPF_CORE_READ(info, _sifields._sigsys._arch);
+	event_end(event);
+	return 0;
+}
