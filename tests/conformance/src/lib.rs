@@ -6,6 +6,7 @@
 //! it waits for what must come, and fails after [`PATIENCE`].
 
 pub mod broken;
+pub mod bytes;
 pub mod clock;
 pub mod files;
 pub mod streams;
@@ -175,6 +176,7 @@ fn brief(seen: &[Seen]) -> String {
         Seen::Frame(connection, header, body) => {
             format!("Frame({connection:?}, stamp {}, {} bytes)", header.stamp, body.len())
         }
+        Seen::Bytes(connection, bytes) => format!("Bytes({connection:?}, {})", bytes.len()),
         other => format!("{other:?}"),
     };
     format!("{} events, the last: {}", seen.len(), last.map(name).collect::<Vec<_>>().join(", "))
@@ -274,6 +276,15 @@ macro_rules! suite {
             another_protocol_ends_the_connection, half_a_frame_is_cut_off, nobody_listens,
             sends_wait_for_the_connection, connections_do_not_mix, a_name_is_not_given_twice,
             a_peer_that_dies_is_noticed, an_endpoint_is_listened_at_once, traffic_both_ways_at_once
+        );
+    };
+    ($name:ident, bytes, $ground:expr) => {
+        $crate::suite!(@ $name, $ground, bytes:
+            bytes_arrive_in_order, a_large_send_arrives, frames_are_bytes_here, a_dialogue_goes_on,
+            a_full_queue_says_so_and_then_has_room, a_close_sends_what_is_queued_first,
+            a_finished_side_has_said_everything, an_abort_does_not_wait, a_paused_stream_waits,
+            streams_do_not_mix, no_stream_starves, a_closed_listener_is_gone, nobody_listens,
+            shared_memory_carries_no_bytes
         );
     };
     ($name:ident, files, $ground:expr) => {

@@ -45,6 +45,7 @@ fn shm(test: &dyn Fn(&mut SimGround)) {
 
 conformance::suite!(over_tcp, streams, crate::tcp);
 conformance::suite!(over_shm, streams, crate::shm);
+conformance::suite!(bytes_over_tcp, bytes, crate::tcp);
 conformance::suite!(files, files, crate::tcp);
 
 mod canary {

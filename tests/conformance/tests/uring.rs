@@ -69,4 +69,6 @@ fn shm(test: &dyn Fn(&mut RealGround)) {
 conformance::suite!(over_tcp, streams, crate::tcp);
 conformance::suite!(over_unix, streams, crate::unix);
 conformance::suite!(over_shm, streams, crate::shm);
+conformance::suite!(bytes_over_tcp, bytes, crate::tcp);
+conformance::suite!(bytes_over_unix, bytes, crate::unix);
 conformance::suite!(files, files, crate::tcp);

@@ -110,8 +110,15 @@ impl End {
     }
 }
 
+/// Shared memory carries frames only.
+fn check_endpoint(at: &Endpoint, bytes: bool) -> io::Result<()> {
+    let fits = !bytes || !matches!(at, Endpoint::Shm(_));
+    if fits { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
+}
+
 impl Inner {
     pub fn listen(&mut self, id: ProcessId, at: &Endpoint, bytes: bool) -> io::Result<ListenerId> {
+        check_endpoint(at, bytes)?;
         let at = match at {
             Endpoint::Tcp(at) if at.port() == 0 => Endpoint::Tcp(self.free_port(*at)),
             other => other.clone(),
@@ -144,12 +151,13 @@ impl Inner {
         )
     }
 
-    pub fn connect(&mut self, id: ProcessId, to: &Endpoint, bytes: bool) -> ConnectionId {
+    pub fn connect(&mut self, id: ProcessId, to: &Endpoint, bytes: bool) -> io::Result<ConnectionId> {
+        check_endpoint(to, bytes)?;
         self.ends.push(End::new(id, to, bytes, None));
         let end = self.ends.len() - 1;
         let delay = self.delay();
         self.after(delay, Happening::Syn(end));
-        ConnectionId(end as u64)
+        Ok(ConnectionId(end as u64))
     }
 
     fn delay(&mut self) -> Duration {
