@@ -1,3 +1,4 @@
 //! Process functions.
 
 pub mod api;
+pub mod pool;
