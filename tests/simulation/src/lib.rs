@@ -74,6 +74,8 @@ pub struct Report {
     pub forgotten: u64,
     /// Outcomes told without what the call returned, because the queue's memory was full of calls.
     pub not_kept: u64,
+    /// Log segments used again.
+    pub recycled: u64,
     /// Processes that died and came back.
     pub crashes: u64,
     /// Turns of all processes.
@@ -85,13 +87,13 @@ pub struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { seed, trace_hash, scenario, calls, completed, dead, leases, run_again, .. } = self;
-        let Report { fenced, forgotten, not_kept, crashes, turns, simulated, .. } = self;
+        let Report { fenced, forgotten, not_kept, recycled, crashes, turns, simulated, .. } = self;
         write!(
             f,
             "seed {seed}: trace {trace_hash:016x}; {scenario}; {calls} calls: {completed} completed, {dead} dead, \
              0 lost; {leases} leases, {run_again} run again, {fenced} outcomes fenced, {forgotten} forgotten, \
              {not_kept} outcomes not kept; \
-             {crashes} crashes; {turns} turns in {simulated:.1?} of simulated time"
+             {recycled} segments used again, {crashes} crashes; {turns} turns in {simulated:.1?} of simulated time"
         )
     }
 }
@@ -157,6 +159,7 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, Violation> {
         fenced: witness.leases.stale,
         forgotten: witness.leases.again,
         not_kept: witness.leases.not_kept,
+        recycled: witness.recycled,
         crashes: fleet.crashes,
         turns: fleet.turns,
         simulated: world.now().since(begin),

@@ -267,6 +267,7 @@ impl Driver for Tap {
         self.inner.remove(file, name, token);
     }
     fn rename(&mut self, from: &str, to: &str, token: Token) {
+        self.witness.borrow_mut().recycled += 1;
         self.inner.rename(from, to, token);
     }
     fn block_bytes(&self) -> usize {

@@ -14,6 +14,8 @@ pub struct Witness {
     pub leases: Leases,
     /// The bug of this run.
     pub bug: Bug,
+    /// Log segments that the node used again.
+    pub recycled: u64,
     violation: Option<String>,
     /// Prints what happens.
     verbose: bool,
@@ -26,7 +28,7 @@ impl Witness {
     /// Nothing has been seen.
     pub fn new(promises: Promises, bug: Bug, verbose: bool) -> Shared {
         let (ledger, leases) = (Ledger::default(), Leases::new(promises));
-        Rc::new(RefCell::new(Witness { ledger, leases, bug, violation: None, verbose }))
+        Rc::new(RefCell::new(Witness { ledger, leases, bug, recycled: 0, violation: None, verbose }))
     }
 
     /// Keeps the first violation.

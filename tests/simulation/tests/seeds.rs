@@ -18,17 +18,23 @@ impl Drop for Blame {
 }
 
 fn shard(number: u64) {
-    let (mut calls, mut again, mut fenced, mut crashes) = (0, 0, 0, 0);
+    let (mut calls, mut again, mut fenced, mut recycled, mut crashes) = (0, 0, 0, 0, 0);
     for seed in (0..SEEDS).filter(|seed| seed % SHARDS == number) {
         let _blame = Blame(seed);
         let report = run(seed, &Options::default()).unwrap_or_else(|violation| panic!("{violation}"));
         calls += report.calls;
         again += report.run_again;
         fenced += report.fenced;
+        recycled += report.recycled;
         crashes += report.crashes;
     }
-    println!("{calls} calls, {again} run again, {fenced} outcomes fenced, {crashes} crashes");
-    assert!(again > 0 && fenced > 0 && crashes > 0, "the storms are too mild to test anything");
+    println!(
+        "{calls} calls, {again} run again, {fenced} outcomes fenced, {recycled} segments used again, {crashes} crashes"
+    );
+    assert!(
+        again > 0 && fenced > 0 && recycled > 0 && crashes > 0,
+        "the storms are too mild to test anything"
+    );
 }
 
 #[test]
