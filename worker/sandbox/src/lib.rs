@@ -5,5 +5,10 @@
 //! - [`cgroup`]: control groups of both versions behind one interface.
 
 pub mod cgroup;
+mod jail;
 pub mod protocol;
 pub mod socket;
+mod sys;
+
+/// What each sandbox used, as a core reads it.
+pub use bpf::counters;
