@@ -1,4 +1,4 @@
-//! The artefact store: wasm files by their SHA-256. Cold side only: it blocks on files.
+//! The artefact store: wasm files and bundles by their SHA-256. Cold side only: it blocks on files.
 
 use crate::datadir::sync_directory;
 use call::limits::ARTEFACT_BYTES_MAX;
@@ -41,6 +41,16 @@ impl From<io::Error> for UploadError {
     }
 }
 
+/// How wasm begins.
+const WASM: &[u8] = b"\0asm";
+/// Endings of files in the store: wasm, and everything else.
+const ENDINGS: [&str; 2] = ["wasm", "bundle"];
+
+/// Whether a text is a SHA-256 in hexadecimal, so that it may become a part of a path.
+fn is_hash(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// `artefacts/` of a data directory.
 pub struct ArtefactStore {
     directory: PathBuf,
@@ -59,11 +69,11 @@ impl ArtefactStore {
         Ok(ArtefactStore { directory, uploads: AtomicU64::new(0) })
     }
 
-    /// Where the artefact of this hash is, or would be. `None` if the text is not a hash.
+    /// Where the artefact of this hash is, `None` if it is not there.
     pub fn path(&self, sha256: &str) -> Option<PathBuf> {
-        let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-        let is_hash = sha256.len() == 64 && sha256.bytes().all(hex);
-        is_hash.then(|| self.directory.join(format!("{sha256}.wasm")))
+        is_hash(sha256).then_some(())?;
+        let mut paths = ENDINGS.iter().map(|ending| self.directory.join(format!("{sha256}.{ending}")));
+        paths.find(|path| path.is_file())
     }
 
     /// Bytes of the artefact, `None` if it is not there.
@@ -73,11 +83,14 @@ impl ArtefactStore {
 
     /// Begins to take an artefact.
     pub fn begin(&self, sha256: &str) -> Result<Upload, UploadError> {
-        let target = self.path(sha256).ok_or(UploadError::Name)?;
+        if !is_hash(sha256) {
+            return Err(UploadError::Name);
+        }
         let number = self.uploads.fetch_add(1, Ordering::Relaxed);
         let partial = self.directory.join(format!(".upload-{number}"));
         let file = File::create(&partial)?;
-        Ok(Upload { file, partial, target, sha256: sha256.to_owned(), hash: Sha256::new(), bytes: 0 })
+        let (hash, head) = (Sha256::new(), Vec::new());
+        Ok(Upload { file, partial, sha256: sha256.to_owned(), hash, head, bytes: 0 })
     }
 }
 
@@ -85,9 +98,10 @@ impl ArtefactStore {
 pub struct Upload {
     file: File,
     partial: PathBuf,
-    target: PathBuf,
     sha256: String,
     hash: Sha256,
+    /// Its first bytes, which tell what it is.
+    head: Vec<u8>,
     bytes: usize,
 }
 
@@ -99,6 +113,7 @@ impl Upload {
             return Err(UploadError::TooLarge);
         }
         self.hash.update(chunk);
+        self.head.extend(chunk.iter().take(WASM.len() - self.head.len()));
         Ok(self.file.write_all(chunk)?)
     }
 
@@ -109,8 +124,10 @@ impl Upload {
             return Err(UploadError::Hash(is));
         }
         self.file.sync_all()?;
-        fs::rename(&self.partial, &self.target)?;
-        sync_directory(self.target.parent().unwrap_or(Path::new(".")))?;
+        let ending = ENDINGS[usize::from(self.head != WASM)];
+        let directory = self.partial.parent().unwrap_or(Path::new("."));
+        fs::rename(&self.partial, directory.join(format!("{}.{ending}", self.sha256)))?;
+        sync_directory(directory)?;
         Ok(self.bytes as u64)
     }
 }
@@ -150,6 +167,20 @@ mod tests {
         upload.write(b"....").unwrap();
         assert_eq!(upload.finish().unwrap(), 8);
         assert_eq!((store.bytes(&name), fs::read(store.path(&name).unwrap()).unwrap().len()), (Some(8), 8));
+        assert!(store.path(&name).unwrap().ends_with(format!("{name}.wasm")));
+    }
+
+    #[test]
+    fn what_is_not_wasm_is_a_bundle() {
+        let (_temp, store) = store();
+        for bytes in [&b"\0as"[..], b"hello, this is a tar"] {
+            let name = sha256(bytes);
+            assert_eq!(store.path(&name), None);
+            let mut upload = store.begin(&name).unwrap();
+            bytes.chunks(2).for_each(|chunk| upload.write(chunk).unwrap());
+            upload.finish().unwrap();
+            assert!(store.path(&name).unwrap().ends_with(format!("{name}.bundle")));
+        }
     }
 
     #[test]

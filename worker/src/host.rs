@@ -1,12 +1,14 @@
-//! The host's session with the node: gets every function, has its artefact fetched, checked and compiled into the
-//! host's cache, and answers whether calls of it may be sent here.
+//! The host's session with the node: gets every function, has its artefact fetched, checked and compiled or unpacked
+//! into the host's cache, and answers whether calls of it may be sent here.
 //!
 //! It is off the path of calls: plain blocking sockets, two threads. One reads what the node publishes; the other
 //! compiles, one artefact at a time and at low priority, so that the cores keep their CPUs.
 
+use crate::bundle;
 use crate::plan::Plan;
 use call::admin::Hello;
 use call::frame::{self, FrameBuf, Header, Kind};
+use call::function::RuntimeKind;
 use call::limits::{ARTEFACT_BYTES_MAX, HEADER_BYTES};
 use call::{Frame, FunctionId, FunctionSpec, Status};
 use driver::Endpoint;
@@ -32,37 +34,55 @@ const FETCH_TRIES: u32 = 4;
 const NICE: i32 = 10;
 
 /// What makes an artefact ready to run on this host; [`Artefacts`] in production.
-pub trait Compile: Send + 'static {
-    /// Whether the artefact with this hash is ready, if need be by compiling wasm that is still there; false if its
-    /// wasm must be fetched.
+pub trait Prepare: Send + 'static {
+    /// Whether the function's artefact is ready, if need be made so from what is still there; false if it must be
+    /// fetched.
     ///
     /// # Errors
     /// A sentence for the function's owner.
-    fn ensure(&self, sha256: &str) -> Result<bool, String>;
-    /// Compiles `wasm` into the cache.
+    fn ensure(&self, spec: &FunctionSpec) -> Result<bool, String>;
+    /// Compiles or unpacks the artefact, whose hash was verified, into the cache.
     ///
     /// # Errors
     /// A sentence for the function's owner.
-    fn compile(&self, wasm: &[u8]) -> Result<(), String>;
+    fn prepare(&self, spec: &FunctionSpec, artefact: &[u8]) -> Result<(), String>;
 }
 
-/// The host's cache of compiled artefacts.
+/// The host's cache of compiled modules and unpacked bundles.
 struct Artefacts {
     cache: PathBuf,
 }
 
-impl Compile for Artefacts {
-    fn ensure(&self, sha256: &str) -> Result<bool, String> {
-        match artefact::ensure(&self.cache, sha256) {
-            Ok(_) => Ok(true),
-            Err(ArtefactError::Missing(_)) => Ok(false),
-            Err(error) => Err(error.to_string()),
+impl Prepare for Artefacts {
+    fn ensure(&self, spec: &FunctionSpec) -> Result<bool, String> {
+        match spec.runtime {
+            RuntimeKind::Wasm => match artefact::ensure(&self.cache, &spec.artefact) {
+                Ok(_) => Ok(true),
+                Err(ArtefactError::Missing(_)) => Ok(false),
+                Err(error) => Err(error.to_string()),
+            },
+            RuntimeKind::Process => {
+                let found = bundle::ensure(&self.cache, &spec.artefact).map_err(|error| error.to_string())?;
+                found.as_ref().map_or(Ok(false), |contents| startable(contents, spec).map(|()| true))
+            }
         }
     }
 
-    fn compile(&self, wasm: &[u8]) -> Result<(), String> {
-        artefact::compile(&self.cache, wasm).map(|_| ()).map_err(|error| error.to_string())
+    fn prepare(&self, spec: &FunctionSpec, artefact: &[u8]) -> Result<(), String> {
+        match spec.runtime {
+            RuntimeKind::Wasm => {
+                artefact::compile(&self.cache, artefact).map(|_| ()).map_err(|error| error.to_string())
+            }
+            RuntimeKind::Process => {
+                let unpacked = bundle::unpack(&self.cache, &spec.artefact, artefact);
+                startable(&unpacked.map_err(|error| format!("the bundle {error}"))?, spec)
+            }
+        }
     }
+}
+
+fn startable(contents: &bundle::Contents, spec: &FunctionSpec) -> Result<(), String> {
+    contents.check_command(&spec.process).map_err(|error| format!("the bundle {error}"))
 }
 
 /// The wish to have functions compiled, and the way to answer.
@@ -90,16 +110,17 @@ impl Shared {
 /// # Errors
 /// If a thread cannot be started.
 pub fn start(plan: &Plan) -> io::Result<()> {
+    bundle::sweep(&plan.cache);
     start_with(plan, Artefacts { cache: plan.cache.clone() })
 }
 
-fn start_with(plan: &Plan, compile: impl Compile) -> io::Result<()> {
+fn start_with(plan: &Plan, prepare: impl Prepare) -> io::Result<()> {
     let shared = Shared::default();
     let (compiler, artefacts) = (shared.clone(), plan.artefacts.clone());
     let named = |name: &str| std::thread::Builder::new().name(name.into());
     named("compile").spawn(move || {
         leave_signals_to_others();
-        compile_for_ever(&compiler, artefacts, &compile);
+        compile_for_ever(&compiler, artefacts, &prepare);
     })?;
     let (node, host) = (plan.host_node.clone(), plan.host.clone());
     named("host-session").spawn(move || {
@@ -207,7 +228,7 @@ fn malformed(error: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
-fn compile_for_ever(shared: &Shared, artefacts: Option<PathBuf>, compile: &impl Compile) {
+fn compile_for_ever(shared: &Shared, artefacts: Option<PathBuf>, prepare: &impl Prepare) {
     // SAFETY: plain numbers; on Linux, 0 means the calling thread. If it is refused, compiling is only less polite.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
     loop {
@@ -219,7 +240,7 @@ fn compile_for_ever(shared: &Shared, artefacts: Option<PathBuf>, compile: &impl 
             desk = shared.0.1.wait(desk).expect("no thread panics while it holds the desk");
         };
         drop(desk);
-        let result = ready(&spec, artefacts.as_ref(), &admin, compile);
+        let result = ready(&spec, artefacts.as_ref(), &admin, prepare);
         let (name, version) = (&spec.name, spec.version);
         match &result {
             Ok(()) => say(format_args!("event=ready function={}/{name} version={version}", spec.namespace)),
@@ -245,40 +266,44 @@ fn answer(shared: &Shared, function: FunctionId, version: u32, result: Result<()
     }
 }
 
-/// Has the artefact compiled and in the cache, or says why not.
+/// Has the artefact compiled or unpacked in the cache, or says why not.
 fn ready(
     spec: &FunctionSpec,
     artefacts: Option<&PathBuf>,
     admin: &str,
-    compile: &impl Compile,
+    prepare: &impl Prepare,
 ) -> Result<(), String> {
-    if compile.ensure(&spec.artefact)? {
+    if prepare.ensure(spec)? {
         return Ok(());
     }
-    let wasm = fetch(spec, artefacts, admin)?;
-    let is = artefact::sha256(&wasm);
+    let artefact = fetch(spec, artefacts, admin)?;
+    let is = artefact::sha256(&artefact);
     if is != spec.artefact {
         return Err(format!(
             "the artefact's SHA-256 is {is}, but {} was deployed; deploy it again",
             spec.artefact
         ));
     }
-    compile.compile(&wasm)
+    prepare.prepare(spec, &artefact)
 }
 
-/// The wasm file: from the node's store if it is on this host, else over HTTP.
+/// The artefact: from the node's store if it is on this host, else over HTTP.
 fn fetch(spec: &FunctionSpec, artefacts: Option<&PathBuf>, admin: &str) -> Result<Vec<u8>, String> {
+    let ending = match spec.runtime {
+        RuntimeKind::Wasm => "wasm",
+        RuntimeKind::Process => "bundle",
+    };
     if let Some(store) = artefacts
-        && let Ok(wasm) = std::fs::read(store.join(format!("{}.wasm", spec.artefact)))
+        && let Ok(bytes) = std::fs::read(store.join(format!("{}.{ending}", spec.artefact)))
     {
-        return Ok(wasm);
+        return Ok(bytes);
     }
     let url = format!("{admin}/v1/artefacts/{}", spec.artefact);
     let mut wait = RETRY_MIN;
     let mut tries = 1;
     loop {
         match get(&url) {
-            Ok(wasm) => return Ok(wasm),
+            Ok(bytes) => return Ok(bytes),
             Err(error) if tries == FETCH_TRIES => {
                 return Err(format!(
                     "GET {url} failed {tries} times: {error}; is the admin API reachable from here?"
@@ -309,11 +334,11 @@ mod tests {
     /// A compiler that refuses one word and remembers nothing.
     struct Fake;
 
-    impl Compile for Fake {
-        fn ensure(&self, sha256: &str) -> Result<bool, String> {
-            Ok(sha256 == "cached")
+    impl Prepare for Fake {
+        fn ensure(&self, spec: &FunctionSpec) -> Result<bool, String> {
+            Ok(spec.artefact == "cached")
         }
-        fn compile(&self, wasm: &[u8]) -> Result<(), String> {
+        fn prepare(&self, _spec: &FunctionSpec, wasm: &[u8]) -> Result<(), String> {
             if wasm == b"bad" { Err("not wasm".into()) } else { Ok(()) }
         }
     }

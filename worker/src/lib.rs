@@ -9,6 +9,8 @@ pub mod core;
 mod ingress;
 mod admit;
 mod dispatch;
+mod fair;
+mod heap;
 mod execute;
 mod egress;
 mod functions;
@@ -17,6 +19,7 @@ mod parking;
 pub mod stats;
 pub mod process;
 pub mod supervisor;
+pub mod bundle;
 pub mod host;
 
 pub use config::Config;

@@ -46,13 +46,15 @@ pub async fn put(
     Ok((StatusCode::CREATED, Json(Stored { artefact: sha256, bytes })))
 }
 
-/// `GET /v1/artefacts/{sha256}`: where hosts fetch what they compile.
+/// `GET /v1/artefacts/{sha256}`: where hosts fetch what they compile or unpack.
 pub async fn get(State(admin): State<Shared>, Path(sha256): Path<String>) -> Reply<impl IntoResponse> {
     let absent = || {
         let message = format!("there is no artefact {sha256}");
         ApiError::not_found(message, "upload it with PUT /v1/artefacts/{sha256}")
     };
     let path = admin.store.path(&sha256).ok_or_else(absent)?;
+    let is_wasm = path.extension().is_some_and(|ending| ending == "wasm");
+    let kind = if is_wasm { "application/wasm" } else { "application/octet-stream" };
     let bytes = tokio::fs::read(path).await.map_err(|_| absent())?;
-    Ok(([(header::CONTENT_TYPE, "application/wasm")], bytes))
+    Ok(([(header::CONTENT_TYPE, kind)], bytes))
 }

@@ -145,7 +145,7 @@ impl From<UploadError> for ApiError {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "too-large",
                 message,
-                "strip debug sections (`wasm-strip`, `-C strip=symbols`)",
+                "strip debug sections (`wasm-strip`, `-C strip=symbols`); leave tests and caches out of a bundle",
             ),
             UploadError::Hash(_) => {
                 ApiError::unprocessable(message, "send it again: it was damaged or misnamed")

@@ -21,8 +21,14 @@ pub const STDERR_BYTES_MAX: usize = 16 << 10;
 pub const ATTRIBUTES_MAX: usize = 64;
 /// Bytes of one attribute key or value.
 pub const ATTRIBUTE_BYTES_MAX: usize = 1024;
-/// Bytes of the largest deployable wasm file: componentised Python is 18 MB.
+/// Bytes of the largest deployable wasm file or bundle: componentised Python is 18 MB.
 pub const ARTEFACT_BYTES_MAX: usize = 64 << 20;
+/// Bytes of the largest bundle, unpacked: twice what Lambda allows.
+pub const BUNDLE_BYTES_MAX: u64 = 512 << 20;
+/// Files, directories and links of a bundle.
+pub const BUNDLE_ENTRIES_MAX: usize = 1 << 16;
+/// Bytes of the longest path in a bundle.
+pub const BUNDLE_PATH_BYTES_MAX: usize = 1024;
 /// How far ahead a start time may lie. The paper speaks of hours; a week bounds the pinned log.
 pub const START_AHEAD_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Longest name of a function, namespace or tenant, in bytes.
