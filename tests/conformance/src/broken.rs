@@ -21,6 +21,12 @@ pub enum Bug {
     TakesAfterClose,
     /// A block is given to two takers.
     SharesBlocks,
+    /// The last byte of a send that is no whole number of frames is lost.
+    LosesBytes,
+    /// A paused stream goes on.
+    IgnoresPause,
+    /// A closed listener still accepts.
+    KeepsListening,
     /// A renamed file has another name than was asked for.
     MisspellsNames,
 }
@@ -90,6 +96,9 @@ impl<D: Driver> Driver for Broken<D> {
     fn send(&mut self, to: ConnectionId, frames: &[u8]) -> Result<(), SendError> {
         let result = match self.bug {
             Bug::Reorders => self.inner.send(to, &reversed(frames)),
+            Bug::LosesBytes if !frames.len().is_multiple_of(16) => {
+                self.inner.send(to, &frames[..frames.len() - 1])
+            }
             _ => self.inner.send(to, frames),
         };
         self.blur(result)
@@ -100,6 +109,31 @@ impl<D: Driver> Driver for Broken<D> {
     }
     fn close(&mut self, connection: ConnectionId) {
         self.inner.close(connection);
+    }
+    fn listen_bytes(&mut self, at: &Endpoint) -> io::Result<ListenerId> {
+        self.inner.listen_bytes(at)
+    }
+    fn connect_bytes(&mut self, to: &Endpoint) -> io::Result<ConnectionId> {
+        self.inner.connect_bytes(to)
+    }
+    fn finish(&mut self, connection: ConnectionId) {
+        self.inner.finish(connection);
+    }
+    fn abort(&mut self, connection: ConnectionId) {
+        self.inner.abort(connection);
+    }
+    fn pause(&mut self, connection: ConnectionId) {
+        if self.bug != Bug::IgnoresPause {
+            self.inner.pause(connection);
+        }
+    }
+    fn resume(&mut self, connection: ConnectionId) {
+        self.inner.resume(connection);
+    }
+    fn close_listener(&mut self, listener: ListenerId) {
+        if self.bug != Bug::KeepsListening {
+            self.inner.close_listener(listener);
+        }
     }
     fn files(&self) -> io::Result<Vec<(String, u64)>> {
         self.inner.files()

@@ -105,4 +105,22 @@ mod canary {
     fn a_block_with_two_takers_is_seen() {
         with(Bug::SharesBlocks, conformance::files::blocks_are_a_fixed_supply);
     }
+
+    #[test]
+    #[should_panic(expected = "bytes")]
+    fn a_lost_byte_is_seen() {
+        with(Bug::LosesBytes, conformance::bytes::frames_are_bytes_here);
+    }
+
+    #[test]
+    #[should_panic(expected = "a paused stream took 64 MiB")]
+    fn a_paused_stream_that_goes_on_is_seen() {
+        with(Bug::IgnoresPause, conformance::bytes::a_paused_stream_waits);
+    }
+
+    #[test]
+    #[should_panic(expected = "waited too long for a refusal")]
+    fn a_closed_listener_that_accepts_is_seen() {
+        with(Bug::KeepsListening, conformance::bytes::a_closed_listener_is_gone);
+    }
 }

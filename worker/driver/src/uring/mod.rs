@@ -83,6 +83,8 @@ pub struct Options {
     pub stream_buffers: u16,
     /// Bytes of each, a multiple of 4096: the longest [`crate::Event::Bytes`].
     pub stream_buffer_bytes: usize,
+    /// Read pipes with one entry for many reads where the kernel has that (Linux 6.7).
+    pub multishot_reads: bool,
     /// Entries of the submission queue; the completion queue holds eight times as many.
     pub ring_entries: u32,
 }
@@ -104,6 +106,7 @@ impl Default for Options {
             listeners_max: 1024,
             stream_buffers: 128,
             stream_buffer_bytes: 16 << 10,
+            multishot_reads: true,
             ring_entries: 512,
         }
     }
@@ -177,7 +180,7 @@ impl Uring {
             bytes: options.receive_buffer_bytes,
             incremental: ReceiveBuffers::probe_incremental(&submitter),
         };
-        let reads_again = capabilities::reads_again(&ring);
+        let reads_again = options.multishot_reads && capabilities::reads_again(&ring);
         let blocks = Blocks::new(options.blocks, options.block_bytes, options.register_blocks, &submitter)?;
         let disk = Disk::new(options.data_dir.clone(), blocks)?;
         Ok(Uring {
