@@ -63,6 +63,7 @@ impl CgroupError {
             libc::EINVAL | libc::ERANGE => {
                 "the value is out of bounds, or beyond what the group above allows"
             }
+            libc::ENOSPC if path.ends_with("cpuset.cpus") => "a group with processes cannot be without CPUs",
             libc::ENOSPC => {
                 "the host has as many groups as it may; see cgroup.max.descendants of the groups above"
             }

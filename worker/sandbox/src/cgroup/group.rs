@@ -72,7 +72,7 @@ impl Group {
         self.directories[tree] = Some(directory.clone());
         let of = &self.parent.trees[tree];
         if of.version == Version::One && of.controllers.contains(&Controller::Cpuset) {
-            inherit_cpus(&directory)?;
+            inherit_cpus(of.version, &directory)?;
         }
         Ok(())
     }
@@ -140,8 +140,9 @@ impl Group {
                 for change in limits::changes(of.version, *controller, &self.applied, limits, &disk) {
                     write(directory, &change)?;
                 }
-                if *controller == Controller::Cpuset && of.version == Version::One {
-                    cpus_v1(directory, &self.applied, limits)?;
+                let is_free = limits.cpus.is_empty() && !self.applied.cpus.is_empty();
+                if *controller == Controller::Cpuset && is_free {
+                    inherit_cpus(of.version, directory)?;
                 }
             }
         }
@@ -456,14 +457,6 @@ fn write(directory: &Path, change: &limits::Change) -> Result<(), CgroupError> {
     match files::write(&directory.join(change.file), &change.text) {
         Err(error) if change.is_optional && error.errno() == Some(libc::ENOENT) => Ok(()),
         written => written,
-    }
-}
-
-fn cpus_v1(directory: &Path, old: &Limits, new: &Limits) -> Result<(), CgroupError> {
-    match (old.cpus == new.cpus, new.cpus.is_empty()) {
-        (true, _) => Ok(()),
-        (false, true) => inherit_cpus(directory),
-        (false, false) => files::write(&directory.join("cpuset.cpus"), &limits::cpu_list(&new.cpus)),
     }
 }
 

@@ -81,7 +81,7 @@ fn optional(file: &'static str, text: impl ToString) -> Change {
 }
 
 /// What to write, in order, to get one controller from `old` to `new`. `disk` is `major:minor` of the data directory.
-/// The CPUs of v1 are not among it: they depend on the group above.
+/// To have no limit of CPUs again is not among it: what to write then depends on the group above.
 pub(super) fn changes(
     version: Version,
     controller: Controller,
@@ -97,15 +97,15 @@ pub(super) fn changes(
             vec![change("pids.max", most(new.pids_max.into(), "max"))]
         }
         (Controller::Io, _) if old.io_bytes != new.io_bytes => io(version, new, disk),
-        (Controller::Cpuset, Version::Two) if old.cpus != new.cpus => {
-            vec![change("cpuset.cpus", format!("{}\n", cpu_list(&new.cpus)))]
+        (Controller::Cpuset, _) if old.cpus != new.cpus && !new.cpus.is_empty() => {
+            vec![change("cpuset.cpus", cpu_list(&new.cpus))]
         }
         _ => Vec::new(),
     }
 }
 
 /// As in `cpuset.cpus`.
-pub(super) fn cpu_list(cpus: &[u32]) -> String {
+fn cpu_list(cpus: &[u32]) -> String {
     cpus.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
 }
 
@@ -240,7 +240,7 @@ mod tests {
             "memory.max=1048576",
             "pids.max=64",
             "io.max=8:0 rbps=4096 wbps=4096",
-            "cpuset.cpus=0,2\n",
+            "cpuset.cpus=0,2",
         ];
         assert_eq!(all, expected);
     }

@@ -71,7 +71,9 @@ impl Parent {
         for (tree, top) in hierarchy.trees.iter().zip(&tops) {
             files::make(top)?;
             match tree.version {
-                Version::One if tree.controllers.contains(&Controller::Cpuset) => inherit_cpus(top)?,
+                Version::One if tree.controllers.contains(&Controller::Cpuset) => {
+                    inherit_cpus(Version::One, top)?;
+                }
                 Version::One => {}
                 Version::Two => enable(tree, top)?,
             }
@@ -158,11 +160,16 @@ fn name_of(data_dir: &Path) -> String {
     format!("millrace-{hash:016x}")
 }
 
-/// A v1 group of cpuset takes no process before it has CPUs and memory nodes.
-pub(super) fn inherit_cpus(group: &Path) -> Result<(), CgroupError> {
+/// Gives a group all CPUs of the one above. A v1 group takes no process before it has CPUs and memory nodes; a v2 one
+/// with processes cannot go back to having none of its own (ENOSPC on Linux 6.1).
+pub(super) fn inherit_cpus(version: Version, group: &Path) -> Result<(), CgroupError> {
     let above = group.parent().expect("a group lies in a directory");
-    for file in ["cpuset.mems", "cpuset.cpus"] {
-        files::write(&group.join(file), files::read(&above.join(file))?.trim())?;
+    let pairs: &[(&str, &str)] = match version {
+        Version::One => &[("cpuset.mems", "cpuset.mems"), ("cpuset.cpus", "cpuset.cpus")],
+        Version::Two => &[("cpuset.cpus.effective", "cpuset.cpus")],
+    };
+    for (from, to) in pairs {
+        files::write(&group.join(to), files::read(&above.join(from))?.trim())?;
     }
     Ok(())
 }
