@@ -147,8 +147,9 @@ impl Counters {
             if word(ENTERING, Ordering::Acquire) == entered && word(LEAVING, Ordering::Acquire) == left {
                 // Asked for after the reading: a slice that is in it began before now.
                 let running = entered.wrapping_sub(left).wrapping_mul(now_ns());
+                // A slice that ends now ended some ns before it is counted as ended: never go back by those.
                 let cpu_ns = ran_ns.wrapping_add(running);
-                cpu_before.store(cpu_ns, Ordering::Relaxed);
+                let cpu_ns = cpu_before.fetch_max(cpu_ns, Ordering::Relaxed).max(cpu_ns);
                 left_before.store(left, Ordering::Relaxed);
                 return (cpu_ns, left);
             }

@@ -8,7 +8,7 @@ use crate::events::Event;
 use crate::pins::Pins;
 use crate::policy::{Network, Policy};
 use crate::programs::{self, Setup};
-use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder, libbpf_sys};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
 use memmap2::{MmapOptions, MmapRaw};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -206,9 +206,8 @@ impl Enforcement {
             .len(bytes)
             .map_raw(policies.as_fd().as_raw_fd())
             .map_err(|error| BpfError::Refused { step: "map the policies", reason: error.to_string() })?;
-        let read_only = libbpf_sys::BPF_F_RDONLY;
-        let counters = MapHandle::from_pinned_path_with_file_flags(pins.map("usages"), read_only)
-            .map_err(refused("open the counters of sandboxes"))?;
+        let counters = open("usages")?;
+        freeze(&counters)?;
         assert_eq!(counters.value_size() as usize, crate::ROW_BYTES, "struct usage and its mirror differ");
         let drained = Arc::new(Mutex::new(Vec::new()));
         let ring = ring_into(&drained, &open("events")?).map_err(refused("read the ring of events"))?;
@@ -405,8 +404,8 @@ impl Enforcement {
         Ok(())
     }
 
-    /// The array of counters, for [`Counters::map`] in this process or in another one: it cannot be written through
-    /// this descriptor.
+    /// The array of counters, for [`Counters::map`] in this process or in another one. It is frozen: no process can write
+    /// it, only the programs.
     pub fn counters_fd(&self) -> BorrowedFd<'_> {
         self.counters.as_fd()
     }
@@ -450,6 +449,15 @@ impl Enforcement {
     pub fn stop(self) -> Result<(), BpfError> {
         self.pins.remove()
     }
+}
+
+/// From now on only programs write this map. (A map that is opened read-only instead cannot be mapped.)
+fn freeze(map: &MapHandle) -> Result<(), BpfError> {
+    let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd()));
+    if about.is_ok_and(|about| about.lines().any(|line| line == "frozen:\t1")) {
+        return Ok(());
+    }
+    map.freeze().map_err(refused("freeze the counters of sandboxes"))
 }
 
 /// Has the new tracing programs count in place of the ones before them, and detaches those.
