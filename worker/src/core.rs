@@ -20,7 +20,7 @@ use call::frame::FrameBuf;
 use call::limits::Limits;
 use call::{Instant, Status};
 use driver::{Arrivals, Driver};
-use runtime::{Runtime, SlotId};
+use runtime::{Progress, Runtime, SlotId};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -54,6 +54,8 @@ pub struct Core<D, R> {
     pub(crate) queues: Queues,
     /// Where frames are encoded before they are given to the driver.
     pub(crate) out: FrameBuf,
+    /// What the runtime said to be ready in this turn.
+    pub(crate) ready: Vec<(SlotId, Progress)>,
     /// Slots whose outcome found no room in the connection.
     pub(crate) unsent: VecDeque<SlotId>,
     pub(crate) phase: Phase,
@@ -73,6 +75,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
             parking: Parking::new(slots),
             queues: Queues::new(slots),
             out: FrameBuf::with_capacity(64 << 10),
+            ready: Vec::with_capacity(slots as usize),
             unsent: VecDeque::with_capacity(slots as usize),
             phase: Phase::Serving,
             stats: Stats::new(),
@@ -87,16 +90,21 @@ impl<D: Driver, R: Runtime> Core<D, R> {
     /// One round: serves what `arrivals` brought, runs slices, queues what is to be sent. Gives the instant until
     /// which the caller may sleep in `reap`; one that has passed means that there is work left.
     ///
+    /// The runtime serves its own connections first, so that what has arrived for a call counts before its time-out.
     /// In each round all short calls that fit the round's time come first and then one slice of one long call, so
     /// that short calls pass long ones, and the ring is served at least once per slice and round time.
     pub fn turn(&mut self, arrivals: &Arrivals) -> Instant {
+        let now = self.driver.now();
+        self.runtime.serve(&mut self.driver, arrivals, now, &mut self.ready);
         let mut round = Round::begin(self.driver.precise(), self.plan.round);
+        self.take_ready(&mut round);
         self.begin_waiting(&mut round);
         self.ingress(arrivals, &mut round);
         self.expire(round.clock);
         self.slice_long(&mut round);
         self.admit(round.clock);
         self.leave(round.clock);
+        self.runtime.flush(&mut self.driver);
         self.sleep_until()
     }
 
@@ -155,14 +163,40 @@ impl<D: Driver, R: Runtime> Core<D, R> {
     /// Its invariants: every held slot is in exactly one place, and no call was taken without a credit.
     pub fn check(&self) {
         let count = |is: fn(State) -> bool| self.slots.count_of(is);
-        let waiting = count(|state| matches!(state, State::Parked | State::Running));
-        assert_eq!(waiting, self.queues.len(), "each parked or running call is in one queue");
+        let waiting = self.check_queues();
         let ended = count(|state| matches!(state, State::Ended | State::Refused(_)));
         assert_eq!(ended, self.unsent.len(), "each ended call waits for room");
         assert_eq!(self.slots.held() as usize, waiting + ended, "each held slot is somewhere");
         if self.connected() && self.phase == Phase::Serving {
             self.credits.check(self.slots.count(), self.slots.held());
         }
+    }
+
+    /// Each call that has not ended is in exactly one place, and has its alarm; how many there are.
+    fn check_queues(&self) -> usize {
+        let queues = &self.queues;
+        let (mut waiting, mut queued) = (0, 0);
+        for slot in (0..self.slots.count()).map(SlotId) {
+            let rests = queues.rests(slot);
+            let begun = match self.slots.get(slot).state {
+                State::Parked => false,
+                State::Running => true,
+                State::Waiting => {
+                    assert!(rests, "a waiting call has an alarm and is in no queue");
+                    waiting += 1;
+                    continue;
+                }
+                State::Free | State::Ended | State::Refused(_) => {
+                    assert!(!rests && !queues.long.contains(slot), "a call that has ended is in no queue");
+                    continue;
+                }
+            };
+            assert!(!begun || queues.alarms.contains(slot), "a call that has begun has an alarm");
+            waiting += 1;
+            queued += usize::from(!rests);
+        }
+        assert_eq!(queued, queues.short.len() + queues.long.len(), "each call that wants a slice is in one queue");
+        waiting
     }
 
     /// Drops every call it holds; the node leases them again, to this core or another.
@@ -173,7 +207,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
             match self.slots.get(slot).state {
                 State::Free => continue,
                 State::Parked => self.parking.leave(slot),
-                State::Running => {
+                State::Running | State::Waiting => {
                     self.runtime.stop(slot, Status::WorkerLost);
                     self.runtime.release(slot);
                 }
@@ -216,7 +250,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
             Link::Greeting { give_up_at, .. } => give_up_at,
             Link::Up { .. } => self.credits.heartbeat_at(),
         };
-        let alarm = alarm.min(self.queues.wakes_at());
+        let alarm = alarm.min(self.queues.wakes_at()).min(self.runtime.alarm());
         match self.phase {
             Phase::Draining { by } | Phase::Leaving { by } => alarm.min(by),
             Phase::Serving | Phase::Left => alarm,

@@ -2,18 +2,25 @@
 //!
 //! A call begins at once, straight from the memory in which its frame arrived, while the round's time lasts and
 //! nothing waits before it. Otherwise its frame is copied into parking memory and its slot into one of two queues:
-//! *short* calls, in order of arrival, begin first in the next round; *long* ones share what is left, a slice each
-//! in turn. A call is long once it has outlived a slice, or if calls of its function lately did. One that sleeps
-//! gets no slice before it wakes, and lets the core sleep too.
+//! *short* calls, in order of arrival, begin first in the next round; *long* ones share what is left by weight, a
+//! slice at a time (see [`crate::fair`]). A call is long once it has outlived a slice, or if calls of its function
+//! lately did.
+//!
+//! One that sleeps, or whose function has used up its quota, gets no slice before its time, and one that waits for
+//! something outside of the core none before the runtime says so; all of these let the core sleep, too. Each call that
+//! has begun and not ended has an alarm: its time-out, or an earlier instant at which it is to be looked at.
 
 use crate::core::Core;
+use crate::fair::Fair;
+use crate::heap::SlotHeap;
+use crate::plan::SLICE;
 use crate::slots::State;
 use call::body::ArchivedArguments;
+use call::time::nanos;
 use call::{Frame, Instant, Status};
 use driver::Driver;
-use runtime::{Runtime, SlotId};
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use runtime::{Progress, Runtime, SlotId};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// The time of one round.
@@ -35,27 +42,23 @@ impl Round {
     }
 }
 
-/// Calls that wait for a slice.
+/// Calls that wait, for a slice or for something else.
 pub(crate) struct Queues {
     /// Parked calls that are expected to end within a slice.
-    short: VecDeque<SlotId>,
+    pub short: VecDeque<SlotId>,
     /// Running calls, and parked ones that are expected to outlive a slice.
-    long: VecDeque<SlotId>,
-    /// Running calls that sleep, by when they wake or time out.
-    asleep: BinaryHeap<Reverse<(Instant, SlotId)>>,
-    /// No running call that is awake times out before this.
-    timeout_at: Instant,
+    pub long: Fair,
+    /// When to look at a call again, whatever it does until then.
+    pub alarms: SlotHeap<Instant>,
 }
 
 impl Queues {
     pub fn new(slots: u32) -> Queues {
-        let queue = || VecDeque::with_capacity(slots as usize);
-        let asleep = BinaryHeap::with_capacity(slots as usize);
-        Queues { short: queue(), long: queue(), asleep, timeout_at: Instant::NEVER }
-    }
-
-    pub fn len(&self) -> usize {
-        self.short.len() + self.long.len() + self.asleep.len()
+        Queues {
+            short: VecDeque::with_capacity(slots as usize),
+            long: Fair::new(slots, nanos(SLICE)),
+            alarms: SlotHeap::new(slots),
+        }
     }
 
     /// Whether no call wants a slice now; see [`Queues::wakes_at`].
@@ -66,29 +69,17 @@ impl Queues {
     pub fn clear(&mut self) {
         self.short.clear();
         self.long.clear();
-        self.asleep.clear();
-        self.timeout_at = Instant::NEVER;
+        self.alarms.clear();
     }
 
-    /// A call wants another slice.
-    pub fn push_long(&mut self, slot: SlotId, timeout_at: Instant) {
-        self.long.push_back(slot);
-        self.timeout_at = self.timeout_at.min(timeout_at);
-    }
-
-    /// A call wants no slice before this.
-    pub fn push_asleep(&mut self, slot: SlotId, wakes_at: Instant) {
-        self.asleep.push(Reverse((wakes_at, slot)));
-    }
-
-    /// When the next sleeping call wakes.
+    /// When the next alarm is.
     pub fn wakes_at(&self) -> Instant {
-        self.asleep.peek().map_or(Instant::NEVER, |Reverse((at, _))| *at)
+        self.alarms.peek().map_or(Instant::NEVER, |(at, _)| at)
     }
 
-    /// A sleeping call whose time has come.
-    fn pop_awake(&mut self, now: Instant) -> Option<SlotId> {
-        if self.wakes_at() > now { None } else { self.asleep.pop().map(|Reverse((_, slot))| slot) }
+    /// Whether a call wants no slice before its alarm.
+    pub fn rests(&self, slot: SlotId) -> bool {
+        self.alarms.contains(slot) && !self.long.contains(slot)
     }
 }
 
@@ -105,62 +96,144 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         let held = self.slots.get_mut(slot);
         held.timeout = pace.timeout;
         held.short = pace.is_short();
-        let passes = self.queues.short.is_empty() && (held.short || self.queues.long.is_empty());
+        held.weight = pace.weight;
+        held.limited = pace.is_limited();
+        let short = held.short;
+        let throttled = pace.is_throttled(round.clock);
+        let passes = !throttled && self.queues.short.is_empty() && (short || self.queues.long.is_empty());
         if passes && round.has_time() || !self.parking.has_room(submit) {
             return self.begin(slot, arguments, round);
         }
         self.parking.park(slot, submit);
         self.stats.parked += 1;
-        held.state = State::Parked;
-        let queue = if held.short { &mut self.queues.short } else { &mut self.queues.long };
-        queue.push_back(slot);
+        self.slots.get_mut(slot).state = State::Parked;
+        match () {
+            () if throttled => self.hold_back(slot),
+            () if short => self.queues.short.push_back(slot),
+            () => {
+                self.share(slot);
+                self.queues.long.join(slot);
+            }
+        }
     }
 
     /// Begins short calls that waited, in order of arrival, while the round lasts.
     pub(crate) fn begin_waiting(&mut self, round: &mut Round) {
         while round.has_time() {
             let Some(slot) = self.queues.short.pop_front() else { return };
-            self.begin_parked(slot, round);
+            if self.is_throttled(slot, round.clock) {
+                self.hold_back(slot);
+            } else {
+                self.begin_parked(slot, round);
+            }
         }
     }
 
     /// Runs one slice of the long call whose turn it is.
     pub(crate) fn slice_long(&mut self, round: &mut Round) {
-        let Some(slot) = self.queues.long.pop_front() else { return };
-        match self.slots.get(slot).state {
-            State::Parked => self.begin_parked(slot, round),
-            State::Running => self.resume(slot, round),
-            state => unreachable!("a slot in the long queue is {state:?}"),
+        while let Some(slot) = self.queues.long.pop() {
+            if self.is_throttled(slot, round.clock) {
+                self.hold_back(slot);
+                continue;
+            }
+            return match self.slots.get(slot).state {
+                State::Parked => self.begin_parked(slot, round),
+                State::Running => self.resume(slot, round),
+                state => unreachable!("a slot in the long queue is {state:?}"),
+            };
         }
+    }
+
+    /// Gives a call its share among the long ones, if it has none.
+    pub(crate) fn share(&mut self, slot: SlotId) {
+        let held = self.slots.get_mut(slot);
+        if !std::mem::replace(&mut held.shares, true) {
+            self.queues.long.admit(slot, held.weight);
+        }
+    }
+
+    fn is_throttled(&self, slot: SlotId, now: Instant) -> bool {
+        let held = self.slots.get(slot);
+        held.limited && self.functions.pace(held.lease.function).is_throttled(now)
+    }
+
+    /// A call's function has used up its quota: the call rests until its turn to look again.
+    fn hold_back(&mut self, slot: SlotId) {
+        self.share(slot);
+        let held = self.slots.get(slot);
+        let at = self.functions.reserve(held.lease.function).min(held.timeout_at);
+        self.queues.alarms.set(slot, at);
     }
 
     /// A running call has yielded: it waits for its next slice, or until it wakes or its time is over.
     pub(crate) fn wait(&mut self, slot: SlotId, now: Instant) {
         let timeout_at = self.slots.get(slot).timeout_at;
         match self.runtime.sleeps_until(slot).filter(|wakes_at| *wakes_at > now) {
-            Some(wakes_at) => self.queues.push_asleep(slot, wakes_at.min(timeout_at)),
-            None => self.queues.push_long(slot, timeout_at),
+            Some(wakes_at) => self.queues.alarms.set(slot, wakes_at.min(timeout_at)),
+            None => {
+                self.queues.long.rejoin(slot);
+                self.queues.alarms.set(slot, timeout_at);
+            }
         }
     }
 
-    /// Ends calls that ran longer than their function may; wakes those that slept long enough.
-    pub(crate) fn expire(&mut self, now: Instant) {
-        while let Some(slot) = self.queues.pop_awake(now) {
-            self.queues.push_long(slot, self.slots.get(slot).timeout_at);
-        }
-        if now < self.queues.timeout_at {
+    /// Calls that waited outside of the core, and are ready: they end, or get slices again.
+    pub(crate) fn take_ready(&mut self, round: &mut Round) {
+        if self.ready.is_empty() {
             return;
         }
-        self.queues.timeout_at = Instant::NEVER;
-        for _ in 0..self.queues.long.len() {
-            let slot = self.queues.long.pop_front().expect("counted before");
-            let timeout_at = self.slots.get(slot).timeout_at;
-            if now < timeout_at {
-                self.queues.push_long(slot, timeout_at);
-            } else {
-                self.runtime.stop(slot, Status::Timeout);
-                self.ended(slot);
+        let mut ready = std::mem::take(&mut self.ready);
+        for (slot, progress) in ready.drain(..) {
+            let held = self.slots.get_mut(slot);
+            assert_eq!(held.state, State::Waiting, "only a waiting call is told to be ready");
+            held.ran_until = round.clock;
+            match progress {
+                Progress::Ended => {
+                    self.queues.alarms.remove(slot);
+                    self.ended(slot);
+                }
+                Progress::Yielded => {
+                    held.state = State::Running;
+                    self.queues.long.join(slot);
+                }
+                Progress::Waiting => unreachable!("a call that is ready does not wait"),
             }
         }
+        self.ready = ready;
+        round.clock = self.driver.precise();
+    }
+
+    /// Looks at calls whose alarm has come: ends those that ran longer than their function may, wakes those that
+    /// rested long enough.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        while self.queues.wakes_at() <= now {
+            let Some((_, slot)) = self.queues.alarms.pop() else { return };
+            let held = self.slots.get(slot);
+            let timeout_at = held.timeout_at;
+            match held.state {
+                State::Parked => self.queues.long.join(slot),
+                State::Running if now < timeout_at => {
+                    self.queues.long.join(slot);
+                    self.queues.alarms.set(slot, timeout_at);
+                }
+                State::Waiting if now < self.runtime.times_out_at(slot, timeout_at) => {
+                    let timeout_at = self.runtime.times_out_at(slot, timeout_at);
+                    self.slots.get_mut(slot).timeout_at = timeout_at;
+                    self.queues.alarms.set(slot, timeout_at);
+                }
+                State::Running | State::Waiting => self.time_out(slot, now),
+                state => unreachable!("a slot with an alarm is {state:?}"),
+            }
+        }
+    }
+
+    fn time_out(&mut self, slot: SlotId, now: Instant) {
+        self.queues.long.remove(slot);
+        let held = self.slots.get_mut(slot);
+        if held.state == State::Waiting {
+            held.ran_until = now;
+        }
+        self.runtime.stop(slot, Status::Timeout);
+        self.ended(slot);
     }
 }

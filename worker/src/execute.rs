@@ -28,39 +28,65 @@ impl<D: Driver, R: Runtime> Core<D, R> {
     pub(crate) fn resume(&mut self, slot: SlotId, round: &mut Round) {
         let progress = self.runtime.resume(slot);
         self.stats.slices += 1;
-        self.spent(slot, round);
+        let ran_ns = self.spent(slot, progress, round);
         match progress {
-            Progress::Ended => self.ended(slot),
-            Progress::Yielded | Progress::Waiting => self.wait(slot, round.clock),
+            Progress::Ended => {
+                self.queues.alarms.remove(slot);
+                self.ended(slot);
+            }
+            Progress::Yielded => {
+                self.queues.long.charge(slot, ran_ns);
+                self.wait(slot, round.clock);
+            }
+            Progress::Waiting => self.wait_elsewhere(slot),
         }
     }
 
     fn began(&mut self, slot: SlotId, progress: Progress, round: &mut Round) {
-        self.spent(slot, round);
+        let ran_ns = self.spent(slot, progress, round);
         let held = self.slots.get_mut(slot);
+        if progress != Progress::Yielded && !held.short {
+            self.functions.learn(held.lease.function, false);
+        }
         match progress {
-            Progress::Ended => {
-                if !held.short {
-                    self.functions.learn(held.lease.function, false);
-                }
-                self.ended(slot);
-            }
-            Progress::Yielded | Progress::Waiting => {
+            Progress::Ended => self.ended(slot),
+            Progress::Yielded => {
                 self.functions.learn(held.lease.function, true);
                 held.state = State::Running;
                 held.timeout_at = held.begun + held.timeout;
+                self.share(slot);
+                self.queues.long.charge(slot, ran_ns);
                 self.wait(slot, round.clock);
+            }
+            Progress::Waiting => {
+                held.timeout_at = held.begun + held.timeout;
+                self.share(slot);
+                self.wait_elsewhere(slot);
             }
         }
     }
 
-    /// Books the time since the round's last clock reading to this slot.
-    fn spent(&mut self, slot: SlotId, round: &mut Round) {
-        let now = self.driver.precise();
+    /// A call goes on outside of the core: nothing is to be done before the runtime says so, or its time is over.
+    fn wait_elsewhere(&mut self, slot: SlotId) {
         let held = self.slots.get_mut(slot);
-        held.cpu_ns += now.0.saturating_sub(round.clock.0);
+        held.state = State::Waiting;
+        self.queues.alarms.set(slot, held.timeout_at);
+    }
+
+    /// Books the time since the round's last clock reading to this slot; gives it.
+    fn spent(&mut self, slot: SlotId, progress: Progress, round: &mut Round) -> u64 {
+        let now = self.driver.precise();
+        let ran_ns = now.0.saturating_sub(round.clock.0);
+        let held = self.slots.get_mut(slot);
+        if progress != Progress::Waiting {
+            held.cpu_ns += ran_ns;
+        }
         held.ran_until = now;
+        if held.limited {
+            self.functions.charge(held.lease.function, ran_ns, now);
+        }
         round.clock = now;
+        ran_ns
     }
 }
 

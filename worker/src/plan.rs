@@ -13,6 +13,9 @@ pub const SLOTS_MAX: u32 = 4096;
 /// short call waits behind a long one at most. A tick costs about 1 us, so 0.2 % of a busy core.
 pub const TICK: Duration = Duration::from_micros(500);
 
+/// What a slice lasts, about; see [`TICK`].
+pub const SLICE: Duration = Duration::from_millis(1);
+
 /// How long one round may begin new calls before the ring is served again. Two hundred no-op calls; a fifth of a
 /// slice, so that beginning short calls never delays the ring by more than one slice does.
 pub const ROUND: Duration = Duration::from_micros(200);

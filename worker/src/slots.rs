@@ -12,8 +12,10 @@ pub(crate) enum State {
     Free,
     /// Arrived, and copied into parking memory until its turn comes.
     Parked,
-    /// Begun, and wants another slice.
+    /// Begun, and wants another slice, now or later.
     Running,
+    /// Begun, and goes on outside of the core, until the runtime says that it is ready.
+    Waiting,
     /// Ended, and its outcome is not sent yet.
     Ended,
     /// Never begun, since its lease was malformed, and its outcome is not sent yet.
@@ -39,7 +41,13 @@ pub(crate) struct Slot {
     pub timeout_at: Instant,
     /// Whether it is expected to end within its first slice.
     pub short: bool,
-    /// CPU time of its slices so far.
+    /// Its weight beside other long calls.
+    pub weight: u32,
+    /// Whether its function has a quota of CPU time.
+    pub limited: bool,
+    /// Whether it has a share among the long calls.
+    pub shares: bool,
+    /// CPU time of its slices so far; not of those after which it waited, which served others as much.
     pub cpu_ns: u64,
 }
 
@@ -50,7 +58,7 @@ impl Slot {
         Usage {
             wait_ns: nanos(self.arrived, self.begun),
             run_ns: nanos(self.begun, self.ran_until),
-            cpu_ns: self.cpu_ns,
+            cpu_ns: usage.cpu_ns + self.cpu_ns,
             ..usage
         }
     }
@@ -74,6 +82,9 @@ impl Slots {
             timeout: Duration::ZERO,
             timeout_at: Instant::NEVER,
             short: true,
+            weight: 1,
+            limited: false,
+            shares: false,
             cpu_ns: 0,
         };
         let slots = vec![empty; count as usize].into_boxed_slice();
@@ -88,6 +99,7 @@ impl Slots {
         slot.lease = lease.header();
         slot.arrived = now;
         slot.timeout_at = Instant::NEVER;
+        slot.shares = false;
         slot.cpu_ns = 0;
         Some(id)
     }

@@ -249,9 +249,7 @@ pub fn no_stream_starves<G: Ground>(ground: &mut G) {
     for (_, connected) in &all {
         pair.client.driver.send(*connected, &body).expect("an empty queue takes any");
     }
-    pair.until("all bytes", |server, _| {
-        all.iter().all(|(accepted, _)| count(server, *accepted) == EACH)
-    });
+    pair.until("all bytes", |server, _| all.iter().all(|(accepted, _)| count(server, *accepted) == EACH));
     for (accepted, _) in &all {
         assert!(bytes(&pair.server.seen, *accepted) == body, "bytes changed on their way");
     }

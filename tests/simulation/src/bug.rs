@@ -30,6 +30,8 @@ pub enum Bug {
     IgnoresCriticality,
     /// Some outcomes of cores vanish, the connection stands.
     LosesOutcomes,
+    /// A core does not hear that a call which waited is ready.
+    LosesWakeups,
     /// An acknowledged call is told to have failed although it ran well.
     InventsFailure,
 }

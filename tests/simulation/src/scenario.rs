@@ -277,11 +277,18 @@ fn wishes(random: &mut Random, world: &World, burst: u64) -> Vec<Wish> {
 
 fn wish(random: &mut Random, world: &World, at: Instant) -> Wish {
     let (name, script, status) = match random.below(20) {
+        0 if random.chance(500_000) => (HASTY, "waits=forever".to_string(), Status::Timeout),
         0 => (HASTY, "slices=forever".to_string(), Status::Timeout),
         1 => (WIDE, "status=trap".to_string(), Status::Trap),
         2 => (NARROW, "slices=3;status=exit;exit=2".to_string(), Status::Exit),
         3..8 => (NARROW, format!("slices={}", 1 + random.below(8)), Status::Ok),
-        8..10 => (WIDE, format!("slices={}", 1 + random.below(60)), Status::Ok),
+        8 => (NARROW, format!("waits={}", 1 + random.below(50_000_000)), Status::Ok),
+        9 => (
+            WIDE,
+            format!("waits={};slices={}", 1 + random.below(90_000_000), 1 + random.below(4)),
+            Status::Ok,
+        ),
+        10..12 => (WIDE, format!("slices={}", 1 + random.below(60)), Status::Ok),
         _ => (WIDE, "slices=1".to_string(), Status::Ok),
     };
     let bytes = if random.chance(50_000) { random.index(30_000) } else { random.index(200) };

@@ -1,7 +1,9 @@
 //! The scripted runtime, watched, with slices that cost time.
 
+use crate::bug::Bug;
 use crate::witness::Shared;
-use call::{CallId, FunctionId, FunctionSpec, Status};
+use call::{CallId, FunctionId, FunctionSpec, Instant, Status};
+use driver::{Arrivals, Driver};
 use runtime::{Begin, Ended, Progress, Runtime, Scripted, SlotId};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -19,7 +21,12 @@ pub struct Watched {
     /// CPU time of this turn, shared with the clock of the driver.
     spent: Rc<Cell<Duration>>,
     calls: Vec<Option<CallId>>,
+    /// Calls that were said to be ready so far.
+    woken: u64,
 }
+
+/// [`Bug::LosesWakeups`] bites at each one whose number is a multiple of this.
+const BITES: u64 = 7;
 
 impl Watched {
     /// A runtime with this many slots.
@@ -29,6 +36,7 @@ impl Watched {
             witness: witness.clone(),
             spent: spent.clone(),
             calls: vec![None; slots as usize],
+            woken: 0,
         }
     }
 
@@ -64,6 +72,33 @@ impl Runtime for Watched {
     fn resume(&mut self, slot: SlotId) -> Progress {
         let progress = self.scripted.resume(slot);
         self.passed(slot, progress)
+    }
+    fn serve(
+        &mut self,
+        driver: &mut dyn Driver,
+        arrivals: &Arrivals,
+        now: Instant,
+        ready: &mut Vec<(SlotId, Progress)>,
+    ) {
+        self.scripted.serve(driver, arrivals, now, ready);
+        let loses = self.witness.borrow().bug == Bug::LosesWakeups;
+        ready.retain(|(slot, progress)| {
+            self.woken += 1;
+            if loses && self.woken.is_multiple_of(BITES) {
+                return false;
+            }
+            // What it cost was spent elsewhere.
+            if *progress == Progress::Ended
+                && let Some(call) = self.calls[slot.0 as usize]
+            {
+                let status = self.scripted.ended(*slot).status;
+                self.witness.borrow_mut().ledger.ran(call, status);
+            }
+            true
+        });
+    }
+    fn alarm(&self) -> Instant {
+        self.scripted.alarm()
     }
     fn stop(&mut self, slot: SlotId, status: Status) {
         self.scripted.stop(slot, status);

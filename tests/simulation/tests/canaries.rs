@@ -100,6 +100,12 @@ fn a_wrong_order_is_caught() {
 }
 
 #[test]
+#[should_panic(expected = "its wake-up was lost")]
+fn a_lost_wake_up_is_caught() {
+    hunt(Bug::LosesWakeups, "its wake-up was lost");
+}
+
+#[test]
 #[should_panic(expected = "liveness: ")]
 fn a_call_that_never_ends_is_caught() {
     hunt(Bug::LosesOutcomes, "liveness: ");

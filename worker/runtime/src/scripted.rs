@@ -11,6 +11,8 @@
 //! | `stderr=text` | what it writes to stderr | empty |
 //! | `exit=2` | exit code | 0 |
 //! | `memory=65536` | largest size of its memory, bytes | 0 |
+//! | `waits=5000000` | before its first slice it waits so long outside of the core, ns; `forever` for until `stop` | no |
+//! | `cpu=70000` | CPU time that it had outside of the core, ns | 0 |
 //! | `wake=5000000` | between its slices it sleeps until this instant, ns | never sleeps |
 //!
 //! A payload without any `=`, or that is not text, is echoed. A word that is none of these ends the call with
@@ -22,7 +24,9 @@
 use crate::seam::{Begin, Ended, Progress, Runtime, SlotId};
 use call::limits::{OUTPUT_BYTES_MAX, STDERR_BYTES_MAX};
 use call::{FunctionId, FunctionSpec, Instant, Status, Usage};
+use driver::{Arrivals, Driver};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Bytes of output and of stderr that each slot has room for from the start.
 pub const OUTPUT_BYTES_WARM: usize = 4096;
@@ -36,6 +40,8 @@ struct Play {
     /// Slices that are still to be run before the end.
     slices_left: u64,
     wake_at: Option<Instant>,
+    /// How long it waits, ns; [`FOREVER`].
+    waits_ns: u64,
     status: Status,
     usage: Usage,
     output: Vec<u8>,
@@ -46,6 +52,9 @@ struct Play {
 enum State {
     Free,
     Running,
+    Waiting,
+    /// It waited and may go on, as `serve` has said.
+    Ready,
     Ended,
 }
 
@@ -54,6 +63,8 @@ pub struct Scripted {
     slots: Vec<Play>,
     /// Published functions, and whether each has run: the first call of a function is cold.
     functions: BTreeMap<FunctionId, bool>,
+    /// Calls that wait, and until when: from the first `serve` after their begin, which is when time is known.
+    waiting: Vec<(SlotId, Option<Instant>)>,
 }
 
 impl Scripted {
@@ -63,12 +74,17 @@ impl Scripted {
             state: State::Free,
             slices_left: 0,
             wake_at: None,
+            waits_ns: 0,
             status: Status::Ok,
             usage: Usage::default(),
             output: Vec::with_capacity(OUTPUT_BYTES_WARM),
             stderr: Vec::with_capacity(OUTPUT_BYTES_WARM),
         };
-        Scripted { slots: (0..slots).map(|_| free()).collect(), functions: BTreeMap::new() }
+        Scripted {
+            slots: (0..slots).map(|_| free()).collect(),
+            functions: BTreeMap::new(),
+            waiting: Vec::with_capacity(slots as usize),
+        }
     }
 
     fn slot(&mut self, slot: SlotId, state: State) -> &mut Play {
@@ -124,6 +140,9 @@ impl Play {
             "stderr" => fill(&mut self.stderr, value.as_bytes(), STDERR_BYTES_MAX, &mut self.usage.truncated),
             "exit" => self.usage.exit_code = value.parse().ok()?,
             "wake" => self.wake_at = Some(Instant(value.parse().ok()?)),
+            "waits" if value == "forever" => self.waits_ns = FOREVER,
+            "waits" => self.waits_ns = value.parse().ok().filter(|ns| *ns > 0)?,
+            "cpu" => self.usage.cpu_ns = value.parse().ok()?,
             "memory" => self.usage.memory_bytes = value.parse().ok()?,
             _ => return None,
         }
@@ -153,6 +172,7 @@ impl Runtime for Scripted {
         play.state = State::Running;
         play.slices_left = 1;
         play.wake_at = None;
+        play.waits_ns = 0;
         play.status = Status::Ok;
         play.usage = Usage { cold: ran == Some(false), ..Usage::default() };
         play.output.clear();
@@ -163,7 +183,35 @@ impl Runtime for Scripted {
             play.status = Status::Unavailable;
             play.stderr.extend_from_slice(b"the function is not published on this core");
         }
+        if play.waits_ns > 0 && play.status != Status::BadReply {
+            play.state = State::Waiting;
+            self.waiting.push((slot, None));
+            return Progress::Waiting;
+        }
         play.run()
+    }
+
+    fn serve(&mut self, _: &mut dyn Driver, _: &Arrivals, now: Instant, ready: &mut Vec<(SlotId, Progress)>) {
+        let slots = &mut self.slots;
+        self.waiting.retain_mut(|(slot, until)| {
+            let play = &mut slots[slot.0 as usize];
+            let until = *until.get_or_insert_with(|| match play.waits_ns {
+                FOREVER => Instant::NEVER,
+                waits_ns => now + Duration::from_nanos(waits_ns),
+            });
+            if now < until {
+                return true;
+            }
+            play.state = State::Ready;
+            let last = play.slices_left == 1;
+            ready.push((*slot, if last { play.run() } else { Progress::Yielded }));
+            false
+        });
+    }
+
+    fn alarm(&self) -> Instant {
+        let until = self.waiting.iter().map(|(_, until)| until.unwrap_or(Instant(0)));
+        until.min().unwrap_or(Instant::NEVER)
     }
 
     fn sleeps_until(&self, slot: SlotId) -> Option<Instant> {
@@ -171,11 +219,23 @@ impl Runtime for Scripted {
     }
 
     fn resume(&mut self, slot: SlotId) -> Progress {
-        self.slot(slot, State::Running).run()
+        let play = &mut self.slots[slot.0 as usize];
+        assert!(matches!(play.state, State::Running | State::Ready), "slot {} is in another state", slot.0);
+        play.state = State::Running;
+        play.run()
     }
 
     fn stop(&mut self, slot: SlotId, status: Status) {
-        let play = self.slot(slot, State::Running);
+        let play = &mut self.slots[slot.0 as usize];
+        let lost = matches!(play.state, State::Ready | State::Ended) && play.waits_ns > 0;
+        assert!(
+            !lost || status != Status::Timeout,
+            "slot {} was ready and not looked at: its wake-up was lost",
+            slot.0
+        );
+        let stops = matches!(play.state, State::Running | State::Waiting | State::Ready);
+        assert!(stops, "slot {} is in another state", slot.0);
+        self.waiting.retain(|(waits, _)| *waits != slot);
         play.state = State::Ended;
         play.status = status;
         play.output.clear();
@@ -253,10 +313,58 @@ mod tests {
         assert_eq!((runtime.ended(SLOT).status, runtime.ended(SLOT).output), (Status::Timeout, &b""[..]));
     }
 
+    /// What `serve` says at this time.
+    fn serve(runtime: &mut Scripted, now: u64) -> Vec<(SlotId, Progress)> {
+        let world = driver::sim::World::new(1, driver::sim::Conditions::default());
+        let mut driver = world.boot("here", driver::sim::Sizes::default());
+        let mut ready = Vec::new();
+        runtime.serve(&mut driver, &Arrivals::new(), Instant(now), &mut ready);
+        ready
+    }
+
+    #[test]
+    fn a_call_that_waits_is_ready_after_its_time_or_never() {
+        let mut runtime = runtime();
+        assert_eq!(begin(&mut runtime, b"waits=500;output=late;cpu=70"), Progress::Waiting);
+        assert_eq!(runtime.alarm(), Instant(0), "it is to be looked at once");
+        assert_eq!(serve(&mut runtime, 1000), []);
+        assert_eq!(runtime.alarm(), Instant(1500));
+        assert_eq!(serve(&mut runtime, 1499), []);
+        assert_eq!(serve(&mut runtime, 1500), [(SLOT, Progress::Ended)]);
+        assert_eq!((runtime.ended(SLOT).output, runtime.ended(SLOT).usage.cpu_ns), (&b"late"[..], 70));
+        assert_eq!((serve(&mut runtime, 2000), runtime.alarm()), (vec![], Instant::NEVER));
+        runtime.release(SLOT);
+
+        assert_eq!(begin(&mut runtime, b"waits=10;slices=2"), Progress::Waiting);
+        serve(&mut runtime, 3000);
+        assert_eq!(serve(&mut runtime, 3010), [(SLOT, Progress::Yielded)]);
+        assert_eq!(runtime.resume(SLOT), Progress::Yielded);
+        assert_eq!(runtime.resume(SLOT), Progress::Ended);
+        runtime.release(SLOT);
+
+        assert_eq!(begin(&mut runtime, b"waits=forever"), Progress::Waiting);
+        assert_eq!((serve(&mut runtime, 4000), runtime.alarm()), (vec![], Instant::NEVER));
+        runtime.stop(SLOT, Status::Timeout);
+        assert_eq!(runtime.ended(SLOT).status, Status::Timeout);
+        runtime.release(SLOT);
+        assert_eq!(begin(&mut runtime, b"hello"), Progress::Ended);
+        assert_eq!(serve(&mut runtime, 5000), [], "nothing is left of the call before it");
+    }
+
+    #[test]
+    #[should_panic(expected = "its wake-up was lost")]
+    fn a_call_that_was_ready_cannot_time_out() {
+        let mut runtime = runtime();
+        begin(&mut runtime, b"waits=10");
+        serve(&mut runtime, 0);
+        serve(&mut runtime, 10);
+        runtime.stop(SLOT, Status::Timeout);
+    }
+
     #[test]
     fn a_typing_error_is_named() {
         let mut runtime = runtime();
-        for wrong in ["slice=3", "status=okay", "slices=0", "slices=2;words=1"] {
+        for wrong in ["slice=3", "waits=0", "status=okay", "slices=0", "slices=2;words=1"] {
             assert_eq!(begin(&mut runtime, wrong.as_bytes()), Progress::Ended);
             let stderr = String::from_utf8_lossy(runtime.ended(SLOT).stderr).into_owned();
             assert_eq!(runtime.ended(SLOT).status, Status::BadReply);

@@ -63,6 +63,11 @@ pub trait Runtime {
     }
     /// Runs another slice of a call that yielded.
     fn resume(&mut self, slot: SlotId) -> Progress;
+    /// When a waiting call's time is over; the core's reckoning, from its begin, is `at`. Later if it waited for its
+    /// sandbox to be made first: that is not the function's time. Asked at that time, not before.
+    fn times_out_at(&self, _slot: SlotId, at: Instant) -> Instant {
+        at
+    }
     /// Ends a call that yielded or waits, with this status ([`Status::Timeout`]). It is `Ended` afterwards, and
     /// [`Runtime::serve`] says nothing of it any more.
     fn stop(&mut self, slot: SlotId, status: Status);

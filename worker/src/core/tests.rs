@@ -39,6 +39,18 @@ impl Runtime for Costly {
         let progress = self.scripted.begin(slot, begin);
         self.spend(progress)
     }
+    fn serve(
+        &mut self,
+        driver: &mut dyn Driver,
+        arrivals: &Arrivals,
+        now: Instant,
+        ready: &mut Vec<(SlotId, Progress)>,
+    ) {
+        self.scripted.serve(driver, arrivals, now, ready);
+    }
+    fn alarm(&self) -> Instant {
+        self.scripted.alarm()
+    }
     fn sleeps_until(&self, slot: SlotId) -> Option<Instant> {
         self.scripted.sleeps_until(slot)
     }
@@ -363,7 +375,8 @@ fn long_calls_share_the_core_evenly() {
     stage.until(|stage| stage.seen.len() == 5);
     let ends: Vec<Instant> = stage.seen.iter().map(|seen| seen.at).collect();
     let spread = *ends.iter().max().unwrap() - *ends.iter().min().unwrap();
-    assert!(spread <= 10 * SLICE, "five equal calls ended {spread:?} apart");
+    // The first is up to three slices ahead when the last arrives, and five of them run.
+    assert!(spread <= 15 * SLICE, "five equal calls ended {spread:?} apart");
 }
 
 #[test]
@@ -405,6 +418,138 @@ fn a_call_that_oversleeps_its_time_is_stopped() {
     stage.lease("f", 1, &format!("slices=2;wake={}", wakes_at.0));
     stage.until(|stage| stage.seen.len() == 1);
     assert!(stage.outcome(1).status == Status::Timeout && stage.outcome(1).at < wakes_at);
+}
+
+/// Publishes `f` anew.
+fn publish(stage: &mut Stage, spec: &FunctionSpec) {
+    let header = Header { function: spec.id(), ..Header::new(Kind::Publish) };
+    stage.node_sends(header, &serde_json::to_vec(spec).unwrap());
+}
+
+#[test]
+fn a_waiting_call_costs_nothing_until_it_is_ready() {
+    let mut stage = Stage::ready(8);
+    let slices = stage.core.stats.slices;
+    stage.lease("f", 1, "waits=80000000;output=late;cpu=4321");
+    stage.lease("f", 2, "waits=20000000;slices=3");
+    (10..14).for_each(|call| stage.lease("g", call, "slices=3"));
+    let begun = stage.world.now();
+    stage.until(|stage| stage.seen.len() == 6);
+    stage.assert_all_ok();
+    let (seen, sliced) = (stage.outcome(1), stage.outcome(2));
+    assert!(seen.at - begun >= Duration::from_millis(80) && seen.output == b"late");
+    assert_eq!(seen.usage.cpu_ns, 4321, "what it had elsewhere, and nothing of the core's");
+    assert!(seen.usage.run_ns >= 80_000_000, "its time ran");
+    assert_eq!(sliced.usage.cpu_ns, call::time::nanos(2 * SLICE + SHORT), "its slices after it waited");
+    assert_eq!(stage.core.stats.slices - slices, 3 + 4 * 2);
+}
+
+#[test]
+fn a_core_whose_calls_all_wait_sleeps_until_the_first_is_ready() {
+    let mut stage = Stage::ready(8);
+    (1..=8).for_each(|call| stage.lease("f", call, &format!("waits={}", call * 50_000_000)));
+    stage.run(Duration::from_millis(5));
+    let until = stage.core.turn(&Arrivals::new());
+    let wait = until - stage.world.now();
+    assert!((Duration::from_millis(40)..Duration::from_millis(50)).contains(&wait), "{wait:?}");
+    stage.until(|stage| stage.seen.len() == 8);
+    stage.assert_all_ok();
+}
+
+#[test]
+fn a_waiting_call_that_takes_too_long_is_stopped_and_its_slot_serves_again() {
+    let mut stage = Stage::ready(1);
+    publish(&mut stage, &FunctionSpec { timeout_ms: 50, ..function("f") });
+    stage.lease("f", 1, "waits=forever");
+    stage.until(|stage| stage.seen.len() == 1);
+    assert_eq!(stage.outcome(1).status, Status::Timeout);
+    let ran = Duration::from_nanos(stage.outcome(1).usage.run_ns);
+    assert!((Duration::from_millis(50)..Duration::from_millis(53)).contains(&ran), "{ran:?}");
+    // Ends early, and leaves nothing behind that would stop the next one in its slot.
+    stage.lease("f", 2, "waits=1000000");
+    stage.until(|stage| stage.seen.len() == 2);
+    stage.run(Duration::from_millis(20));
+    stage.lease("f", 3, "waits=45000000");
+    stage.until(|stage| stage.seen.len() == 3);
+    assert_eq!((stage.outcome(2).status, stage.outcome(3).status), (Status::Ok, Status::Ok));
+}
+
+#[test]
+fn waiting_calls_are_stopped_with_the_connection_and_at_the_end_of_a_drain() {
+    let mut stage = Stage::ready(4);
+    (1..=3).for_each(|call| stage.lease("f", call, "waits=forever"));
+    stage.run(Duration::from_millis(5));
+    assert_eq!(stage.core.held(), 3);
+    let connection = stage.connection.expect("connected");
+    stage.node.close(connection);
+    stage.until(|stage| stage.connections == 2 && stage.granted == 4);
+    assert_eq!((stage.core.held(), stage.core.stats().lost), (0, 3));
+    (4..=6).for_each(|call| stage.lease("f", call, "waits=forever"));
+    stage.lease("f", 7, "waits=30000000");
+    stage.run(Duration::from_millis(5));
+    stage.core.drain();
+    stage.until(|stage| stage.core.finished());
+    stage.until(|stage| stage.drained);
+    assert_eq!((stage.seen.len(), stage.outcome(7).status), (1, Status::Ok), "the one that came to its end");
+}
+
+#[test]
+#[should_panic(expected = "its wake-up was lost")]
+fn canary_a_lost_wake_up_is_caught() {
+    let mut stage = Stage::ready(4);
+    publish(&mut stage, &FunctionSpec { timeout_ms: 50, ..function("f") });
+    stage.lease("f", 1, "waits=10000000");
+    stage.until(|stage| stage.core.held() == 1);
+    for _ in 0..100_000 {
+        let now = stage.world.now();
+        let core = &mut stage.core;
+        core.runtime.scripted.serve(&mut core.driver, &Arrivals::new(), now, &mut Vec::new());
+        stage.step();
+    }
+}
+
+#[test]
+fn long_calls_share_the_core_by_weight() {
+    let mut stage = Stage::ready(10);
+    let mut heavy = function("g");
+    heavy.limits.cpu_weight = 300;
+    publish(&mut stage, &heavy);
+    stage.lease("f", 1, "slices=forever");
+    stage.lease("g", 2, "slices=forever");
+    stage.lease("f", 3, "slices=forever");
+    stage.run(Duration::from_millis(500));
+    publish(&mut stage, &FunctionSpec { timeout_ms: 1, ..heavy });
+    let had: Vec<u64> = (0..3).map(|slot| stage.core.slots.get(SlotId(slot)).cpu_ns / 1_000_000).collect();
+    let all: u64 = had.iter().sum();
+    let mut by_call = [0; 4];
+    for slot in 0..3 {
+        by_call[stage.core.slots.get(SlotId(slot)).lease.call.0 as usize] = had[slot as usize];
+    }
+    assert!(by_call[2].abs_diff(all * 3 / 5) <= 2 && by_call[1].abs_diff(all / 5) <= 2, "{by_call:?}");
+}
+
+#[test]
+fn a_quota_holds_back_its_function_and_no_other() {
+    let mut stage = Stage::ready(64);
+    let mut limited = function("g");
+    limited.limits.cpu_millis = 200;
+    publish(&mut stage, &limited);
+    (1..=20).for_each(|call| stage.lease("g", call, "slices=forever"));
+    stage.run(Duration::from_millis(1000));
+    let taken =
+        |stage: &Stage| -> u64 { (0..64).map(|slot| stage.core.slots.get(SlotId(slot)).cpu_ns).sum() };
+    let before = taken(&stage);
+    stage.run(Duration::from_millis(2000));
+    let share = Duration::from_nanos(taken(&stage) - before);
+    assert!((Duration::from_millis(380)..Duration::from_millis(421)).contains(&share), "{share:?} of 2 s");
+    let idle = stage.core.turn(&Arrivals::new()) > stage.world.now();
+    assert!(idle || !stage.core.queues.is_idle(), "it sleeps while its calls are held back");
+    // Short calls of it are held back, too; those of another function are not.
+    stage.lease("g", 30, "output=held back");
+    stage.lease("f", 31, "output=free");
+    stage.until(|stage| stage.seen.len() == 2);
+    assert_eq!(stage.seen[0].call, 31);
+    assert!(stage.outcome(31).usage.wait_ns < stage.outcome(30).usage.wait_ns);
 }
 
 #[test]
