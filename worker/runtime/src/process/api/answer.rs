@@ -16,7 +16,7 @@ pub struct Invocation<'a> {
     pub arn: &'a str,
     /// The client's trace header; one is made of the call's id if there is none.
     pub trace: Option<&'a str>,
-    /// The client's context, base64 as Lambda wants it.
+    /// The client's context: JSON.
     pub client_context: Option<&'a str>,
     /// What the arguments are; `application/json` if nobody says.
     pub content_type: Option<&'a str>,

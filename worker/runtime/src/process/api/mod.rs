@@ -166,7 +166,7 @@ impl Session {
     }
 
     /// Bytes arrived on a connection.
-    pub fn receive(&mut self, at: u16, bytes: &[u8], on: &mut impl FnMut(Event<'_>)) {
+    pub fn receive(&mut self, at: u16, bytes: &[u8], on: &mut (impl FnMut(Event<'_>) + ?Sized)) {
         if self.line(at).backlog.is_empty() {
             return self.serve(at, bytes, on);
         }
@@ -175,7 +175,7 @@ impl Session {
     }
 
     /// Serves what came behind a `next` that has been answered by [`Session::give`].
-    pub fn advance(&mut self, at: u16, on: &mut impl FnMut(Event<'_>)) {
+    pub fn advance(&mut self, at: u16, on: &mut (impl FnMut(Event<'_>) + ?Sized)) {
         if self.has_backlog(at) {
             let backlog = std::mem::take(&mut self.line(at).backlog);
             self.serve(at, &backlog, on);
@@ -189,7 +189,7 @@ impl Session {
     }
 
     /// A connection is gone.
-    pub fn closed(&mut self, at: u16, on: &mut impl FnMut(Event<'_>)) {
+    pub fn closed(&mut self, at: u16, on: &mut (impl FnMut(Event<'_>) + ?Sized)) {
         let connection = &mut self.connections[usize::from(at)];
         let half = connection.reader.in_response();
         connection.line.open = false;
@@ -242,7 +242,7 @@ impl Session {
     }
 
     /// Keeps what came behind a held `next`; too much of it ends the connection.
-    fn stash(&mut self, at: u16, bytes: &[u8], on: &mut impl FnMut(Event<'_>)) {
+    fn stash(&mut self, at: u16, bytes: &[u8], on: &mut (impl FnMut(Event<'_>) + ?Sized)) {
         let line = self.line(at);
         if line.backlog.len() + bytes.len() <= BACKLOG_BYTES_MAX {
             return line.backlog.extend_from_slice(bytes);
@@ -253,14 +253,14 @@ impl Session {
     }
 
     /// The `next` of this connection waits no longer.
-    fn leave(&mut self, at: u16, on: &mut impl FnMut(Event<'_>)) {
+    fn leave(&mut self, at: u16, on: &mut (impl FnMut(Event<'_>) + ?Sized)) {
         if std::mem::replace(&mut self.line(at).holds, false) {
             self.rules.waiting.retain(|other| *other != at);
             on(Event::Left);
         }
     }
 
-    fn serve(&mut self, at: u16, bytes: &[u8], on: &mut impl FnMut(Event<'_>)) {
+    fn serve(&mut self, at: u16, bytes: &[u8], on: &mut (impl FnMut(Event<'_>) + ?Sized)) {
         let mut input = bytes;
         let Session { connections, rules } = self;
         let Connection { reader, line } = &mut connections[usize::from(at)];
@@ -285,7 +285,7 @@ impl Rules {
         place.map(|place| self.calls.swap_remove(place)).is_some()
     }
 
-    fn too_large(&mut self, route: Route, on: &mut impl FnMut(Event<'_>)) {
+    fn too_large(&mut self, route: Route, on: &mut (impl FnMut(Event<'_>) + ?Sized)) {
         if let Route::Response(Some(call)) | Route::Error(Some(call)) = route
             && self.forget(call)
         {
@@ -293,7 +293,13 @@ impl Rules {
         }
     }
 
-    fn request(&mut self, at: u16, line: &mut Line, request: &Request<'_>, on: &mut impl FnMut(Event<'_>)) {
+    fn request(
+        &mut self,
+        at: u16,
+        line: &mut Line,
+        request: &Request<'_>,
+        on: &mut (impl FnMut(Event<'_>) + ?Sized),
+    ) {
         let Request { body: output, kind, keep, .. } = *request;
         let denial = match request.route {
             Route::Next => return self.next(at, line, keep, on),
@@ -323,7 +329,7 @@ impl Rules {
         line.deny(denial, keep);
     }
 
-    fn next(&mut self, at: u16, line: &mut Line, keep: bool, on: &mut impl FnMut(Event<'_>)) {
+    fn next(&mut self, at: u16, line: &mut Line, keep: bool, on: &mut (impl FnMut(Event<'_>) + ?Sized)) {
         self.serves = true;
         if self.calls.len() + self.waiting.len() < self.concurrent {
             (line.holds, line.last) = (true, !keep);
