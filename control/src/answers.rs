@@ -200,7 +200,10 @@ impl<D: Driver> Node<D> {
         let mut count = 0;
         for call in calls {
             let mut blocks = self.disk.lend(&mut self.driver);
-            count += u64::from(self.queue.bury(&mut blocks, call, Status::Unavailable));
+            if self.queue.bury(&mut blocks, call, Status::Unavailable) {
+                self.accounts.ended(function, Status::Unavailable);
+                count += 1;
+            }
         }
         count
     }
@@ -285,7 +288,7 @@ impl<D: Driver> Node<D> {
         let criticality =
             if view.criticality == 0 { defaults.map_or(0, |d| d.criticality) } else { view.criticality };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let stderr = said.map(|reply| text(&reply.stderr));
+        let stderr = said.map(|reply| text(reply.stderr));
         CallState {
             call: view.id.to_string(),
             function: self.catalog.name_of(view.function),
@@ -297,7 +300,7 @@ impl<D: Driver> Node<D> {
             attempts: view.deliveries,
             reason: reason(view, stderr.as_deref()),
             usage: said.map(|reply| reply.usage()),
-            output: said.map(|reply| text(&reply.output)),
+            output: said.map(|reply| text(reply.output)),
             stderr,
         }
     }

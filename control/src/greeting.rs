@@ -183,6 +183,7 @@ impl<D: Driver> Node<D> {
             return Err(Refusal::new("conflict", message));
         }
         let (version, concurrency) = (spec.version, spec.concurrency);
+        self.accounts.open(function, &spec);
         self.catalog.deploy(function, spec);
         self.buried.remove(&function);
         self.scheduler.step(Input::Function { function, version, concurrency }, &mut self.effects);

@@ -3,8 +3,9 @@
 use crate::node::Node;
 use crate::schedule::defaults;
 use crate::session::SessionRef;
+use call::{Status, Usage};
 use driver::Driver;
-use durableq::HolderRef;
+use durableq::{Fate, HolderRef};
 use scheduler::{CallRef, CoreRef, FunctionRef, Input};
 
 impl<D: Driver> Node<D> {
@@ -55,7 +56,12 @@ impl<D: Driver> Node<D> {
             self.queue.lose_next(&mut self.disk.lend(&mut self.driver), HolderRef(core.0))
         {
             calls += 1;
-            self.count_failure(FunctionRef(settled.function.0));
+            let function = FunctionRef(settled.function.0);
+            self.count_failure(function);
+            self.accounts.executed(function, Status::WorkerLost, &Usage::default());
+            if settled.fate == Fate::Dead {
+                self.accounts.ended(function, Status::WorkerLost);
+            }
         }
         if calls > 0 {
             self.note(&format!(

@@ -22,6 +22,8 @@ mod catalog;
 mod answers;
 pub mod stats;
 mod utilization;
+pub mod accounts;
+pub mod logs;
 pub mod admin;
 
 pub use node::{Node, NodeOptions, Phase};

@@ -9,8 +9,10 @@
 //! A node neither blocks (only `reap`, which the caller makes between two turns, does) nor prints. For a call it
 //! allocates nothing and looks up no string; for a connection, a deployment and an operator's question it may.
 
+use crate::accounts::{Accounts, Ledger};
 use crate::answers::Waiters;
 use crate::catalog::Catalog;
+use crate::logs::Sink;
 use crate::recovery::{Disk, LogError};
 use crate::session::{Role, Session, SessionRef, Sessions};
 use crate::stats::Stats;
@@ -24,6 +26,7 @@ use durableq::{DurableQ, HolderRef};
 use scheduler::{CoreRef, Effects, FunctionRef, Scheduler};
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What a node is told at its start.
@@ -35,13 +38,24 @@ pub struct NodeOptions {
     pub secret: String,
     /// How long a drain waits for leases to end; then they are left to the next start.
     pub drain: Duration,
+    /// Where it counts what functions use.
+    pub ledger: Arc<Ledger>,
+    /// Where it puts what calls wrote to stderr; nowhere if there is none.
+    pub logs: Option<Sink>,
     /// Its process, for people. Given, not asked for: a simulation must say the same in every process.
     pub pid: u32,
 }
 
 impl Default for NodeOptions {
     fn default() -> NodeOptions {
-        NodeOptions { admin: String::new(), secret: String::new(), drain: Duration::from_secs(30), pid: 0 }
+        NodeOptions {
+            admin: String::new(),
+            secret: String::new(),
+            drain: Duration::from_secs(30),
+            ledger: Arc::default(),
+            logs: None,
+            pid: 0,
+        }
     }
 }
 
@@ -96,6 +110,7 @@ pub struct Node<D> {
     pub(crate) drain_asked: Vec<(SessionRef, u64)>,
     pub(crate) stats: Stats,
     pub(crate) load: Load,
+    pub(crate) accounts: Accounts,
     /// Where short frames are encoded before they are given to the driver.
     pub(crate) scratch: FrameBuf,
     /// Next time to look for peers that say nothing.
@@ -128,6 +143,7 @@ impl<D: Driver> Node<D> {
             drain_asked: Vec::new(),
             stats: Stats::new(),
             load: Load::new(&limits, now),
+            accounts: Accounts::new(options.ledger.clone()),
             scratch: FrameBuf::new(),
             look_at: now,
             started: now,

@@ -1,9 +1,10 @@
 //! Outcomes: from a core to the queue, where they are fenced, and, when the end is on disk, to whoever wants to know.
 
+use crate::logs::Entry;
 use crate::node::Node;
 use crate::session::SessionRef;
-use call::body::{Reply, append_outcome, reply};
-use call::frame::{Frame, Header, Kind};
+use call::body::{ReadReply, Reply, append_outcome, reply};
+use call::frame::{Frame, Header, Kind, flag};
 use call::function::RetrySpec;
 use call::{CallId, FunctionId, Status, Usage};
 use driver::Driver;
@@ -16,13 +17,16 @@ const NO_RETRY: RetrySpec = RetrySpec { attempts: 1, backoff_ms: 0, backoff_max_
 impl<D: Driver> Node<D> {
     /// A core reports how a lease ended. Validated here, once, like a submit.
     pub(crate) fn outcome(&mut self, core: CoreRef, frame: &Frame<'_>) {
-        let (Ok(reply), Ok(_)) = (reply(frame.body()), frame.status()) else {
+        let (Ok(reply), Ok(status)) = (reply(frame.body()), frame.status()) else {
             let session = self.workers.core(core).expect("its session is there").session;
             return self.close(session, "its outcome is malformed");
         };
         let usage = reply.usage();
         let deployed = self.catalog.find(frame.function()).and_then(|function| self.catalog.get(function));
-        let retry = deployed.map_or(&NO_RETRY, |deployed| &deployed.spec.retry);
+        let retry = match deployed {
+            Some(deployed) if status.is_ok() || !self.is_once(frame.call()) => &deployed.spec.retry,
+            _ => &NO_RETRY,
+        };
         let random = self.driver.random();
         let mut blocks = self.disk.lend(&mut self.driver);
         let Ok(settled) = self.queue.settle(&mut blocks, *frame, retry, random) else { return };
@@ -33,6 +37,13 @@ impl<D: Driver> Node<D> {
         self.stats.executed(&usage);
         self.load.ran(CoreRef(settled.holder.0), &usage);
         let function = FunctionRef(settled.function.0);
+        self.accounts.executed(function, status, &usage);
+        if matches!(settled.fate, Fate::Done | Fate::Dead) {
+            self.accounts.ended(function, status);
+        }
+        if !reply.stderr.is_empty() {
+            self.log(function, CoreRef(settled.holder.0), frame, &reply);
+        }
         if settled.fate == Fate::Done {
             self.stats.ended(self.driver.wall().since(settled.start_at));
             if let Some(deployed) = self.catalog.get_mut(function) {
@@ -41,6 +52,29 @@ impl<D: Driver> Node<D> {
         } else {
             self.count_failure(function);
         }
+    }
+
+    /// Whether a call that failed is not to be tried again: who submitted it said so.
+    fn is_once(&self, call: CallId) -> bool {
+        let submit = self.queue.find(call).and_then(|view| view.submit);
+        submit.is_some_and(|submit| submit.flags() & flag::ONCE != 0)
+    }
+
+    /// Passes on what an execution wrote.
+    fn log(&self, function: FunctionRef, core: CoreRef, outcome: &Frame<'_>, reply: &ReadReply<'_>) {
+        let (Some(sink), Some(account)) = (&self.options.logs, self.accounts.get(function)) else { return };
+        let entry = self.workers.core(core).expect("who holds a lease is connected");
+        sink.put(Entry {
+            at: self.driver.wall(),
+            account: account.clone(),
+            call: outcome.call(),
+            attempt: outcome.attempt(),
+            status: outcome.status().expect("validated"),
+            host: self.workers.host_name(entry.host).to_owned(),
+            cpu: entry.cpu,
+            truncated: reply.usage().truncated,
+            text: reply.stderr.to_vec(),
+        });
     }
 
     /// An execution of a function failed.

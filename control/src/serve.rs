@@ -1,8 +1,11 @@
 //! A control node as a process: from options to a ring that serves, to an orderly end.
 
+use crate::accounts::book::{Keeper, wall};
+use crate::accounts::{Book, Ledger, rows_max};
 use crate::admin::{self, AdminOptions, CatalogFile, signals};
 use crate::artefacts::ArtefactStore;
 use crate::datadir::{DataDir, write_durably};
+use crate::logs::{self, Bounds, Sink};
 use crate::node::{Node, NodeOptions, Phase};
 use crate::recovery::{Booting, LogError};
 use crate::start::StartError;
@@ -18,6 +21,7 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::mpsc;
 use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle};
@@ -43,6 +47,8 @@ pub struct ControlOptions {
     pub signals: bool,
     /// Whether endpoints and backends are printed at the start.
     pub print: bool,
+    /// How much is kept of what calls write to stderr.
+    pub logs: Bounds,
     /// Bounds of everything.
     pub limits: Limits,
 }
@@ -58,6 +64,7 @@ impl Default for ControlOptions {
             drain: NodeOptions::default().drain,
             signals: true,
             print: true,
+            logs: Bounds::default(),
             limits: Limits::default(),
         }
     }
@@ -105,6 +112,37 @@ struct Prepared {
     functions: Vec<FunctionSpec>,
     admin: String,
     secret: String,
+    ledger: Arc<Ledger>,
+    logs: Sink,
+}
+
+/// What is written beside the log, by threads of its own, while the ring turns.
+struct Records {
+    book: Arc<Book>,
+    keeper: Keeper,
+    logs: logs::Writer,
+}
+
+impl Records {
+    fn start(data: &DataDir, options: &ControlOptions) -> Result<(Records, Sink), StartError> {
+        let at = |entry: &str| (data.path(entry), data.path(entry));
+        let (path, usage) = at("usage");
+        let failed = |source| StartError::Io { path, source };
+        let (book, note) = Book::open(usage, rows_max(&options.limits), wall()).map_err(failed)?;
+        note.into_iter().for_each(say);
+        let book = Arc::new(book);
+        let (path, directory) = at("logs");
+        let failed = |source| StartError::Io { path, source };
+        let (sink, logs) = logs::Writer::start(directory, options.logs, say).map_err(failed)?;
+        let keeper = Keeper::start(book.clone(), say).map_err(StartError::Driver)?;
+        Ok((Records { book, keeper, logs }, sink))
+    }
+
+    /// Writes what is left, now that the ring has ended.
+    fn stop(self) {
+        self.logs.join();
+        self.keeper.stop();
+    }
 }
 
 /// Runs a control node on the calling thread until it has drained.
@@ -126,6 +164,8 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
     let listener = retry(|| TcpListener::bind(options.admin)).map_err(refused)?;
     let admin = format!("http://{}", listener.local_addr().map_err(refused)?);
     let secret = format!("{:032x}", admin::entropy().map_err(StartError::Driver)?);
+    let (records, logs) = Records::start(&data, &options)?;
+    let ledger = records.book.ledger().clone();
     let (stop, stopped) = oneshot::channel();
     let cold = AdminOptions {
         listener,
@@ -133,14 +173,18 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
         secret: secret.clone(),
         catalog,
         store,
+        book: records.book.clone(),
+        logs: admin::Logs::new(data.path("logs"), &records.logs),
         signals: options.signals.then(signals::endings),
         stop: stopped,
     };
     // Before the ring thread is pinned: the cold side may run on any CPU.
     let (begin, thread) = cold_side().map_err(StartError::Driver)?;
-    let result = run(Prepared { options, data, functions, admin, secret }, || drop(begin.send(cold)));
+    let prepared = Prepared { options, data, functions, admin, secret, ledger, logs };
+    let result = run(prepared, || drop(begin.send(cold)));
     drop((begin, stop));
     let _ = thread.join();
+    records.stop();
     result
 }
 
@@ -190,6 +234,8 @@ async fn turn(
         admin: prepared.admin.clone(),
         secret: prepared.secret.clone(),
         drain: prepared.options.drain,
+        ledger: prepared.ledger.clone(),
+        logs: Some(prepared.logs.clone()),
         pid: std::process::id(),
     };
     let limits = prepared.options.limits.clone();

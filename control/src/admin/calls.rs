@@ -1,5 +1,6 @@
 //! Routes that submit a call and ask for one.
 
+use crate::accounts::book::wall;
 use crate::admin::error::{ApiError, Reply};
 use crate::admin::http::{Admin, Shared};
 use axum::Json;
@@ -14,7 +15,7 @@ use call::frame::FrameBuf;
 use call::{Arguments, CallId, FunctionId, VerdictCode, WallTime};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 /// A client may wait this long for an outcome in one request: longer than most proxies would let it.
 const WAIT_MS_MAX: u64 = 10 * 60 * 1000;
@@ -118,7 +119,7 @@ fn bad(place: &str, message: String) -> ApiError {
 }
 
 /// Unix nanoseconds, a time as RFC 3339 has it, or a duration from now; zero if not given.
-fn time(place: &str, text: Option<&str>, now: WallTime) -> Reply<WallTime> {
+pub fn time(place: &str, text: Option<&str>, now: WallTime) -> Reply<WallTime> {
     let Some(text) = text else { return Ok(WallTime(0)) };
     if let Ok(nanos) = text.parse() {
         return Ok(WallTime(nanos));
@@ -133,10 +134,6 @@ fn time(place: &str, text: Option<&str>, now: WallTime) -> Reply<WallTime> {
             format!("`{text}` is no time: give 2026-11-21T08:30:00Z, 90s from now, or Unix nanoseconds"),
         )
     })
-}
-
-fn wall() -> WallTime {
-    WallTime(SystemTime::now().duration_since(UNIX_EPOCH).map(call::time::nanos).unwrap_or(0))
 }
 
 /// 128 random bits of the kernel.

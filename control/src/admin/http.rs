@@ -1,9 +1,11 @@
 //! The router, and the thread it runs on.
 
+use crate::accounts::Book;
 use crate::admin::catalog_file::CatalogFile;
 use crate::admin::error::ApiError;
 use crate::admin::link::Link;
-use crate::admin::{artefacts, calls, functions, operations, signals};
+use crate::admin::logs::Logs;
+use crate::admin::{artefacts, calls, functions, invoke, logs, metrics, operations, signals, usage};
 use crate::artefacts::ArtefactStore;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -15,7 +17,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, Semaphore, oneshot};
 
 /// What the cold side needs to know.
 pub struct AdminOptions {
@@ -29,6 +31,10 @@ pub struct AdminOptions {
     pub catalog: CatalogFile,
     /// The artefact store.
     pub store: ArtefactStore,
+    /// What functions use.
+    pub book: Arc<Book>,
+    /// What calls wrote.
+    pub logs: Logs,
     /// Signals that drain the node; every thread of the process must block them. None if the process is not ours.
     pub signals: Option<nix::sys::signal::SigSet>,
     /// Ends the service when its sender is dropped, after the answers in the making.
@@ -42,6 +48,10 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(super) struct Admin {
     pub link: Link,
     pub store: ArtefactStore,
+    pub book: Arc<Book>,
+    pub logs: Logs,
+    /// Who reads logs takes one.
+    pub readers: Arc<Semaphore>,
     /// Held over a whole deployment: one after the other.
     pub catalog: Mutex<CatalogFile>,
 }
@@ -84,6 +94,11 @@ fn routes() -> Vec<Route> {
         route(Method::GET, "/v1/workers", get(operations::workers)),
         route(Method::GET, "/v1/status", get(operations::status)),
         route(Method::POST, "/v1/drain", post(operations::drain)),
+        route(Method::GET, "/v1/usage", get(usage::show)),
+        route(Method::GET, "/v1/functions/{namespace}/{name}/logs", get(logs::show)),
+        route(Method::GET, "/metrics", get(metrics::show)),
+        route(Method::POST, invoke::PATH, post(invoke::invoke).layer(payload())),
+        route(Method::POST, invoke::STREAMING_PATH, post(invoke::streaming)),
         route(Method::GET, "/openapi.json", get(openapi)),
     ]
 }
@@ -111,7 +126,14 @@ pub fn serve(options: AdminOptions) -> io::Result<()> {
         if let Some(signals) = options.signals {
             signals::drain_on_signal(signals, link.clone())?;
         }
-        let admin = Admin { link, store: options.store, catalog: Mutex::new(options.catalog) };
+        let admin = Admin {
+            link,
+            store: options.store,
+            book: options.book,
+            logs: options.logs,
+            readers: Arc::new(Semaphore::new(logs::READERS_MAX)),
+            catalog: Mutex::new(options.catalog),
+        };
         options.listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(options.listener)?;
         let (ending, ended) = oneshot::channel::<()>();
@@ -201,6 +223,9 @@ mod tests {
         same("LimitSpec", serde_json::to_value(call::function::LimitSpec::default()).unwrap());
         same("NetworkSpec", serde_json::to_value(call::function::NetworkSpec::default()).unwrap());
         same("SandboxSpec", serde_json::to_value(call::function::SandboxSpec::default()).unwrap());
+        same("UsageRow", serde_json::to_value(crate::accounts::UsageRow::default()).unwrap());
+        same("UsageReport", serde_json::to_value(crate::accounts::UsageReport::default()).unwrap());
+        same("LogPage", serde_json::to_value(crate::logs::LogPage::default()).unwrap());
         same("Usage", serde_json::to_value(call::Usage::default()).unwrap());
     }
 }

@@ -2,12 +2,14 @@
 //! submits by call id. Connects again by itself.
 
 use call::admin::{Answer, Ask, Hello};
-use call::body::{ArchivedVerdict, verdicts};
+use call::body::{ArchivedVerdict, reply, verdicts};
 use call::frame::{Frame, FrameBuf, Header, Kind, append, frame_bytes};
-use call::{CallId, VerdictCode};
+use call::{CallId, Status, Usage, VerdictCode};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -24,12 +26,48 @@ enum Wish {
     Ask(Box<Ask>, oneshot::Sender<Answer>),
     /// An encoded submit frame.
     Submit(CallId, FrameBuf, oneshot::Sender<Judged>),
+    /// As [`Wish::Submit`], of a call whose outcome is wanted here.
+    Invoke(CallId, FrameBuf, oneshot::Sender<Judged>, oneshot::Sender<Outcome>),
+}
+
+/// How a call ended, byte for byte.
+#[derive(Debug)]
+pub struct Outcome {
+    pub status: Status,
+    pub usage: Usage,
+    pub output: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+/// Waits for the outcome of a call. Dropped, it leaves nothing behind.
+pub struct Waiting {
+    call: CallId,
+    outcome: oneshot::Receiver<Outcome>,
+    gone: mpsc::UnboundedSender<CallId>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Waiting {
+    /// The outcome.
+    pub async fn outcome(&mut self) -> Result<Outcome, LinkDown> {
+        (&mut self.outcome).await.map_err(|_| LinkDown)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        // The link has ended, and forgotten everything.
+        let _ = self.gone.send(self.call);
+    }
 }
 
 /// Cheap to clone; all clones share the connection.
 #[derive(Clone)]
 pub struct Link {
     wishes: mpsc::Sender<Wish>,
+    gone: mpsc::UnboundedSender<CallId>,
+    waiting: Arc<AtomicUsize>,
 }
 
 /// Wishes that wait while the connection is being made; HTTP clients beyond them wait at their own door.
@@ -43,8 +81,9 @@ impl Link {
     /// Starts the task that keeps the connection. Must be called inside a runtime.
     pub fn start(socket: PathBuf, secret: String) -> Link {
         let (wishes, receiver) = mpsc::channel(WISHES_MAX);
-        tokio::spawn(keep(socket, secret, receiver));
-        Link { wishes }
+        let (gone, left) = mpsc::unbounded_channel();
+        tokio::spawn(keep(socket, secret, receiver, left));
+        Link { wishes, gone, waiting: Arc::default() }
     }
 
     /// Asks and waits for the answer.
@@ -60,13 +99,33 @@ impl Link {
         self.wishes.send(Wish::Submit(call, frame, verdict)).await.map_err(|_| LinkDown)?;
         judged.await.map_err(|_| LinkDown)
     }
+
+    /// Submits an encoded frame that wants its outcome; waits for the verdict, and gives what waits for the outcome.
+    pub async fn invoke(&self, call: CallId, frame: FrameBuf) -> Result<(Judged, Waiting), LinkDown> {
+        let (verdict, judged) = oneshot::channel();
+        let (ended, outcome) = oneshot::channel();
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let waiting = Waiting { call, outcome, gone: self.gone.clone(), waiting: self.waiting.clone() };
+        self.wishes.send(Wish::Invoke(call, frame, verdict, ended)).await.map_err(|_| LinkDown)?;
+        Ok((judged.await.map_err(|_| LinkDown)?, waiting))
+    }
+
+    /// How many wait for an outcome.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
 }
 
-async fn keep(socket: PathBuf, secret: String, mut wishes: mpsc::Receiver<Wish>) {
+async fn keep(
+    socket: PathBuf,
+    secret: String,
+    mut wishes: mpsc::Receiver<Wish>,
+    mut left: mpsc::UnboundedReceiver<CallId>,
+) {
     while !wishes.is_closed() {
         if let Ok(mut talk) = Talk::open(&socket, &secret).await {
             // Whatever ends the connection, those who wait hear `LinkDown` as the talk is dropped.
-            let _ = talk.run(&mut wishes).await;
+            let _ = talk.run(&mut wishes, &mut left).await;
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -79,6 +138,7 @@ struct Talk {
     stamp: u64,
     asked: BTreeMap<u64, (oneshot::Sender<Answer>, Vec<u8>)>,
     submitted: BTreeMap<CallId, Vec<oneshot::Sender<Judged>>>,
+    invoked: BTreeMap<CallId, oneshot::Sender<Outcome>>,
 }
 
 impl Talk {
@@ -86,11 +146,15 @@ impl Talk {
         let mut stream = UnixStream::connect(socket).await?;
         let hello = Hello::Admin { secret: secret.to_owned() };
         stream.write_all(&json_frame(&Header::new(Kind::Hello), &hello)).await?;
-        let (asked, submitted) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Talk { stream, received: FrameBuf::new(), stamp: 0, asked, submitted })
+        let (asked, submitted, invoked) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Ok(Talk { stream, received: FrameBuf::new(), stamp: 0, asked, submitted, invoked })
     }
 
-    async fn run(&mut self, wishes: &mut mpsc::Receiver<Wish>) -> io::Result<()> {
+    async fn run(
+        &mut self,
+        wishes: &mut mpsc::Receiver<Wish>,
+        left: &mut mpsc::UnboundedReceiver<CallId>,
+    ) -> io::Result<()> {
         let mut chunk = vec![0u8; READ_BYTES];
         loop {
             tokio::select! {
@@ -98,6 +162,7 @@ impl Talk {
                     Some(wish) => self.send(wish).await?,
                     None => return Ok(()),
                 },
+                Some(call) = left.recv() => drop(self.invoked.remove(&call)),
                 read = self.stream.read(&mut chunk) => match read? {
                     0 => return Ok(()),
                     bytes => self.receive(&chunk[..bytes])?,
@@ -115,6 +180,14 @@ impl Talk {
                 self.stream.write_all(&json_frame(&header, &*ask)).await
             }
             Wish::Submit(call, frame, verdict) => {
+                self.submitted.entry(call).or_default().push(verdict);
+                self.stream.write_all(&frame).await
+            }
+            Wish::Invoke(call, frame, verdict, outcome) => {
+                // Who went away before this was heard has been forgotten already.
+                if !outcome.is_closed() {
+                    self.invoked.insert(call, outcome);
+                }
                 self.submitted.entry(call).or_default().push(verdict);
                 self.stream.write_all(&frame).await
             }
@@ -147,7 +220,8 @@ impl Talk {
                     self.hear_verdict(verdict)?;
                 }
             }
-            // The node's hello; outcomes of calls whose HTTP client waits through an ask.
+            Kind::Outcome => self.hear_outcome(frame)?,
+            // The node's hello.
             _ => {}
         }
         Ok(())
@@ -162,6 +236,16 @@ impl Talk {
             // An HTTP client that went away does not hear it; that is all.
             let _ = answer.send(serde_json::from_slice(&whole)?);
         }
+        Ok(())
+    }
+
+    /// Of a call whose HTTP client waits for it here; one that waits through an ask, or not at all, hears nothing.
+    fn hear_outcome(&mut self, frame: &Frame<'_>) -> io::Result<()> {
+        let Some(waiting) = self.invoked.remove(&frame.call()) else { return Ok(()) };
+        let reply = reply(frame.body()).map_err(io::Error::other)?;
+        let status = frame.status().map_err(io::Error::other)?;
+        let (output, stderr) = (reply.output.to_vec(), reply.stderr.to_vec());
+        let _ = waiting.send(Outcome { status, usage: reply.usage(), output, stderr });
         Ok(())
     }
 

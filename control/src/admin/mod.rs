@@ -11,9 +11,14 @@ mod functions;
 mod artefacts;
 mod calls;
 mod operations;
+mod usage;
+mod logs;
+mod metrics;
+mod invoke;
 mod catalog_file;
 pub(crate) mod signals;
 
 pub use calls::entropy;
 pub use catalog_file::CatalogFile;
 pub use http::{AdminOptions, serve};
+pub use logs::Logs;
