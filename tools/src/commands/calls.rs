@@ -55,7 +55,11 @@ fn show(call: &CallState) -> String {
         rows.push(("waited", format!("{} on the core", short(usage.wait_ns))));
         rows.push(("ran", format!("{} ({} of CPU)", short(usage.run_ns), short(usage.cpu_ns))));
         rows.push(("memory", format!("{} KiB", usage.memory_bytes >> 10)));
-        rows.push(("cold start", if usage.cold { "yes" } else { "no" }.to_owned()));
+        if usage.bytes_in + usage.bytes_out > 0 {
+            rows.push(("network", format!("{} bytes in, {} out", usage.bytes_in, usage.bytes_out)));
+        }
+        let init = if usage.init_ns == 0 { String::new() } else { format!(" ({})", short(usage.init_ns)) };
+        rows.push(("cold start", format!("{}{init}", if usage.cold { "yes" } else { "no" })));
     }
     let mut text = pairs(rows);
     for (name, bytes) in [("output", &call.output), ("stderr", &call.stderr)] {
