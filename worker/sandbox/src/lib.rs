@@ -2,10 +2,11 @@
 //!
 //! - [`protocol`]: what a core and the jailer say to each other, and how it is written. [`socket`]: messages with
 //!   descriptors over a Unix socket.
-//! - [`cgroup`]: control groups of both versions behind one interface.
+//! - [`cgroup`]: control groups of both versions behind one interface. [`pressure`]: memory pressure, and who goes for it.
 
 pub mod cgroup;
 mod jail;
+pub mod pressure;
 pub mod protocol;
 pub mod socket;
 mod sys;
