@@ -5,6 +5,7 @@
 //! - [`cgroup`]: control groups of both versions behind one interface. [`pressure`]: memory pressure, and who goes for it.
 
 pub mod cgroup;
+pub mod jailer;
 mod jail;
 pub mod pressure;
 pub mod protocol;

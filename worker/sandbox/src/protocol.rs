@@ -26,6 +26,7 @@
 //!
 //! A message that cannot be read, or that breaks the order above, ends the connection: both ends are one program.
 
+pub use call::function::{Base, Tier};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -252,28 +253,6 @@ pub enum Abi {
     RuntimeApi,
     /// A process per call: stdin, stdout, exit status.
     Stdio,
-}
-
-/// What of the host's files the function sees.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Base {
-    /// The host's programs and libraries, read-only.
-    #[default]
-    Host,
-    /// Nothing: the bundle brings all.
-    None,
-}
-
-/// Which system calls the function may make.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Tier {
-    /// What ordinary programs and language runtimes use.
-    #[default]
-    Default,
-    /// Less: no further programs, no debugging aids, no System V IPC.
-    Strict,
 }
 
 /// A sandbox to be.

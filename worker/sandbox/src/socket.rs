@@ -1,11 +1,12 @@
 //! Messages with descriptors over a `SOCK_SEQPACKET` Unix socket: for the jailer, its first processes, and tests. A core
 //! uses its ring instead.
 
+use crate::jail::letter::ANSWER_BYTES;
 use crate::protocol::{DESCRIPTORS_MAX, MESSAGE_BYTES_MAX};
 use nix::cmsg_space;
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, bind,
-    connect, listen, recvmsg, sendmsg, socket,
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    bind, connect, listen, recvmsg, sendmsg, socket,
 };
 use std::io::{IoSlice, IoSliceMut, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -61,10 +62,24 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]
 /// # Errors
 /// `WouldBlock` if there is none; `InvalidData` if it was cut off, or descriptors were.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> Result<Option<Vec<OwnedFd>>> {
-    buffer.resize(MESSAGE_BYTES_MAX + 1, 0);
+    receive_up_to(socket, buffer, MESSAGE_BYTES_MAX, MsgFlags::empty())
+}
+
+/// The same, of the answers of a sandbox's first process: without waiting, though its socket blocks.
+pub(crate) fn receive_small(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> Result<Option<Vec<OwnedFd>>> {
+    receive_up_to(socket, buffer, ANSWER_BYTES, MsgFlags::MSG_DONTWAIT)
+}
+
+fn receive_up_to(
+    socket: BorrowedFd<'_>,
+    buffer: &mut Vec<u8>,
+    most: usize,
+    flags: MsgFlags,
+) -> Result<Option<Vec<OwnedFd>>> {
+    buffer.resize(most + 1, 0);
     let mut control = cmsg_space!([RawFd; DESCRIPTORS_MAX]);
     let mut slices = [IoSliceMut::new(buffer)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
     let mut descriptors = Vec::new();
     for entry in message.cmsgs()? {
@@ -74,7 +89,7 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> Result<Option<Ve
         }
     }
     let (bytes, flags) = (message.bytes, message.flags);
-    if flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) || bytes > MESSAGE_BYTES_MAX {
+    if flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) || bytes > most {
         return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "the message is too long"));
     }
     buffer.truncate(bytes);

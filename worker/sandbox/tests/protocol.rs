@@ -44,8 +44,11 @@ fn to_jailer() -> impl Strategy<Value = ToJailer> {
     prop_oneof![
         (any::<u32>(), any::<u32>()).prop_map(|(version, cpu)| ToJailer::Hello { version, cpu }),
         (any::<u64>(), spec()).prop_map(|(sandbox, spec)| ToJailer::Make { sandbox, spec: Box::new(spec) }),
-        (any::<u64>(), any::<u64>(), environment())
-            .prop_map(|(sandbox, run, environment)| ToJailer::Run { sandbox, run, environment }),
+        (any::<u64>(), any::<u64>(), environment()).prop_map(|(sandbox, run, environment)| ToJailer::Run {
+            sandbox,
+            run,
+            environment
+        }),
         (any::<u64>(), any::<u64>())
             .prop_map(|(sandbox, grace_ms)| ToJailer::Stop { sandbox, how: Stop::Term { grace_ms } }),
         any::<u64>().prop_map(|sandbox| ToJailer::Stop { sandbox, how: Stop::Kill }),
@@ -64,8 +67,11 @@ fn ending() -> impl Strategy<Value = Ending> {
 }
 
 fn from_jailer() -> impl Strategy<Value = FromJailer> {
-    let force = (any::<bool>(), any::<bool>(), any::<bool>())
-        .prop_map(|(cgroups, bpf, root)| Force { cgroups, bpf, root });
+    let force = (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(cgroups, bpf, root)| Force {
+        cgroups,
+        bpf,
+        root,
+    });
     let counters = proptest::option::of((any::<u32>(), any::<u32>()))
         .prop_map(|c| c.map(|(rows, row_bytes)| Counters { rows, row_bytes }));
     prop_oneof![

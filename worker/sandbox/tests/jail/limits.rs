@@ -1,0 +1,93 @@
+//! What a function may use, and how it is told when it wants more.
+
+use crate::host::*;
+use sandbox::protocol::*;
+
+#[test]
+fn memory_beyond_the_limit_ends_the_function_and_says_so() {
+    if !has_root("memory_beyond_the_limit") {
+        return;
+    }
+    let (host, bundle) = (Host::start(), bundle());
+    let mut core = host.core();
+    if !core.force.cgroups {
+        return skip("memory_beyond_the_limit", "no cgroups here");
+    }
+    let mut spec = probes(bundle.path());
+    spec.limits.memory_bytes = 32 << 20;
+    let made = core.make(spec.clone());
+    let ran = core.run(made.id, &[("PROBE", "memory")], "");
+    assert_eq!(ran.ending, Ending::Oom, "{ran:?}");
+    // Filling /tmp is memory too.
+    spec.limits.tmp_bytes = 1 << 30;
+    spec.abi = Abi::RuntimeApi;
+    spec.command = ["/bin/sh", "-c", "exec head -c 200000000 /dev/zero > /tmp/x"].map(String::from).into();
+    let made = core.make(spec);
+    assert_eq!(core.exited(made.id), Ending::Oom);
+}
+
+#[test]
+fn a_fork_bomb_is_bounded() {
+    if !has_root("a_fork_bomb_is_bounded") {
+        return;
+    }
+    let (host, bundle) = (Host::start(), bundle());
+    let mut core = host.core();
+    if !core.force.cgroups {
+        return skip("a_fork_bomb_is_bounded", "no cgroups here");
+    }
+    let mut spec = shell(bundle.path());
+    spec.limits.pids = 20;
+    let made = core.make(spec);
+    let ran = core.script(made.id, "for i in $(seq 100); do sleep 1000 & done; echo unreachable");
+    assert!(ran.stderr.contains("fork") && !ran.stdout.contains("unreachable"), "{ran:?}");
+    let before = host.inmates().len();
+    assert!(before <= 20 + 4, "{before} processes");
+    core.stop(made.id, Stop::Kill);
+    core.exited(made.id);
+    // Two blanks stay.
+    wait("the end of the bomb", || (host.inmates().len() <= 3).then_some(()));
+}
+
+#[test]
+fn files_are_bounded() {
+    if !has_root("files_are_bounded") {
+        return;
+    }
+    let (host, bundle) = (Host::start(), bundle());
+    let mut core = host.core();
+    let mut spec = shell(bundle.path());
+    spec.limits.files = 40;
+    let made = core.make(spec);
+    let ran = core.script(made.id, "ulimit -n; ulimit -n 41; ulimit -c; ulimit -l");
+    assert!(ran.stdout.starts_with("40\n"), "{ran:?}");
+    assert!(!ran.stderr.is_empty(), "the limit can be raised: {ran:?}");
+}
+
+#[test]
+fn what_a_host_cannot_enforce_is_refused() {
+    if !has_root("what_a_host_cannot_enforce_is_refused") {
+        return;
+    }
+    let (host, bundle) = (Host::start(), bundle());
+    let mut core = host.core();
+    let device = Spec { devices: vec!["/dev/tty".into()], ..shell(bundle.path()) };
+    assert!(core.try_make(device).unwrap_err().contains("/dev/tty"));
+    let network = Network { allow: vec!["10.0.0.0/8:443".into()], ..Network::default() };
+    let spec = Spec { network: Some(network), ..shell(bundle.path()) };
+    let refused = core.try_make(spec);
+    assert_eq!(refused.is_ok(), core.force.bpf, "{refused:?}");
+    let spec = Spec { bundle: "/nonexistent".into(), ..shell(bundle.path()) };
+    assert!(core.try_make(spec).unwrap_err().contains("/nonexistent"));
+    let spec = Spec { bundle: "relative".into(), ..shell(bundle.path()) };
+    assert!(core.try_make(spec).unwrap_err().contains("absolute"));
+    let script = bundle.path().join("script");
+    std::fs::write(&script, "#!/bin/sh\n").unwrap();
+    let spec = Spec { command: vec!["./script".into()], ..service(bundle.path(), "") };
+    assert!(core.try_make(spec).unwrap_err().contains("not executable"));
+    let spec = Spec { command: vec![], ..service(bundle.path(), "") };
+    assert!(core.try_make(spec).unwrap_err().contains("neither in the bundle"));
+    // After all that it serves still.
+    let made = core.make(shell(bundle.path()));
+    assert_eq!(core.script(made.id, "echo yes").stdout, "yes\n");
+}
