@@ -19,6 +19,8 @@ pub struct Config {
     pub slots: u32,
     /// The name of this host; the kernel's host name if not given.
     pub host: Option<String>,
+    /// Where the host's jailer listens; without one no process function runs here.
+    pub jailer: Option<PathBuf>,
     /// How long a drain may take, seconds. Calls that still run then are left to be leased elsewhere.
     pub drain_s: u64,
 }
@@ -33,6 +35,7 @@ impl Default for Config {
             cpus: None,
             slots: 512,
             host: None,
+            jailer: None,
             drain_s: 10,
         }
     }

@@ -157,6 +157,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
 
     /// What happened that a person may want to know, oldest first; the caller prints it.
     pub fn notes(&mut self) -> std::vec::Drain<'_, String> {
+        self.runtime.notes(&mut self.notes);
         self.notes.drain(..)
     }
 

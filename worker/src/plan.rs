@@ -37,6 +37,8 @@ pub struct Plan {
     pub cpus: Vec<u32>,
     /// Calls that one core serves at once, 1 to [`SLOTS_MAX`].
     pub slots: u32,
+    /// Where the host's jailer listens, if process functions are to run.
+    pub jailer: Option<PathBuf>,
     /// How long a drain may take.
     pub drain: Duration,
 }
@@ -116,6 +118,7 @@ impl Plan {
             artefacts: config.artefacts.clone(),
             cpus: cpus(config.cpus.as_deref(), allowed)?,
             slots: config.slots,
+            jailer: config.jailer.clone(),
             drain: Duration::from_secs(config.drain_s),
         })
     }

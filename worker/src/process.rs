@@ -10,8 +10,9 @@ use driver::shell::{self, Shell};
 use driver::uring::{self, Uring};
 use driver::{Arrivals, Driver, topology};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use runtime::Runtime;
+use runtime::process::{self, ProcessRuntime};
 use runtime::wasm::{self, WasmRuntime};
+use runtime::{ByKind, Runtime};
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -53,9 +54,15 @@ impl From<io::Error> for StartError {
 /// If the process may not use what it needs: the CPU, io_uring, memory to lock, address space for the instances.
 pub fn run(plan: &Plan, cpu: u32, limits: &Limits) -> Result<(), StartError> {
     listen_to_signals().map_err(io::Error::from)?;
-    // One connection, and those that end while it is made anew.
-    let options = uring::Options { connections_max: 8, ..uring::Options::default() };
+    let options = uring::Options { connections_max: connections_max(plan), ..uring::Options::default() };
     shell::run_pinned(cpu as usize, options, |driver, shell| serve(plan, cpu, limits, driver, shell))?
+}
+
+/// The one to the node, and those that end while it is made anew; with process functions the one to the jailer, and two
+/// pipes and some connections of each sandbox.
+fn connections_max(plan: &Plan) -> usize {
+    let of_sandboxes = process::Options::SANDBOXES as usize * 16;
+    8 + if plan.jailer.is_some() { of_sandboxes } else { 0 }
 }
 
 /// The loop, as one task of the CPU's executor.
@@ -67,7 +74,15 @@ async fn serve(
     mut shell: Shell,
 ) -> Result<(), StartError> {
     let options = wasm::Options { slots: plan.slots, slice: TICK, ..wasm::Options::new(&plan.cache) };
-    let runtime = WasmRuntime::new(options).map_err(StartError::Runtime)?;
+    let wasm = WasmRuntime::new(options).map_err(StartError::Runtime)?;
+    let processes = ProcessRuntime::new(process::Options {
+        slots: plan.slots,
+        sandboxes: process::Options::SANDBOXES,
+        cpu,
+        jailer: plan.jailer.clone(),
+        bundles: plan.cache.join("bundles"),
+    });
+    let runtime = ByKind::new(wasm, processes, plan.slots);
     let mut core = Core::new(plan.core(cpu), limits.clone(), driver, runtime);
     let mut backends = core.backends();
     backends.push(("pinning".into(), format!("CPU {cpu}, one glommio executor")));

@@ -39,6 +39,9 @@ pub struct WorkerArguments {
     /// Name of this host [default: as the kernel says]
     #[arg(long)]
     pub host: Option<String>,
+    /// Socket of the host's jailer, which makes the sandboxes of process functions
+    #[arg(long, value_name = "PATH")]
+    pub jailer: Option<PathBuf>,
     /// How long a drain waits for calls that run
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub drain: Duration,
@@ -73,6 +76,7 @@ impl WorkerArguments {
             cpus: self.cpus.clone(),
             slots: self.slots,
             host: self.host.clone(),
+            jailer: self.jailer.clone(),
             drain_s: self.drain.as_secs(),
         }
     }
@@ -99,6 +103,9 @@ fn command_line(config: &Config, plan: &Plan) -> Vec<OsString> {
     line.extend(["--data-dir".into(), config.data_dir.clone().into()]);
     line.extend(["--slots".into(), plan.slots.to_string().into()]);
     line.extend(["--host".into(), plan.host.clone().into()]);
+    if let Some(jailer) = &plan.jailer {
+        line.extend(["--jailer".into(), jailer.into()]);
+    }
     line.extend(["--drain".into(), format!("{}s", plan.drain.as_secs()).into()]);
     line
 }
@@ -160,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_core_gets_the_worker_s_own_config() {
-        let config = config(&["--slots", "7", "--host", "here", "--drain", "3s"]);
+        let config = config(&["--slots", "7", "--host", "here", "--drain", "3s", "--jailer", "/run/j.sock"]);
         let plan = Plan::of(&config, &[0, 1]).unwrap();
         let line: Vec<OsString> =
             std::iter::once("core".into()).chain(command_line(&config, &plan)).collect();

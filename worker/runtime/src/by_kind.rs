@@ -116,6 +116,11 @@ impl<W: Runtime, P: Runtime> Runtime for ByKind<W, P> {
         self.process.idle();
     }
 
+    fn notes(&mut self, into: &mut Vec<String>) {
+        self.wasm.notes(into);
+        self.process.notes(into);
+    }
+
     fn backends(&self) -> Vec<(String, String)> {
         let mut backends = self.wasm.backends();
         backends.extend(self.process.backends());

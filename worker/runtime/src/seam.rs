@@ -99,6 +99,8 @@ pub trait Runtime {
     }
     /// Housekeeping while the core is idle: drop instances unused for long, take back memory. Short.
     fn idle(&mut self) {}
+    /// Appends what happened that a person may want to know, oldest first: lines of `key=value` words.
+    fn notes(&mut self, _into: &mut Vec<String>) {}
     /// Which backend is in force for each thing, for people.
     fn backends(&self) -> Vec<(String, String)>;
 }

@@ -17,7 +17,6 @@ const CALL_VARIABLES_MAX: usize = 128;
 
 /// See the module.
 pub(super) struct Function {
-    name: String,
     arn: String,
     /// What its sandboxes are made of.
     pub spec: Box<Spec>,
@@ -34,7 +33,6 @@ impl Function {
     pub fn new(spec: &FunctionSpec, bundles: &Path) -> Function {
         let limits = &spec.limits;
         Function {
-            name: spec.name.clone(),
             arn: format!("arn:aws:lambda:{}:000000000000:function:{}", spec.namespace, spec.name),
             spec: Box::new(sandbox_spec(spec, bundles)),
             bounds: Bounds {

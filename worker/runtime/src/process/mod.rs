@@ -334,6 +334,10 @@ impl Runtime for ProcessRuntime {
         self.ledger.pool.alarm().min(self.link.alarm()).min(self.finish_at)
     }
 
+    fn notes(&mut self, into: &mut Vec<String>) {
+        into.append(&mut self.notes);
+    }
+
     fn backends(&self) -> Vec<(String, String)> {
         let counted = match &self.ledger.counters {
             Some(counters) => format!("of {} sandboxes, mapped: no system call", counters.rows()),
