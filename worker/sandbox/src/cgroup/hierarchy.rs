@@ -178,6 +178,13 @@ impl Hierarchy {
         self.to_string()
     }
 
+    /// Below which directories groups are made, for people.
+    pub fn places(&self) -> String {
+        let mut all: Vec<String> = self.trees.iter().map(|tree| tree.base.display().to_string()).collect();
+        all.sort();
+        all.join(", ")
+    }
+
     fn names(&self, version: Version) -> String {
         let trees = self.trees.iter().filter(|tree| tree.version == version);
         let mut all: Vec<Controller> = trees.flat_map(|tree| tree.controllers.iter().copied()).collect();

@@ -164,7 +164,8 @@ fn signals() -> Result<(), Failed> {
     let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the struct outlives the call.
     Errno::result(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const no_core) }).at(Step::Limits)?;
-    die_with_jailer()
+    // Still dumpable: a jailer that is not root could not write its map of ids otherwise.
+    sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong, 0).at(Step::Signals).map(drop)
 }
 
 /// The kernel forgets the parent-death signal whenever ids or capabilities change.

@@ -24,11 +24,6 @@ impl Version {
         Version(crate::sys::landlock_version())
     }
 
-    /// Whether there is any.
-    pub fn is_there(self) -> bool {
-        self.0 > 0
-    }
-
     /// Whether abstract Unix sockets and signals are scoped.
     pub fn has_scopes(self) -> bool {
         self.0 >= SCOPES
