@@ -407,6 +407,7 @@ mod tests {
             artefacts: Some(store.path().into()),
             cpus: vec![0],
             slots: 1,
+            jailer: None,
             drain: Duration::ZERO,
         };
         let (good, bad) = (artefact::sha256(b"good"), artefact::sha256(b"bad"));

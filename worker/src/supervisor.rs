@@ -207,6 +207,7 @@ mod tests {
             artefacts: None,
             cpus: vec![0, 1],
             slots: 1,
+            jailer: None,
             drain: Duration::ZERO,
         };
         let command = |cpu: u32| {
