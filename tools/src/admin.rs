@@ -91,12 +91,17 @@ impl Admin {
         self.answer(path, self.agent.put(self.url(path)).content_type("application/json").send(&json[..]))
     }
 
-    /// `PUT` of a wasm file.
+    /// `PUT` of a wasm file or a bundle.
     ///
     /// # Errors
     /// As [`Admin::get`].
-    pub fn put_wasm<T: DeserializeOwned>(&self, path: &str, wasm: &[u8]) -> Result<T, Failure> {
-        self.answer(path, self.agent.put(self.url(path)).content_type("application/wasm").send(wasm))
+    pub fn put_artefact<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        kind: &str,
+        bytes: &[u8],
+    ) -> Result<T, Failure> {
+        self.answer(path, self.agent.put(self.url(path)).content_type(kind).send(bytes))
     }
 
     fn url(&self, path: &str) -> String {

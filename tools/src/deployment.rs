@@ -1,9 +1,11 @@
-//! Deploying: manifest and wasm in, a function that is ready out. Also for programs that deploy many functions.
+//! Deploying: manifest and code in, a function that is ready out. Also for programs that deploy many functions.
 
 use crate::admin::Admin;
 use crate::exit::{Exit, Failure};
 use crate::interrupt;
+use crate::packing;
 use call::admin::FunctionState;
+use call::function::RuntimeKind;
 use call::limits::ARTEFACT_BYTES_MAX;
 use call::manifest::{self, Manifest};
 use call::{FunctionSpec, SpecError};
@@ -13,6 +15,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use worker::bundle::{self, Contents};
 
 /// Name of the manifest in a function's directory.
 pub const MANIFEST: &str = "function.toml";
@@ -24,10 +27,19 @@ const LOOK: Duration = Duration::from_millis(50);
 pub struct Package {
     /// What will be deployed.
     pub spec: FunctionSpec,
-    /// The wasm file.
-    pub wasm: Vec<u8>,
+    /// The wasm file, or the bundle as a tar or tar.gz.
+    pub artefact: Vec<u8>,
     /// What it is.
-    pub inspection: Inspection,
+    pub code: Code,
+}
+
+/// What an artefact was found to be.
+#[derive(Clone, Debug)]
+pub enum Code {
+    /// A module.
+    Wasm(Inspection),
+    /// The files of a process function.
+    Bundle(Contents),
 }
 
 impl Package {
@@ -54,8 +66,35 @@ impl Package {
         })?;
         let Manifest { spec, artefact } =
             manifest::parse(&name, &text).map_err(|error| manifest_failure(&error))?;
-        let wasm: PathBuf = path.parent().unwrap_or(Path::new("")).join(artefact.unwrap_or_default());
-        Package::read_wasm(spec, &wasm)
+        let beside = |file: PathBuf| path.parent().unwrap_or(Path::new("")).join(file);
+        match spec.runtime {
+            RuntimeKind::Wasm => Package::read_wasm(spec, &beside(artefact.unwrap_or_default())),
+            RuntimeKind::Process => match artefact {
+                Some(bundle) => Package::read_bundle(spec, &beside(bundle)),
+                None => Package::new(spec, packing::empty(), &name),
+            },
+        }
+    }
+
+    /// Of a process function whose manifest is known and its bundle: a directory, which is packed, or an archive.
+    ///
+    /// # Errors
+    /// A bundle that is missing or that no host would take, or that lacks the program that the command names.
+    pub fn read_bundle(spec: FunctionSpec, path: &Path) -> Result<Package, Failure> {
+        let artefact = if path.is_dir() {
+            packing::pack(path)?
+        } else {
+            let slim = "leave out tests, caches and debug symbols, or compress it as .tar.gz";
+            read_bounded(path, "the bundle", ARTEFACT_BYTES_MAX).map_err(|mut failure| {
+                failure.remedy = match failure.exit {
+                    Exit::NotFound => "build the function first, or correct `bundle` in its manifest".into(),
+                    Exit::BadInput => slim.into(),
+                    _ => failure.remedy,
+                };
+                failure
+            })?
+        };
+        Package::new(spec, artefact, &path.display().to_string())
     }
 
     /// Of a function whose manifest is known and a wasm file.
@@ -75,21 +114,23 @@ impl Package {
         Package::new(spec, wasm, &path.display().to_string())
     }
 
-    /// Of a function whose manifest and wasm are known; errors call the wasm by `name`.
+    /// Of a function whose manifest and artefact are known; errors call the artefact by `name`.
     ///
     /// # Errors
-    /// Values out of range; what is not wasm, or cannot run here.
-    pub fn new(mut spec: FunctionSpec, wasm: Vec<u8>, name: &str) -> Result<Package, Failure> {
+    /// Values out of range; what is neither wasm nor a bundle, or cannot run here.
+    pub fn new(mut spec: FunctionSpec, artefact: Vec<u8>, name: &str) -> Result<Package, Failure> {
         spec.validate().map_err(|error| manifest_failure(&error))?;
-        let inspection = inspect(&wasm, spec.abi, spec.memory_bytes).map_err(|error| {
-            let text = error.to_string();
-            let (what, remedy) =
-                text.split_once("; ").unwrap_or((&text, "see tools/README.md for what runs here"));
-            Failure::input(format!("the file {what}"), name, remedy)
-        })?;
-        spec.artefact = sha256(&wasm);
-        spec.artefact_bytes = wasm.len() as u64;
-        Ok(Package { spec, wasm, inspection })
+        let code = match spec.runtime {
+            RuntimeKind::Wasm => inspect(&artefact, spec.abi, spec.memory_bytes)
+                .map(Code::Wasm)
+                .map_err(|error| refused("file", &error.to_string(), name))?,
+            RuntimeKind::Process => bundle::inspect(&artefact)
+                .and_then(|contents| contents.check_command(&spec.process).map(|()| Code::Bundle(contents)))
+                .map_err(|error| refused("bundle", &error.to_string(), name))?,
+        };
+        spec.artefact = sha256(&artefact);
+        spec.artefact_bytes = artefact.len() as u64;
+        Ok(Package { spec, artefact, code })
     }
 
     /// Uploads the artefact and puts the function in force; it may not be ready yet.
@@ -97,16 +138,26 @@ impl Package {
     /// # Errors
     /// As the API says.
     pub fn deploy(&self, admin: &Admin) -> Result<FunctionState, Failure> {
+        let kind = match self.code {
+            Code::Wasm(_) => "application/wasm",
+            Code::Bundle(_) => "application/octet-stream",
+        };
         let _stored: serde_json::Value =
-            admin.put_wasm(&format!("/v1/artefacts/{}", self.spec.artefact), &self.wasm)?;
+            admin.put_artefact(&format!("/v1/artefacts/{}", self.spec.artefact), kind, &self.artefact)?;
         admin.put(&route(&self.spec), &self.spec)
     }
 }
 
-/// Waits until a host has compiled this version of the function.
+/// An artefact that is no good; the error says what, then, behind a semicolon, what to do.
+fn refused(what: &str, error: &str, name: &str) -> Failure {
+    let (why, remedy) = error.split_once("; ").unwrap_or((error, "see tools/README.md for what runs here"));
+    Failure::input(format!("the {what} {why}"), name, remedy)
+}
+
+/// Waits until a host has compiled or unpacked this version of the function.
 ///
 /// # Errors
-/// It cannot be compiled; nobody has compiled it in `time`; Ctrl-C.
+/// It cannot be made ready; nobody has in `time`; Ctrl-C.
 pub fn wait_until_ready(
     admin: &Admin,
     spec: &FunctionSpec,
@@ -125,7 +176,7 @@ pub fn wait_until_ready(
             }
             "ready" => return Ok(state),
             "failed" => {
-                let what = format!("the function cannot be compiled: {}", state.reason);
+                let what = format!("the function cannot be made ready: {}", state.reason);
                 return Err(Failure::input(what, place, "correct it and deploy again; its calls wait"));
             }
             _ => {}
@@ -135,12 +186,12 @@ pub fn wait_until_ready(
                 Exit::Interrupted,
                 "interrupted",
                 place,
-                "it is deployed and will be compiled",
+                "it is deployed and will be made ready",
             ));
         }
         if Instant::now() >= until {
             let remedy = "is a worker running? See `millrace workers`; the function stays deployed";
-            return Err(Failure::new(Exit::TimedOut, "no host has compiled the function yet", place, remedy));
+            return Err(Failure::new(Exit::TimedOut, "no host has the function ready yet", place, remedy));
         }
         std::thread::sleep(LOOK);
     }
@@ -219,7 +270,57 @@ mod tests {
         std::fs::write(&path, wat(FAST)).unwrap();
         let package = Package::read(&path).unwrap();
         assert_eq!((package.spec.name.as_str(), package.spec.artefact.len()), ("hello", 64));
-        assert_eq!(package.spec.artefact_bytes, package.wasm.len() as u64);
+        assert_eq!(package.spec.artefact_bytes, package.artefact.len() as u64);
+    }
+
+    const PROCESS: &str = "name = \"f\"\nruntime = \"process\"\n";
+
+    #[test]
+    fn a_directory_or_an_archive_is_the_bundle_of_a_process_function() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir(at("code")).unwrap();
+        std::fs::write(at("code/run"), "#!/bin/sh\n").unwrap();
+        let manifest = |bundle: &str| {
+            std::fs::write(at(MANIFEST), format!("{PROCESS}command = [\"./run\"]\n{bundle}\n")).unwrap();
+            Package::read(directory.path())
+        };
+        let failure = manifest("bundle = \"code\"").unwrap_err();
+        assert!(
+            failure.what.contains("`run` is not executable") && failure.remedy.contains("chmod"),
+            "{failure}"
+        );
+        std::fs::set_permissions(at("code/run"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        let package = manifest("bundle = \"code\"").unwrap();
+        assert!(matches!(&package.code, Code::Bundle(contents) if contents.items.len() == 1));
+        assert_eq!(package.spec.artefact, sha256(&package.artefact));
+
+        std::fs::write(at("code.tar"), &package.artefact).unwrap();
+        assert_eq!(manifest("bundle = \"code.tar\"").unwrap().spec, package.spec);
+
+        let failure = manifest("bundle = \"gone\"").unwrap_err();
+        assert!(failure.exit == Exit::NotFound && failure.remedy.contains("correct `bundle`"), "{failure}");
+        let failure = manifest("").unwrap_err();
+        assert!(failure.what.contains("`run` is not in it"), "{failure}");
+        std::fs::write(at("zip"), b"PK\x03\x04".repeat(200)).unwrap();
+        let failure = manifest("bundle = \"zip\"").unwrap_err();
+        assert!(failure.what.contains("not a sound tar") && failure.place.ends_with("zip"), "{failure}");
+        std::fs::File::create(at("large")).unwrap().set_len(65 << 20).unwrap();
+        let failure = manifest("bundle = \"large\"").unwrap_err();
+        assert!(
+            failure.what.contains("more than 67108864 bytes") && failure.remedy.contains(".tar.gz"),
+            "{failure}"
+        );
+    }
+
+    #[test]
+    fn a_program_of_the_host_needs_no_bundle() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = format!("{PROCESS}command = [\"cat\"]\nabi = \"stdio\"\n");
+        std::fs::write(directory.path().join(MANIFEST), text).unwrap();
+        let package = Package::read(directory.path()).unwrap();
+        assert!(matches!(&package.code, Code::Bundle(contents) if contents.items.is_empty()));
     }
 
     fn wat(text: &str) -> Vec<u8> {

@@ -412,7 +412,7 @@ fn entries() -> impl Strategy<Value = Raw> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
     fn hostile_archives_stay_inside(entries in proptest::collection::vec(entries(), 0..12)) {

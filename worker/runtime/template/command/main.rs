@@ -1,5 +1,5 @@
 //! A Millrace function as an ordinary WASI command: arguments on stdin, result on stdout, exit status 0. Build it with
-//! `cargo build --release --target wasm32-wasip1`, then `millrace deploy`.
+//! `cargo build --release`, then `millrace deploy`.
 //!
 //! To fail, exit with another status: what stands on stderr is kept with the call, and the call is tried again.
 

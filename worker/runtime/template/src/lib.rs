@@ -1,4 +1,4 @@
-//! A Millrace function. Build it with `cargo build --release --target wasm32-wasip1`, then `millrace deploy`.
+//! A Millrace function. Build it with `cargo build --release`, then `millrace deploy`.
 
 mod millrace;
 

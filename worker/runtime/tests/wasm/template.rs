@@ -34,16 +34,18 @@ fn build(kind: &str, manifest: &str, sources: &[&str], place: impl Fn(&str) -> S
         std::fs::write(to, text).unwrap();
     };
     write("Cargo.toml", manifest);
+    write(".cargo/config.toml", &read(".cargo/config.toml"));
     write("build.rs", &read("build.rs"));
     for source in sources {
         write(&place(source), &read(source));
     }
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(kind);
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--offline", "--quiet", "--release", "--target", "wasm32-wasip1"])
+        .args(["build", "--offline", "--quiet", "--release"])
         .current_dir(project.path())
         .env("CARGO_TARGET_DIR", &target)
         .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_BUILD_TARGET")
         .output()
         .unwrap();
     assert!(
