@@ -67,6 +67,8 @@ const COMMANDS: &[&str] = &[
     "queue peek",
     "dlq list",
     "dlq redrive",
+    "logs",
+    "usage",
     "workers",
     "status",
     "doctor",
@@ -319,6 +321,25 @@ fn a_new_function_can_be_made_once() {
     }
     let (code, what, _) = failed(&init("fast"));
     assert!(code == 8 && what.contains("not empty: hello"), "{code} {what}");
+}
+
+#[test]
+fn a_dry_run_shows_the_bundle_and_asks_no_node() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| millrace_in(directory.path(), arguments, "");
+    assert!(run(&["init", "hello", "--template", "shell"]).status.success());
+    let output = run(&["deploy", "hello", "--dry-run"]);
+    assert!(output.status.success(), "{}", err(&output));
+    assert!(out(&output).contains("default/hello would be deployed as") && out(&output).contains("hello.sh"));
+    let output = run(&["deploy", "hello", "--dry-run", "-o", "json"]);
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&plan["files"][0]["path"], &plan["files"][0]["mode"]), (&"hello.sh".into(), &"0755".into()));
+    assert_eq!(plan["spec"]["process"]["command"][0], "./hello.sh");
+
+    std::os::unix::fs::symlink("/etc/passwd", directory.path().join("hello/src/passwd")).unwrap();
+    let (code, what, remedy) = failed(&run(&["deploy", "hello", "--dry-run"]));
+    assert!(code == 6 && what.contains("\"passwd\" to \"/etc/passwd\""), "{code} {what}");
+    assert!(remedy.contains("relative"), "{remedy}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::exit::{Done, Exit, Failure};
 use crate::settings::{ADMIN_PORT, Environment, TCP_PORT};
 use crate::times::duration;
+use control::logs::Bounds;
 use control::{ControlOptions, StartError};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -31,6 +32,22 @@ pub struct NodeArguments {
     /// How long a drain waits for calls that run
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub drain: Duration,
+    /// Bytes of logs kept of all functions: 512MiB, 4GiB
+    #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = bytes)]
+    pub logs_total: u64,
+    /// Bytes of logs kept of each function
+    #[arg(long, value_name = "BYTES", default_value = "16MiB", value_parser = bytes)]
+    pub logs_function: u64,
+}
+
+/// `64KiB`, `16MiB`, `1GiB`: for clap, which names the option.
+fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+    let read = || {
+        let (digits, unit) = UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit)))?;
+        digits.trim().parse::<u64>().ok()?.checked_mul(unit).filter(|bytes| *bytes >= 64 << 10)
+    };
+    read().ok_or_else(|| "write it like 64KiB, 16MiB or 1GiB; at least 64KiB".into())
 }
 
 /// Runs a control node.
@@ -56,6 +73,7 @@ impl Control {
             cpu: self.cpu,
             drain: self.node.drain,
             print: !self.quiet,
+            logs: Bounds { total_bytes: self.node.logs_total, function_bytes: self.node.logs_function },
             ..ControlOptions::default()
         };
         match control::serve(options) {

@@ -13,6 +13,8 @@ mod call;
 mod calls;
 mod queue;
 mod dlq;
+mod logs;
+mod usage;
 mod workers;
 mod status;
 mod doctor;
@@ -76,6 +78,10 @@ pub enum Command {
     /// Look at dead letters, or run them again
     #[command(subcommand)]
     Dlq(dlq::Dlq),
+    /// Show what calls of a function wrote to stdout and stderr
+    Logs(logs::Logs),
+    /// Show what functions and tenants used: CPU, memory, network, calls
+    Usage(usage::Usage),
     /// List worker cores
     Workers(workers::Workers),
     /// Show the node's counters, latencies and backends
@@ -115,6 +121,8 @@ impl Command {
             Command::Calls(command) => command.run(environment),
             Command::Queue(command) => command.run(environment),
             Command::Dlq(command) => command.run(environment),
+            Command::Logs(command) => command.run(environment),
+            Command::Usage(command) => command.run(environment),
             Command::Workers(command) => command.run(environment),
             Command::Status(command) => command.run(environment),
             Command::Doctor(command) => command.run(environment),

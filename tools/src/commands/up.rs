@@ -151,6 +151,8 @@ impl Platform {
         command.args(["control", "--quiet", "--data-dir"]).arg(&self.data_dir);
         command.args(["--listen", &listen.to_string(), "--admin", &admin.to_string()]);
         command.args(["--drain", &format!("{}ms", node.drain.as_millis())]);
+        command.args(["--logs-total", &format!("{}B", node.logs_total)]);
+        command.args(["--logs-function", &format!("{}B", node.logs_function)]);
         if let Some(cpu) = self.control_cpu {
             command.args(["--cpu", &cpu.to_string()]);
         }
