@@ -51,6 +51,7 @@ pub enum Hello {
 }
 
 /// An operator's question or order.
+#[expect(clippy::large_enum_variant, reason = "one at a time, and never many in a list")]
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "ask")]
 pub enum Ask {
