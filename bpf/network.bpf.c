@@ -64,16 +64,17 @@ static __always_inline bool covers(struct policy *policy, __u32 kind, __u32 fami
 }
 
 // Lets `bytes` through if the bucket is not further ahead than the burst; what it owes it pays by time. One word: two
-// CPUs that add at once may refuse one packet too many, never let one through too many.
+// CPUs that add at once may refuse one packet too many, never let one through too many. The clock is the one of the
+// last tick, a quarter of the price: a burst may be longer by a tick, the rate is not.
 static __always_inline bool is_in_rate(__u64 *until, __u64 pace, __u64 burst_ns, __u32 bytes)
 {
-	__u64 now = bpf_ktime_get_ns();
+	__u64 now = bpf_ktime_get_coarse_ns();
+	__u64 cost = bytes * pace >> RATE_SHIFT;
 	__u64 before = *(volatile __u64 *)until;
 	if (before > now + burst_ns)
 		return false;
-	if (before < now)
-		__sync_val_compare_and_swap(until, before, now);
-	__u64 cost = bytes * pace >> RATE_SHIFT;
+	if (before < now && __sync_val_compare_and_swap(until, before, now + cost) == before)
+		return true;
 	before = __sync_fetch_and_add(until, cost);
 	if (before <= now + burst_ns)
 		return true;

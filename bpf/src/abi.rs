@@ -151,8 +151,8 @@ pub struct GrantKey {
 impl GrantKey {
     pub fn new(list: u32, transport: Transport, is_listen: bool, address: IpAddr, bits: u8) -> GrantKey {
         let protocol = match transport {
-            Transport::Tcp => libc_protocol::TCP,
-            Transport::Udp => libc_protocol::UDP,
+            Transport::Tcp => protocol_number::TCP,
+            Transport::Udp => protocol_number::UDP,
         };
         let (family, address) = address_bytes(address);
         GrantKey { list, kind: protocol | if is_listen { GRANT_LISTEN } else { 0 }, family, address, bits }
@@ -176,7 +176,7 @@ impl GrantKey {
 }
 
 /// Numbers of `<netinet/in.h>`.
-mod libc_protocol {
+mod protocol_number {
     pub const TCP: u16 = 6;
     pub const UDP: u16 = 17;
 }
@@ -278,6 +278,13 @@ mod tests {
     fn the_mirror_shows_what_the_header_says() {
         let header = include_str!("../include/abi.h");
         assert!(header.contains(&format!("#define RUNQ_BUCKETS {BUCKETS}\n")));
+        for (name, value) in [
+            ("ABI_VERSION", VERSION as usize),
+            ("RANGES_MAX", RANGES_MAX),
+            ("RATE_SHIFT", RATE_SHIFT as usize),
+        ] {
+            assert!(header.contains(&format!("#define {name} {value}\n")), "{name}");
+        }
         let thread = Thread { tgid: 7, running_since: 1 << 40, waiting_since: 3 };
         let back = Thread::from_bytes(&thread.to_bytes());
         assert_eq!((back.tgid, back.running_since, back.waiting_since), (7, 1 << 40, 3));
@@ -286,5 +293,49 @@ mod tests {
         core.add(&bytes);
         core.add(&bytes);
         assert_eq!((core.cpu_ns, core.switches, core.delay[0], core.delay[BUCKETS - 1]), (0, 2, 4, 82));
+    }
+
+    /// Bytes of each struct of the header, by the compiler that compiles the programs.
+    #[test]
+    fn sizes_are_those_of_the_header() {
+        let sizes = [
+            ("sandbox", SANDBOX_BYTES),
+            ("policy", POLICY_BYTES),
+            ("grant_key", GRANT_KEY_BYTES),
+            ("grant", GRANT_BYTES),
+            ("device_key", DEVICE_KEY_BYTES),
+            ("event", EVENT_BYTES),
+            ("usage", crate::ROW_BYTES),
+            ("runq_core", CORE_BYTES),
+            ("runq_thread", THREAD_BYTES),
+        ];
+        let holds = |sizes: &[(&str, usize)]| {
+            let asserts: String = sizes
+                .iter()
+                .map(|(name, bytes)| {
+                    format!("_Static_assert(sizeof(struct {name}) == {bytes}, \"{name}\");\n")
+                })
+                .collect();
+            let folder =
+                std::env::temp_dir().join(format!("millrace-abi-{}-{}", std::process::id(), sizes.len()));
+            let source = format!("#include \"kernel.h\"\n#include \"abi.h\"\n{asserts}");
+            std::fs::write(&folder, source).expect("a temporary file");
+            let mut clang = std::process::Command::new("clang");
+            clang.args(["-target", "bpf", "-fsyntax-only", "-x", "c", "-I", "include"]).arg(&folder);
+            let said =
+                clang.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("clang built the programs");
+            std::fs::remove_file(&folder).expect("it was written");
+            said.status.success()
+        };
+        assert!(holds(&sizes));
+        assert!(!holds(&[("event", EVENT_BYTES + 4)]), "a canary: a wrong size is seen");
+    }
+
+    #[test]
+    fn a_sandbox_comes_back_from_its_bytes() {
+        for api in [None, Some("127.0.0.1:9001"), Some("[fd00::7]:80")] {
+            let row = SandboxRow { index: 3, function: 9, api: api.map(|api| api.parse().unwrap()) };
+            assert_eq!(SandboxRow::from_bytes(&row.to_bytes()), row);
+        }
     }
 }

@@ -374,17 +374,19 @@ impl Enforcement {
 
     /// From now on the processes in this group are this sandbox. The row's counters go on from where they are.
     /// A sandbox that is admitted already (the same group and index) is changed: another function, another Runtime API.
+    /// One of another group that has the row, left by a process before this one, is dismissed.
     ///
     /// # Errors
     /// If the kernel refuses.
     ///
     /// # Panics
-    /// If there is no such row, or if another sandbox has it.
+    /// If there is no such row.
     pub fn admit(&mut self, sandbox: &Sandbox) -> Result<(), BpfError> {
         let Sandbox { cgroup_id, index, function, runtime_api } = *sandbox;
         assert!(index < self.sandboxes_max && function < self.functions_max, "{sandbox:?} has no row");
-        let before = self.admitted.get(&index);
-        assert!(before.is_none_or(|group| *group == cgroup_id), "{sandbox:?}: its row is that of {before:?}");
+        if self.admitted.get(&index).is_some_and(|group| *group != cgroup_id) {
+            self.dismiss(index)?;
+        }
         let row = SandboxRow { index, function, api: runtime_api.map(unmapped) };
         let key = cgroup_id.to_ne_bytes();
         self.sandboxes.update(&key, &row.to_bytes(), MapFlags::ANY).map_err(refused("admit a sandbox"))?;

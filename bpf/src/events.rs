@@ -156,3 +156,38 @@ impl fmt::Display for Event {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn event(words: &[(usize, u32)]) -> Vec<u8> {
+        let mut bytes = vec![0; EVENT_BYTES];
+        words.iter().for_each(|(at, word)| bytes[4 * at..4 * at + 4].copy_from_slice(&word.to_ne_bytes()));
+        bytes
+    }
+
+    #[test]
+    fn each_kind_is_read_and_said() {
+        let said = |words: &[(usize, u32)]| Event::from_bytes(&event(words)).unwrap().to_string();
+        assert_eq!(said(&[(0, 1), (2, 7)]), "process 7 was killed for want of memory");
+        assert_eq!(said(&[(0, 2), (2, 7), (3, 101)]), "process 7 made system call 101");
+        assert_eq!(said(&[(0, 3), (2, 7), (3, 0x2a00)]), "process 7 ended with 42");
+        // With a core dump.
+        assert_eq!(said(&[(0, 3), (2, 7), (3, 0x8b)]), "process 7 was ended by signal 11");
+        let denied = [(0, 4), (5, 1), (6, 4), (7, 6), (8, 443), (10, u32::from_ne_bytes([10, 0, 0, 1]))];
+        assert_eq!(said(&denied), "connect tcp 10.0.0.1:443");
+        assert_eq!(said(&[(0, 4), (5, 4), (7, 132)]), "socket protocol 132");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_event_or_none(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            if let Some(event) = Event::from_bytes(&bytes) {
+                prop_assert_eq!(bytes.len(), EVENT_BYTES);
+                event.to_string();
+            }
+        }
+    }
+}

@@ -282,3 +282,6 @@ fn masked(address: IpAddr, bits: u8) -> IpAddr {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & u128::MAX.checked_shl(behind).unwrap_or(0)).into()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,11 @@
 use bpf::{
     BpfError, Endpoints, Enforcement, Network, Options, Policy, Sandbox, Strangers, Transport, cgroup_id,
 };
+use libbpf_rs::{Link, Program, libbpf_sys};
 use nix::sched::{CloneFlags, unshare};
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -299,4 +301,31 @@ impl Drop for Peer {
         self.works.take();
         let _ = self.thread.take().map(std::thread::JoinHandle::join);
     }
+}
+
+/// The program that this link of the platform runs.
+pub fn program(platform: &Platform, link: &str) -> OwnedFd {
+    let link =
+        Link::open(format!("/sys/fs/bpf/millrace/{}/links/{link}", platform.name)).expect("it is pinned");
+    Program::fd_from_id(link.info().expect("it is a link").prog_id).expect("it is loaded")
+}
+
+/// What a program on packets says of this Ethernet frame, as seen on this interface.
+pub fn test_run(platform: &Platform, link: &str, frame: &[u8], interface: u32) -> u32 {
+    // `ifindex` of `struct __sk_buff`.
+    let mut context = [0_u8; 192];
+    context[40..44].copy_from_slice(&interface.to_ne_bytes());
+    let program = program(platform, link);
+    let mut run = libbpf_sys::bpf_test_run_opts {
+        sz: size_of::<libbpf_sys::bpf_test_run_opts>() as libbpf_sys::size_t,
+        data_in: frame.as_ptr().cast(),
+        data_size_in: frame.len() as u32,
+        ctx_in: context.as_ptr().cast(),
+        ctx_size_in: context.len() as u32,
+        ..Default::default()
+    };
+    // SAFETY: frame and context live on, and are as long as said; nothing is written out.
+    let result = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &raw mut run) };
+    assert_eq!(result, 0, "{link} with {} bytes on interface {interface}", frame.len());
+    run.retval
 }
