@@ -42,7 +42,7 @@ fn an_adopted_listener_serves_ordinary_clients() {
     let at = theirs.local_addr().unwrap();
     // Set by somebody who waits for it otherwise: the ring would not.
     theirs.set_nonblocking(true).unwrap();
-    let listener = side.driver.adopt_listener(theirs.into()).unwrap();
+    let listener = side.driver.adopt_listener(theirs.into(), 64).unwrap();
     assert_eq!(side.driver.local(listener).to_string(), format!("tcp:{at}"));
     let clients: Vec<TcpStream> = (0..20)
         .map(|n| {
@@ -77,7 +77,7 @@ fn an_accepted_socket_has_the_options_of_the_listener() {
     let theirs = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = theirs.local_addr().unwrap();
     let copy = theirs.try_clone().unwrap();
-    side.driver.adopt_listener(theirs.into()).unwrap();
+    side.driver.adopt_listener(theirs.into(), 64).unwrap();
     let get = |socket: RawFd, level, name| {
         let (mut value, mut bytes) = (0 as libc::c_int, size_of::<libc::c_int>() as libc::socklen_t);
         // SAFETY: value and length are places of the right size.
@@ -110,11 +110,10 @@ fn an_accepted_socket_has_the_options_of_the_listener() {
 
 #[test]
 fn one_listener_cannot_take_the_connections_of_all() {
-    let options = Options { connections_per_listener: 3, ..Options::default() };
-    let mut side = Side::new(Uring::new(options).unwrap());
+    let mut side = side();
     let theirs = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = theirs.local_addr().unwrap();
-    let listener = side.driver.adopt_listener(theirs.into()).unwrap();
+    let listener = side.driver.adopt_listener(theirs.into(), 3).unwrap();
     let mut clients: Vec<TcpStream> = (0..10).map(|_| TcpStream::connect(at).unwrap()).collect();
     side.until("as many as may be", |seen| accepted(seen).len() == 3);
     (0..50).for_each(|_| side.reap());
@@ -137,7 +136,7 @@ fn listeners_come_and_go_by_the_hundred() {
     for round in 0..50 {
         let theirs = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = theirs.local_addr().unwrap();
-        let listener = side.driver.adopt_listener(theirs.into()).unwrap();
+        let listener = side.driver.adopt_listener(theirs.into(), 64).unwrap();
         assert!(!ids.contains(&listener), "no id comes twice");
         ids.push(listener);
         if round % 2 == 0 {
@@ -150,29 +149,29 @@ fn listeners_come_and_go_by_the_hundred() {
         (0..3).for_each(|_| side.reap());
     }
     let held: Vec<_> = (0..8)
-        .map(|_| side.driver.adopt_listener(TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap())
+        .map(|_| side.driver.adopt_listener(TcpListener::bind("127.0.0.1:0").unwrap().into(), 1).unwrap())
         .collect();
-    let one_more = side.driver.adopt_listener(TcpListener::bind("127.0.0.1:0").unwrap().into());
+    let one_more = side.driver.adopt_listener(TcpListener::bind("127.0.0.1:0").unwrap().into(), 1);
     assert_eq!(one_more.unwrap_err().kind(), std::io::ErrorKind::QuotaExceeded);
     side.driver.close_listener(held[3]);
     (0..3).for_each(|_| side.reap());
-    side.driver.adopt_listener(TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap();
+    side.driver.adopt_listener(TcpListener::bind("127.0.0.1:0").unwrap().into(), 1).unwrap();
 }
 
 #[test]
 fn what_is_no_socket_or_pipe_is_not_adopted() {
     let mut driver = Uring::new(Options::default()).unwrap();
     let file = || OwnedFd::from(tempfile::tempfile().unwrap());
-    assert!(driver.adopt_stream(file()).is_err() && driver.adopt_listener(file()).is_err());
+    assert!(driver.adopt_stream(file()).is_err() && driver.adopt_listener(file(), 1).is_err());
     assert!(driver.adopt_messages(file()).is_err());
     let listening = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listening.local_addr().unwrap();
     assert!(driver.adopt_stream(listening.try_clone().unwrap().into()).is_err(), "it listens");
     let connected = TcpStream::connect(at).unwrap();
-    assert!(driver.adopt_listener(connected.into()).is_err(), "it does not listen");
+    assert!(driver.adopt_listener(connected.into(), 1).is_err(), "it does not listen");
     let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     assert!(driver.adopt_stream(datagrams.try_clone().unwrap().into()).is_err());
-    assert!(driver.adopt_listener(datagrams.into()).is_err());
+    assert!(driver.adopt_listener(datagrams.into(), 1).is_err());
     let (stream, _other) = UnixStream::pair().unwrap();
     assert!(driver.adopt_messages(stream.into()).is_err(), "a stream keeps no borders");
 }
@@ -205,7 +204,7 @@ fn a_listener_of_a_unix_path_keeps_its_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("theirs");
     let mut side = side();
-    let listener = side.driver.adopt_listener(UnixListener::bind(&path).unwrap().into()).unwrap();
+    let listener = side.driver.adopt_listener(UnixListener::bind(&path).unwrap().into(), 64).unwrap();
     let mut client = UnixStream::connect(&path).unwrap();
     client.write_all(b"hello").unwrap();
     side.until("a stream", |seen| accepted(seen).first().is_some_and(|of| bytes(seen, *of) == b"hello"));

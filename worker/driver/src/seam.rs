@@ -156,13 +156,14 @@ pub trait Driver {
         unsupported()
     }
     /// Takes over a listening stream socket that somebody else made (in another network namespace, by systemd).
-    /// Connections arrive as [`crate::Event::Accepted`] and carry bytes. The driver closes it, and never removes a
-    /// file. [`Driver::local`] must not be asked of it.
+    /// Connections arrive as [`crate::Event::Accepted`] and carry bytes; while there are `connections_max` of them a
+    /// further one is ended as it comes, so that whoever reaches this listener cannot take the connections of all. The
+    /// driver closes the socket, and never removes a file. [`Driver::local`] must be asked of a TCP one only.
     ///
     /// # Errors
     /// If it is no listening stream socket, or too many listeners are open ([`io::ErrorKind::QuotaExceeded`]); the
     /// socket is closed.
-    fn adopt_listener(&mut self, _socket: OwnedFd) -> io::Result<ListenerId> {
+    fn adopt_listener(&mut self, _socket: OwnedFd, _connections_max: usize) -> io::Result<ListenerId> {
         unsupported()
     }
     /// Takes over a connected stream socket, or an end of a pipe; it carries bytes and is open at once, without a

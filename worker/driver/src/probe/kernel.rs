@@ -1,4 +1,4 @@
-//! The kernel's version, clock, cgroups, BPF, and our rights.
+//! The kernel's version, clock, BTF, and our rights.
 
 use super::Finding;
 use crate::clock;
@@ -8,14 +8,14 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
-/// The mount points of a file system type, with their options.
-fn mounts(kind: &str) -> Vec<(String, String)> {
+/// The mount points of a file system type.
+fn mounts(kind: &str) -> Vec<String> {
     read("/proc/self/mounts")
         .lines()
         .filter_map(|line| {
             let mut fields = line.split(' ').skip(1);
-            let (at, of, options) = (fields.next()?, fields.next()?, fields.next()?);
-            (of == kind).then(|| (at.to_owned(), options.to_owned()))
+            let (at, of) = (fields.next()?, fields.next()?);
+            (of == kind).then(|| at.to_owned())
         })
         .collect()
 }
@@ -67,31 +67,6 @@ pub(super) fn checksum() -> Finding {
     }
 }
 
-pub(super) fn cgroups() -> Finding {
-    const NAME: &str = "cgroups";
-    const WANTED: [&str; 3] = ["cpu", "memory", "pids"];
-    let two = mounts("cgroup2").into_iter().next();
-    let listed = two.as_ref().map(|(at, _)| read(&format!("{at}/cgroup.controllers"))).unwrap_or_default();
-    let in_two: Vec<&str> = listed.split_whitespace().collect();
-    let one = mounts("cgroup");
-    let in_one = |name: &str| one.iter().any(|(_, options)| options.split(',').any(|option| option == name));
-    let lacking: Vec<_> = WANTED.iter().filter(|name| !in_two.contains(name) && !in_one(name)).collect();
-    if !lacking.is_empty() {
-        return Finding::missing(
-            NAME,
-            format!("no controller for {lacking:?}; wasm functions do not need it, process functions do"),
-            "mount cgroup2 on /sys/fs/cgroup, or the v1 controllers",
-        );
-    }
-    match two {
-        Some((at, _)) if WANTED.iter().all(|name| in_two.contains(name)) => {
-            Finding::ok(NAME, format!("v2 at {at}: {listed}"))
-        }
-        Some((at, _)) => Finding::ok(NAME, format!("v1 controllers, and a v2 tree at {at} for BPF")),
-        None => Finding::degraded(NAME, "v1 controllers only", "mount a cgroup2 tree, for BPF attachments"),
-    }
-}
-
 pub(super) fn btf() -> Finding {
     const PATH: &str = "/sys/kernel/btf/vmlinux";
     match std::fs::metadata(PATH) {
@@ -106,7 +81,7 @@ pub(super) fn btf() -> Finding {
 
 pub(super) fn bpffs() -> Finding {
     match mounts("bpf").into_iter().next() {
-        Some((at, _)) => Finding::ok("bpffs", at),
+        Some(at) => Finding::ok("bpffs", at),
         None if Path::new("/sys/fs/bpf").exists() => Finding::degraded(
             "bpffs",
             "not mounted; BPF programs then end with the process that loaded them",

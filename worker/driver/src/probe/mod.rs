@@ -5,6 +5,7 @@
 mod kernel;
 mod memory;
 mod disk;
+mod confinement;
 
 use crate::topology;
 use crate::uring::capabilities::{Capabilities, capabilities};
@@ -35,15 +36,18 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn ok(name: &'static str, detail: impl Into<String>) -> Finding {
+    /// As it should be.
+    pub fn ok(name: &'static str, detail: impl Into<String>) -> Finding {
         Finding { name, state: State::Ok, detail: detail.into(), remedy: String::new() }
     }
 
-    fn degraded(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    /// Works, slower or with less protection; what to do about it.
+    pub fn degraded(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Finding {
         Finding { name, state: State::Degraded, detail: detail.into(), remedy: remedy.into() }
     }
 
-    fn missing(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    /// Not there; what to do about it.
+    pub fn missing(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Finding {
         Finding { name, state: State::Missing, detail: detail.into(), remedy: remedy.into() }
     }
 }
@@ -63,10 +67,15 @@ pub fn probe(directory: &Path) -> Vec<Finding> {
     found.push(memory::reserved_hugepages());
     found.push(kernel::clock());
     found.push(kernel::checksum());
-    found.push(kernel::cgroups());
     found.push(kernel::btf());
     found.push(kernel::bpffs());
     found.push(kernel::capabilities());
+    found.push(confinement::namespaces());
+    found.push(confinement::seccomp());
+    found.push(confinement::landlock());
+    found.push(confinement::bpf());
+    found.push(confinement::pressure());
+    found.push(confinement::processes());
     found
 }
 

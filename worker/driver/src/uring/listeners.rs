@@ -15,6 +15,9 @@ use std::time::Duration;
 /// After a failed accept (no descriptors, no memory) the listener rests this long.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
+/// Connections that only this side may make, however many come: at most a sixteenth of all.
+const RESERVED: usize = 16;
+
 /// A slot for a listening socket.
 pub(super) struct Listener {
     generation: u16,
@@ -32,8 +35,9 @@ pub(super) struct Listener {
     accepting: bool,
     /// If not, when to try again.
     retry: Instant,
-    /// Connections that it accepted and that are not vacated yet.
+    /// Connections that it accepted and that are not vacated yet, and how many there may be.
     connections: usize,
+    connections_max: usize,
     /// To be forgotten when the kernel has given the accept back.
     closing: bool,
 }
@@ -71,14 +75,20 @@ impl Uring {
     }
 
     /// Takes over a listening stream socket.
-    pub(super) fn adopt_listening(&mut self, socket: OwnedFd) -> io::Result<ListenerId> {
+    pub(super) fn adopt_listening(
+        &mut self,
+        socket: OwnedFd,
+        connections_max: usize,
+    ) -> io::Result<ListenerId> {
         sockets::check_listening(socket.as_fd())?;
         sockets::own(socket.as_fd())?;
         let local = sockets::local(socket.as_fd()).ok().map(Endpoint::Tcp);
         if local.is_some() {
             sockets::tune_adopted(socket.as_fd());
         }
-        self.add_listener(socket, local, None, Carries::Bytes, false)
+        let id = self.add_listener(socket, local, None, Carries::Bytes, false)?;
+        self.listeners[slot_of(id)].connections_max = connections_max;
+        Ok(id)
     }
 
     fn add_listener(
@@ -99,6 +109,7 @@ impl Uring {
             accepting: false,
             retry: Instant(0),
             connections: 0,
+            connections_max: usize::MAX,
             closing: false,
         };
         let slot = match self.free_listeners.pop() {
@@ -174,7 +185,10 @@ impl Uring {
         }
         let listener = &self.listeners[slot as usize];
         // Beyond its own bound, or that of all, the socket is dropped: the peer sees the end at once.
-        let refused = listener.closing || listener.connections >= self.options.connections_per_listener;
+        let in_all = self.connections.len() - self.free.len();
+        let most = self.options.connections_max - (self.options.connections_max / 16).min(RESERVED);
+        let full = listener.connections >= listener.connections_max || in_all >= most;
+        let refused = listener.closing || full;
         let Some(socket) = socket.filter(|_| !refused) else { return };
         let carries = listener.carries;
         if listener.tune {

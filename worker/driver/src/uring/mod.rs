@@ -71,12 +71,9 @@ pub struct Options {
     pub receive_buffer_bytes: usize,
     /// Bytes of a shared-memory ring in each direction, a power of two.
     pub shm_ring_bytes: usize,
-    /// Connections at once, at most 65,535. An idle byte stream costs half a KiB here and its socket in the kernel; one
+    /// Connections at once, at most 65,535; the last few are kept for those that are made here. An idle byte stream costs half a KiB here and its socket in the kernel; one
     /// that carries frames, its receive buffers as far as they were ever filled.
     pub connections_max: usize,
-    /// Connections that one listener has at once; further ones are ended as they come. So that whoever reaches one
-    /// listener cannot take the connections of the others.
-    pub connections_per_listener: usize,
     /// Listeners at once, at most 65,536.
     pub listeners_max: usize,
     /// Receive buffers that all byte streams share, a power of two up to 256. They bound what one round brings.
@@ -102,7 +99,6 @@ impl Default for Options {
             receive_buffer_bytes: 64 << 10,
             shm_ring_bytes: 1 << 20,
             connections_max: 4096,
-            connections_per_listener: 4096,
             listeners_max: 1024,
             stream_buffers: 128,
             stream_buffer_bytes: 16 << 10,
@@ -343,8 +339,8 @@ impl Driver for Uring {
         self.connect_for_bytes(to)
     }
 
-    fn adopt_listener(&mut self, socket: OwnedFd) -> io::Result<ListenerId> {
-        self.adopt_listening(socket)
+    fn adopt_listener(&mut self, socket: OwnedFd, connections_max: usize) -> io::Result<ListenerId> {
+        self.adopt_listening(socket, connections_max)
     }
 
     fn adopt_stream(&mut self, end: OwnedFd) -> io::Result<ConnectionId> {

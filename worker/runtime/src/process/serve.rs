@@ -285,7 +285,8 @@ impl ProcessRuntime {
             place.logs[which] = Some(log);
             self.owners.insert(log, Owner::Log(id, which));
         }
-        let listener = driver.adopt_listener(take(0)?)?;
+        // A client waits on one connection and answers on the same or another; a few more do no harm.
+        let listener = driver.adopt_listener(take(0)?, 8 + 4 * concurrent as usize)?;
         place.listener = Some(listener);
         self.listeners.insert(listener, id);
         Ok(())
