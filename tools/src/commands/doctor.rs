@@ -4,6 +4,7 @@ use crate::exit::{Done, Exit};
 use crate::output::{Output, pairs};
 use crate::settings::Environment;
 use driver::probe::{Finding, State, probe};
+use sandbox::cgroup::{CgroupError, Delegation, Hierarchy};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -37,7 +38,7 @@ struct View<'a> {
 impl Doctor {
     pub fn run(self, environment: &Environment) -> Done {
         let data_dir = environment.data_dir(self.data_dir.as_deref());
-        let findings = probe(existing(&data_dir));
+        let findings = look(existing(&data_dir));
         let views: Vec<View<'_>> = findings.iter().map(view).collect();
         self.output.print(&views, |views| describe(views));
         let is_missing =
@@ -47,7 +48,63 @@ impl Doctor {
 }
 
 /// What calls run without, as its finding says; everything else that is missing keeps the platform from working.
-const OPTIONAL: [&str; 4] = ["cgroups", "BTF", "bpffs", "capabilities"];
+const OPTIONAL: [&str; 8] =
+    ["cgroups", "cgroup delegation", "BTF", "bpffs", "capabilities", "namespaces", "seccomp", "BPF"];
+
+/// Everything there is to look at.
+fn look(directory: &Path) -> Vec<Finding> {
+    let mut findings = probe(directory);
+    let groups = Hierarchy::discover();
+    findings.push(cgroups(&groups));
+    findings.push(delegation(&groups));
+    findings
+}
+
+fn cgroups(groups: &Hierarchy) -> Finding {
+    const NAME: &str = "cgroups";
+    const MOUNT: &str = "mount -t cgroup2 cgroup2 /sys/fs/cgroup";
+    if !groups.is_enough() {
+        let obstacle = groups.obstacles().first();
+        let reason = match obstacle {
+            Some(CgroupError::Unavailable { reason, .. }) => format!(": {reason}"),
+            Some(error) => format!(": {error}"),
+            None => String::new(),
+        };
+        let detail =
+            format!("nothing can limit {} of process functions{reason}", groups.lacking().join(", "));
+        return Finding::missing(NAME, detail, obstacle.map_or(MOUNT, CgroupError::remedy));
+    }
+    let mut detail = format!("{groups}: {}", groups.places());
+    if groups.unified_base().is_none() {
+        let remedy = "mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified, for BPF programs and cgroup.kill";
+        return Finding::degraded(NAME, detail, remedy);
+    }
+    match groups.processes_max() {
+        None => Finding::ok(NAME, detail),
+        Some(most) => {
+            detail.push_str(&format!("; at most {most} processes of all functions and the worker"));
+            match most {
+                8192.. => Finding::ok(NAME, detail),
+                _ => Finding::degraded(NAME, detail, "TasksMax=infinity of the service"),
+            }
+        }
+    }
+}
+
+fn delegation(groups: &Hierarchy) -> Finding {
+    const NAME: &str = "cgroup delegation";
+    const UNIT: &str =
+        "run the worker as a systemd service with Delegate=yes and DelegateSubgroup=millrace-worker";
+    match groups.delegation() {
+        Delegation::Unmanaged => Finding::ok(NAME, "not needed: no systemd manages the groups here"),
+        Delegation::Delegated => Finding::ok(NAME, "systemd gave this process its subtree"),
+        Delegation::Owned => Finding::ok(NAME, "this user owns its subtree"),
+        Delegation::Managed => {
+            Finding::degraded(NAME, "systemd manages these groups and may change or remove ours", UNIT)
+        }
+        Delegation::Refused => Finding::missing(NAME, "this process may make no groups", UNIT),
+    }
+}
 
 fn is_required(finding: &Finding) -> bool {
     !OPTIONAL.contains(&finding.name)
@@ -85,7 +142,7 @@ mod tests {
     #[test]
     fn what_is_optional_is_among_what_is_looked_at() {
         let directory = tempfile::tempdir().unwrap();
-        let names: Vec<&str> = probe(directory.path()).iter().map(|finding| finding.name).collect();
+        let names: Vec<&str> = look(directory.path()).iter().map(|finding| finding.name).collect();
         assert!(OPTIONAL.iter().all(|optional| names.contains(optional)), "{names:?}");
     }
 

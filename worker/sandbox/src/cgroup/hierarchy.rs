@@ -178,6 +178,13 @@ impl Hierarchy {
         self.to_string()
     }
 
+    /// Processes that all groups and the worker may have together (`pids.max` above them; systemd: TasksMax=); none: no
+    /// such limit.
+    pub fn processes_max(&self) -> Option<u64> {
+        let (_, base) = self.bound(Controller::Pids)?;
+        files::number(&base.join("pids.max")).ok().filter(|most| *most != u64::MAX)
+    }
+
     /// Below which directories groups are made, for people.
     pub fn places(&self) -> String {
         let mut all: Vec<String> = self.trees.iter().map(|tree| tree.base.display().to_string()).collect();

@@ -52,12 +52,17 @@ fn parse(line: &str, own: &str) -> Option<Mounted> {
     let (root, at) = (unescape(root), unescape(at));
     let path = own_path(own, version, controllers.first().copied());
     Some(Mounted {
-        own: path.and_then(|path| Some(at.join(Path::new(&path).strip_prefix(&root).ok()?))),
+        own: path.and_then(|path| Some(below(&at, Path::new(&path).strip_prefix(&root).ok()?))),
         version,
         controllers,
         at,
         is_writable: options.split(',').any(|option| option == "rw"),
     })
+}
+
+/// Without the slash at its end that joining nothing would leave.
+fn below(at: &Path, path: &Path) -> PathBuf {
+    if path.as_os_str().is_empty() { at.to_owned() } else { at.join(path) }
 }
 
 /// The third field of the line of this tree: `4:memory:/some/group`, `0::/some/group`.
@@ -109,7 +114,7 @@ mod tests {
         assert_eq!(
             trees,
             [
-                (Version::One, "/sys/fs/cgroup/cpu,cpuacct/".into()),
+                (Version::One, "/sys/fs/cgroup/cpu,cpuacct".into()),
                 (Version::One, "/sys/fs/cgroup/memory/some/group".into()),
                 (Version::Two, "/sys/fs/cgroup/unified/app".into()),
             ]
