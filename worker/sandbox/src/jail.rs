@@ -19,7 +19,7 @@ use init::Birth;
 use letter::{FUNCTION_ID, Head, LAST, RULESET, STRICT, word};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use root::Roots;
-use seccomp::{Filters, Sockets};
+use seccomp::{Filter, Sockets};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{Error, IoSlice, Write};
@@ -103,7 +103,7 @@ pub struct Jail {
     ids: Ids,
     landlock: landlock::Version,
     /// By tier, for those with all sockets and those without Unix ones.
-    filters: [[Filters; 2]; 2],
+    filters: [[Filter; 2]; 2],
     null: File,
     files_max: u64,
     devices: Vec<PathBuf>,
@@ -126,7 +126,7 @@ impl Jail {
     /// # Errors
     /// If the kernel refuses a mount, or a path to expose is not there.
     pub fn new(staging: &Path, expose: &[PathBuf], devices: &[PathBuf], ids: Ids) -> std::io::Result<Jail> {
-        let both = |tier| [Filters::of(tier, Sockets::All), Filters::of(tier, Sockets::Internet)];
+        let both = |tier| [Filter::of(tier, Sockets::All), Filter::of(tier, Sockets::Internet)];
         let (_, files_max) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
         Ok(Jail {
             roots: Roots::make(staging, expose, devices)?,

@@ -69,7 +69,7 @@ struct CloneArgs {
 #[repr(C)]
 struct Program {
     len: libc::c_ushort,
-    filter: *const seccompiler::sock_filter,
+    filter: *const libc::sock_filter,
 }
 
 /// `struct __user_cap_header_struct`.
@@ -223,7 +223,7 @@ pub fn restrict_self(ruleset: RawFd) -> Result<()> {
 }
 
 /// Adds a seccomp filter to this thread.
-pub fn add_filter(filter: &[seccompiler::sock_filter]) -> Result<()> {
+pub fn add_filter(filter: &[libc::sock_filter]) -> Result<()> {
     let program = Program { len: filter.len() as libc::c_ushort, filter: filter.as_ptr() };
     // SAFETY: the program's length is that of the slice, which outlives the call.
     let done =

@@ -16,7 +16,7 @@
 
 use super::init::{At, CONTROL, Failed, report};
 use super::letter::{Answer, Step, answer};
-use super::seccomp::Filters;
+use super::seccomp::Filter;
 use crate::sys;
 use nix::errno::Errno;
 use std::ffi::{c_char, c_int, c_void};
@@ -39,7 +39,7 @@ pub struct Program<'a> {
     /// The Landlock ruleset, where the kernel has Landlock.
     pub ruleset: Option<RawFd>,
     /// Of the function's tier.
-    pub filters: &'a Filters,
+    pub filter: &'a Filter,
     /// Its uid and gid, if not the first process's.
     pub id: Option<u32>,
 }
@@ -95,10 +95,7 @@ fn drop_everything(program: &Program<'_>) -> Result<(), Failed> {
     if let Some(ruleset) = program.ruleset {
         sys::restrict_self(ruleset).at(Step::Landlock)?;
     }
-    for filter in program.filters.programs() {
-        sys::add_filter(filter).at(Step::Seccomp)?;
-    }
-    Ok(())
+    sys::add_filter(program.filter.program()).at(Step::Seccomp)
 }
 
 /// A session and process group of its own, signals as the kernel has them at first, and no descriptor but its three,

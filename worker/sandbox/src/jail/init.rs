@@ -12,7 +12,7 @@
 use super::exec::{self, Program};
 use super::letter::{API_PORT, Answer, DESCRIPTORS_MAX, FUNCTION_ID, HEAD_BYTES, Head, LAST, LETTER_BYTES_MAX};
 use super::letter::{DEVICES_MAX, RULESET, STRICT, Step, TEXTS_MAX, answer, word};
-use super::seccomp::Filters;
+use super::seccomp::Filter;
 use crate::cgroup::Entry;
 use crate::sys;
 use nix::errno::Errno;
@@ -55,7 +55,7 @@ pub struct Birth<'a> {
     /// Its place in the cgroups; the fork has put it into the v2 one already.
     pub entry: Option<&'a Entry>,
     /// Filters of the tiers, default and strict.
-    pub filters: [&'a Filters; 2],
+    pub filters: [&'a Filter; 2],
 }
 
 /// A step that failed.
@@ -315,7 +315,7 @@ impl Init<'_> {
             run: head.run,
             files: self.files,
             ruleset: self.has_ruleset.then_some(LANDLOCK),
-            filters: self.birth.filters[usize::from(head.flags & STRICT != 0)],
+            filter: self.birth.filters[usize::from(head.flags & STRICT != 0)],
             id: self.birth.two_ids.then_some(FUNCTION_ID),
         };
         // The stack grows down.

@@ -29,7 +29,7 @@ fn a_function_is_a_user_without_rights_in_namespaces_of_its_own() {
         "CapAmb:\t0000000000000000",
         "NoNewPrivs:\t1",
         "Seccomp:\t2",
-        "Seccomp_filters:\t4",
+        "Seccomp_filters:\t1",
         "Groups:\t",
     ] {
         assert!(status.lines().any(|other| other.trim_end() == line.trim_end()), "no `{line}` in {status}");
@@ -58,7 +58,8 @@ fn a_function_sees_its_own_processes_only() {
     let made = core.make(shell(bundle.path()));
     // PID 1 is another user's, and hidden; the shell and `ls` are all there is.
     let processes = seen(&mut core, made.id, "ls /proc | grep -c '^[0-9]'; test -e /proc/1 || echo hidden");
-    assert_eq!(processes, "3\nhidden\n", "sh, ls, grep");
+    // sh and ls; grep if it is there already.
+    assert!(["2\nhidden\n", "3\nhidden\n"].contains(&processes.as_str()), "{processes}");
     let ran = core.script(made.id, "kill -9 1; kill -TERM 1; kill -9 -1; cat /proc/1/environ");
     assert!(ran.stderr.contains("ot permitted") || ran.ending == Ending::Signal(9), "{ran:?}");
     assert_eq!(seen(&mut core, made.id, "echo alive"), "alive\n", "PID 1 is out of reach");
