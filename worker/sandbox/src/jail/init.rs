@@ -95,11 +95,12 @@ struct Init<'a> {
 
 /// Lives and dies as PID 1.
 pub fn main(birth: &Birth<'_>) -> ! {
-    let code = match live(birth) {
+    let mut control = birth.control;
+    let code = match live(birth, &mut control) {
         Ok(()) => 0,
         Err(Failed(step, errno)) => {
             let failed = Answer { kind: answer::FAILED, step: step as u32, errno: errno as i32, ..Answer::default() };
-            report(&failed);
+            send(control, &failed, None);
             1
         }
     };
@@ -107,13 +108,14 @@ pub fn main(birth: &Birth<'_>) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-fn live(birth: &Birth<'_>) -> Result<(), Failed> {
+/// `control` is where the jailer hears of a failure, at any moment.
+fn live(birth: &Birth<'_>, control: &mut RawFd) -> Result<(), Failed> {
     if let Some(entry) = birth.entry {
         entry.join(entry.unified().is_some()).at(Step::Cgroups)?;
     }
     descriptors(birth)?;
+    *control = CONTROL;
     signals()?;
-    // From here on the letters come through CONTROL.
     let memory = memory(LETTER_BYTES_MAX + CHILD_STACK).at(Step::Letter)?;
     // SAFETY: `memory` has just been mapped, is zeroed, and nobody else has it.
     let letter = unsafe { std::slice::from_raw_parts_mut(memory, LETTER_BYTES_MAX) };
@@ -198,7 +200,7 @@ impl Init<'_> {
         sys::set_capabilities(BLANK_CAPS).at(Step::Capabilities)?;
         die_with_jailer()?;
         let ready = Answer { kind: answer::READY, ..Answer::default() };
-        send(&ready, listener);
+        send(CONTROL, &ready, listener);
         if let Some(fd) = listener {
             close(fd);
         }
@@ -486,14 +488,14 @@ fn close(fd: RawFd) {
 
 /// Tells the jailer; if it is gone, this process is about to be.
 pub fn report(answer: &Answer) {
-    send(answer, None);
+    send(CONTROL, answer, None);
 }
 
 /// Bytes of control data for so many descriptors, aligned as the kernel wants it.
 #[repr(C, align(8))]
 struct Control<const N: usize>([u8; N]);
 
-fn send(answer: &Answer, descriptor: Option<RawFd>) {
+fn send(control_fd: RawFd, answer: &Answer, descriptor: Option<RawFd>) {
     let mut bytes = answer.bytes();
     let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     let mut control = Control([0; 24]);
@@ -514,7 +516,7 @@ fn send(answer: &Answer, descriptor: Option<RawFd>) {
         }
     }
     // SAFETY: the header describes memory that outlives the call.
-    unsafe { libc::sendmsg(CONTROL, &raw const message, libc::MSG_NOSIGNAL) };
+    unsafe { libc::sendmsg(control_fd, &raw const message, libc::MSG_NOSIGNAL) };
 }
 
 /// Waits for a letter; its bytes and how many descriptors came.
