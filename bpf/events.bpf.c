@@ -11,21 +11,8 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-SEC("tp_btf/mark_victim")
-int BPF_PROG(on_oom, struct task_struct *victim)
-{
-	if (!is_active())
-		return 0;
-	struct sandbox *sandbox = sandbox_of(victim);
-	if (!sandbox)
-		return 0;
-	struct event *event = event_begin(EVENT_OOM, sandbox->index, victim->tgid);
-	if (event)
-		event_end(event);
-	return 0;
-}
-
-// In the exiting thread. Told once of each process: by its last thread.
+// In the exiting thread. Told once of each process: by its last thread. What the kernel killed for want of memory it has
+// marked so; its own tracepoint for that (mark_victim) does not give the task before Linux 6.8.
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(on_exit, struct task_struct *task)
 {
@@ -37,7 +24,13 @@ int BPF_PROG(on_exit, struct task_struct *task)
 	struct signal_struct *signal = task->signal;
 	if (signal->live.counter > 0)
 		return 0;
-	struct event *event = event_begin(EVENT_EXIT, sandbox->index, task->tgid);
+	struct event *event;
+	if (signal->oom_mm) {
+		event = event_begin(EVENT_OOM, sandbox->index, task->tgid);
+		if (event)
+			event_end(event);
+	}
+	event = event_begin(EVENT_EXIT, sandbox->index, task->tgid);
 	if (!event)
 		return 0;
 	bool together = signal->flags & SIGNAL_GROUP_EXIT;

@@ -74,6 +74,8 @@ struct signal_struct {
 	atomic_t live;
 	unsigned int flags;
 	int group_exit_code;
+	/* Set by the OOM killer, for good. */
+	void *oom_mm;
 } __attribute__((preserve_access_index));
 
 struct task_struct {

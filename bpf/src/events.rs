@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 /// What happened in a sandbox.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// The kernel killed a process for want of memory.
+    /// A process ended since the kernel killed it for want of memory; its `Exit` follows.
     Oom {
         /// Row of the sandbox.
         index: u32,
