@@ -219,7 +219,7 @@ impl Policy {
 
 /// Time of one byte at this rate.
 fn pace(rate: u64) -> u64 {
-    if rate == 0 { 0 } else { ((1_000_000_000_u64 << abi::RATE_SHIFT) / rate).max(1) }
+    (1_000_000_000_u64 << abi::RATE_SHIFT).checked_div(rate).map_or(0, |pace| pace.max(1))
 }
 
 /// Sorted, merged where they touch. More than fit cannot come out of [`GRANTS_MAX`] grants.

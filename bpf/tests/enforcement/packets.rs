@@ -355,12 +355,12 @@ fn a_policy_as_large_as_can_be_fits_and_a_larger_one_is_refused() {
         let rule = |at: u16| Endpoints {
             transport: None,
             address: IpAddr::from([10, 0, (at / 2) as u8, 0]),
-            bits: if at % 2 == 0 { 24 } else { 8 },
+            bits: if at.is_multiple_of(2) { 24 } else { 8 },
             ports: (2 * at + 1, 2 * at + 1),
         };
         (0..count).map(rule).collect()
     };
-    let device = |at: u32| Device { is_block: at % 2 == 0, major: at, minor: at, read: true, write: true };
+    let device = |at: u32| Device { is_block: at.is_multiple_of(2), major: at, minor: at, read: true, write: true };
     let policy = |count: u16, devices: u32| Policy {
         network: Network::Host { connect: every(count), listen: every(count) },
         devices: (0..devices).map(device).collect(),
