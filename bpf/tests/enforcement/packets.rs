@@ -360,7 +360,8 @@ fn a_policy_as_large_as_can_be_fits_and_a_larger_one_is_refused() {
         };
         (0..count).map(rule).collect()
     };
-    let device = |at: u32| Device { is_block: at.is_multiple_of(2), major: at, minor: at, read: true, write: true };
+    let device =
+        |at: u32| Device { is_block: at.is_multiple_of(2), major: at, minor: at, read: true, write: true };
     let policy = |count: u16, devices: u32| Policy {
         network: Network::Host { connect: every(count), listen: every(count) },
         devices: (0..devices).map(device).collect(),
