@@ -9,6 +9,7 @@ use driver::notes::say;
 use driver::shell::{self, Shell};
 use driver::uring::{self, Uring};
 use driver::{Arrivals, Driver, topology};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use runtime::process::{self, ProcessRuntime};
 use runtime::wasm::{self, WasmRuntime};
@@ -54,6 +55,9 @@ impl From<io::Error> for StartError {
 /// If the process may not use what it needs: the CPU, io_uring, memory to lock, address space for the instances.
 pub fn run(plan: &Plan, cpu: u32, limits: &Limits) -> Result<(), StartError> {
     listen_to_signals().map_err(io::Error::from)?;
+    if plan.jailer.is_some() {
+        raise_descriptor_limit();
+    }
     let options = uring::Options { connections_max: connections_max(plan), ..uring::Options::default() };
     shell::run_pinned(cpu as usize, options, |driver, shell| serve(plan, cpu, limits, driver, shell))?
 }
@@ -63,6 +67,16 @@ pub fn run(plan: &Plan, cpu: u32, limits: &Limits) -> Result<(), StartError> {
 fn connections_max(plan: &Plan) -> usize {
     let of_sandboxes = process::Options::SANDBOXES as usize * 16;
     8 + if plan.jailer.is_some() { of_sandboxes } else { 0 }
+}
+
+/// Each sandbox takes some descriptors, and the usual limit of 1,024 is soft. Where it cannot be raised, sandboxes that
+/// find none left are not made, which says why.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 /// The loop, as one task of the CPU's executor.
