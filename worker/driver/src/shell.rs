@@ -44,11 +44,6 @@ const COLD_MOMENT: Duration = Duration::from_micros(1);
 /// When glommio would end a task's turn: later than any CPU is taken away from a thread. See above.
 const NO_PREEMPTION: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The kernel ends writes to the disk in threads of its own, on whatever CPU the disk interrupts. On one that a loop
-/// keeps busy they would wait for the next tick, twice for each write, which is forty times what the disk takes. Longer
-/// slices than theirs (3 ms at most) let them pass at once.
-const SLICE: Duration = Duration::from_millis(20);
-
 /// How a task waits for its driver. One for each driver.
 pub struct Shell {
     news: EventFd,
@@ -69,8 +64,6 @@ pub fn run_pinned<T, F: Future<Output = T>>(
     // glommio panics where no ring may be made.
     uring::check()?;
     topology::pin(cpu)?;
-    // A preference: where the kernel does not know it, the loop runs all the same.
-    let _ = topology::run_in_slices_of(SLICE);
     let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
         .name("millrace")
         .io_memory(COLD_IO_BYTES)

@@ -82,44 +82,6 @@ pub fn lock(memory: &[u8]) -> io::Result<()> {
     }
 }
 
-/// What the kernel calls `struct sched_attr`, in its first version.
-#[repr(C)]
-#[derive(Default)]
-struct Scheduling {
-    size: u32,
-    policy: u32,
-    flags: u64,
-    nice: i32,
-    priority: u32,
-    runtime_ns: u64,
-    deadline_ns: u64,
-    period_ns: u64,
-}
-
-/// Asks for slices of this length for the calling thread: whoever wakes on its CPU and has shorter ones goes first, at
-/// once. The share of the CPU stays the same. Needs Linux 6.12; before that it does nothing.
-///
-/// # Errors
-/// If the kernel refuses; nothing has changed then. A thread of another policy than the ordinary one is left alone.
-pub fn run_in_slices_of(slice: Duration) -> io::Result<()> {
-    let size = size_of::<Scheduling>() as u32;
-    let mut now = Scheduling::default();
-    // SAFETY: the kernel writes at most `size` bytes to `now`; 0 is the calling thread.
-    let got = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut now, size, 0) };
-    if got != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if now.policy != libc::SCHED_OTHER as u32 {
-        return Ok(());
-    }
-    let new = Scheduling { size, nice: now.nice, runtime_ns: nanos(slice), ..Scheduling::default() };
-    // SAFETY: the kernel reads `size` bytes of `new`.
-    match unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const new, 0) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
