@@ -175,7 +175,7 @@ impl Jail {
             | libc::CLONE_NEWUTS
             | network;
         let unix = kind.own_network || self.landlock.has_scopes();
-        let filters = |tier: usize| &self.filters[tier][usize::from(!unix)];
+        let filters = |tier: usize| self.filters[tier][usize::from(!unix)];
         let birth = Birth {
             control: theirs.as_raw_fd(),
             null: self.null.as_raw_fd(),
@@ -183,6 +183,7 @@ impl Jail {
             own_network: kind.own_network,
             entry,
             filters: [filters(0), filters(1)],
+            heap: heap(),
         };
         // The child finds its copy of the root at its working directory: a descriptor would lead out of its namespace.
         nix::unistd::fchdir(self.roots.of(kind.base()))
@@ -359,6 +360,17 @@ pub fn enter(is_root: bool) -> Result<(), JailError> {
         write("gid_map", format!("0 {gid} 1"))?;
     }
     root::own_namespace().map_err(|error| host_fault("cannot make a mount namespace", error))
+}
+
+/// Begin and bytes of this process's heap; nothing, if the allocator has another.
+fn heap() -> (usize, usize) {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let range = maps.lines().find(|line| line.ends_with("[heap]")).and_then(|line| {
+        let (begin, end) = line.split_once(' ')?.0.split_once('-')?;
+        let (begin, end) = (usize::from_str_radix(begin, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
+        Some((begin, end - begin))
+    });
+    range.unwrap_or((0, 0))
 }
 
 fn namespace_remedy(errno: nix::errno::Errno) -> String {

@@ -13,6 +13,7 @@ mod settings;
 mod start;
 
 use crate::cgroup::{Group, Parent};
+use crate::pressure::{Eviction, Pressure};
 use crate::jail::letter::{ANSWER_BYTES, Answer, answer};
 use crate::jail::{Jail, JailError, Kind};
 use crate::protocol::{FromJailer, Stop};
@@ -49,6 +50,7 @@ enum Token {
     Listener,
     Signals,
     Bpf,
+    Pressure,
     Core(u64),
     Answer(u64),
     End(u64),
@@ -60,9 +62,10 @@ impl Token {
             Token::Listener => 0,
             Token::Signals => 1,
             Token::Bpf => 2,
-            Token::Core(serial) => serial << 3 | 3,
-            Token::Answer(serial) => serial << 3 | 4,
-            Token::End(serial) => serial << 3 | 5,
+            Token::Pressure => 3,
+            Token::Core(serial) => serial << 3 | 4,
+            Token::Answer(serial) => serial << 3 | 5,
+            Token::End(serial) => serial << 3 | 6,
         }
     }
 
@@ -72,8 +75,9 @@ impl Token {
             0 => Token::Listener,
             1 => Token::Signals,
             2 => Token::Bpf,
-            3 => Token::Core(serial),
-            4 => Token::Answer(serial),
+            3 => Token::Pressure,
+            4 => Token::Core(serial),
+            5 => Token::Answer(serial),
             _ => Token::End(serial),
         }
     }
@@ -102,6 +106,10 @@ struct Jailer {
     graves: Vec<Group>,
     bury_at: Option<Instant>,
     measure_at: Instant,
+    pressure: Pressure,
+    /// Whether memory is short, by the same thresholds by which sandboxes go.
+    eviction: Eviction,
+    began: Instant,
     /// No blanks before this.
     blanks_at: Instant,
     is_ending: bool,
@@ -148,7 +156,9 @@ impl Jailer {
             return EpollTimeout::ZERO;
         }
         let deadlines = self.cells.values().filter_map(|cell| cell.deadline);
-        let measure = (!self.cells.is_empty()).then_some(self.measure_at);
+        let is_owned = |cell: &Cell| cell.owner.is_some();
+        let looks = self.eviction.is_under_way() || self.cells.values().any(is_owned);
+        let measure = looks.then_some(self.measure_at);
         let blanks = self.lacking().map(|_| self.blanks_at);
         let next = deadlines.chain(self.bury_at).chain(measure).chain(blanks).min();
         let Some(next) = next else { return EpollTimeout::NONE };
@@ -167,6 +177,7 @@ impl Jailer {
             }
             // Heard already.
             Token::Bpf => {}
+            Token::Pressure => self.measure_at = Instant::now(),
             Token::Core(serial) => self.hear_core(serial),
             Token::Answer(serial) => self.hear_answers(serial),
             Token::End(serial) => self.hear_end(serial),
@@ -306,6 +317,28 @@ impl Jailer {
         for (core, message) in measured {
             self.send(core, &message, Vec::new());
         }
+        self.feel_pressure();
+    }
+
+    /// Tells every core while memory is short; no blanks are made meanwhile.
+    fn feel_pressure(&mut self) {
+        let Some(stall) = self.pressure.read() else { return };
+        let now = call::Instant(self.began.elapsed().as_nanos() as u64);
+        let was_short = self.eviction.is_under_way();
+        self.eviction.step(now, stall, 1);
+        if !self.eviction.is_under_way() {
+            return;
+        }
+        if !was_short {
+            let (some, full) = (stall.some_permille, stall.full_permille);
+            say(format_args!("event=memory-short some_permille={some} full_permille={full}"));
+        }
+        let message = FromJailer::Pressure {
+            memory_some_permille: stall.some_permille,
+            memory_full_permille: stall.full_permille,
+        };
+        let cores: Vec<u64> = self.cores.keys().copied().collect();
+        cores.into_iter().for_each(|core| self.send(core, &message, Vec::new()));
     }
 
     /// Ends a sandbox as its core says.

@@ -263,3 +263,11 @@ pub fn clear_groups() -> Result<()> {
     // SAFETY: no groups, so that no list is read.
     Errno::result(unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()) }).map(drop)
 }
+
+/// Zeroed memory of this process.
+pub fn memory(bytes: usize) -> Result<*mut u8> {
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a fresh mapping where the kernel likes.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
+    if at == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(at.cast()) }
+}

@@ -39,7 +39,7 @@ pub struct Program<'a> {
     /// The Landlock ruleset, where the kernel has Landlock.
     pub ruleset: Option<RawFd>,
     /// Of the function's tier.
-    pub filter: &'a Filter,
+    pub filter: Filter,
     /// Its uid and gid, if not the first process's.
     pub id: Option<u32>,
 }

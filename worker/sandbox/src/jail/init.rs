@@ -55,7 +55,9 @@ pub struct Birth<'a> {
     /// Its place in the cgroups; the fork has put it into the v2 one already.
     pub entry: Option<&'a Entry>,
     /// Filters of the tiers, default and strict.
-    pub filters: [&'a Filter; 2],
+    pub filters: [Filter; 2],
+    /// Where the jailer's heap lies.
+    pub heap: (usize, usize),
 }
 
 /// A step that failed.
@@ -115,8 +117,9 @@ fn live(birth: &Birth<'_>, control: &mut RawFd) -> Result<(), Failed> {
     }
     descriptors(birth)?;
     *control = CONTROL;
+    forget(birth.heap);
     signals()?;
-    let memory = memory(LETTER_BYTES_MAX + CHILD_STACK).at(Step::Letter)?;
+    let memory = sys::memory(LETTER_BYTES_MAX + CHILD_STACK).at(Step::Letter)?;
     // SAFETY: `memory` has just been mapped, is zeroed, and nobody else has it.
     let letter = unsafe { std::slice::from_raw_parts_mut(memory, LETTER_BYTES_MAX) };
     // SAFETY: within the mapping, behind the letter.
@@ -149,6 +152,13 @@ fn descriptors(birth: &Birth<'_>) -> Result<(), Failed> {
         Errno::result(unsafe { libc::dup3(birth.control, CONTROL, libc::O_CLOEXEC) }).at(Step::Descriptors)?;
     }
     sys::close_from(CONTROL + 1).at(Step::Descriptors)
+}
+
+/// Gives back the copy of the jailer's heap: memory that an idle sandbox would hold, and other functions' environments that
+/// nobody here should be able to read. Nothing that this process still uses is in it.
+fn forget((begin, bytes): (usize, usize)) {
+    // SAFETY: the range is the heap of the process that this is a copy of; from here on nothing allocates or reads it.
+    unsafe { libc::madvise(begin as *mut libc::c_void, bytes, libc::MADV_DONTNEED) };
 }
 
 /// SIGCHLD comes through a descriptor, everything else is at its default, and the jailer's end is this process's.
@@ -401,14 +411,6 @@ fn split(texts: &[u8], pointers: &mut [*const c_char]) -> usize {
         }
     }
     count
-}
-
-/// Zeroed memory of this process.
-fn memory(bytes: usize) -> Result<*mut u8, Errno> {
-    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    // SAFETY: a fresh mapping where the kernel likes.
-    let at = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
-    if at == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(at.cast()) }
 }
 
 /// Brings `lo` up: the only interface there is.

@@ -49,8 +49,10 @@ enum Fate {
     Asked(Vec<Question>),
 }
 
-/// The filter of a tier.
-pub struct Filter(Vec<sock_filter>);
+/// The filter of a tier, in memory of its own that is never given back: first processes read it when they have forgotten
+/// the heap.
+#[derive(Clone, Copy)]
+pub struct Filter(&'static [sock_filter]);
 
 /// Flags of `clone` that make a namespace.
 const NAMESPACES: u32 = (libc::CLONE_NEWNS
@@ -120,12 +122,23 @@ impl Filter {
         ];
         search(&mut program, &intervals(&fates));
         assert!(program.len() <= BPF_MAXINSNS, "the tables are constants: what fits once fits always");
-        Filter(program)
+        Filter(kept(&program))
     }
 
     /// The program.
-    pub fn program(&self) -> &[sock_filter] {
-        &self.0
+    pub fn program(self) -> &'static [sock_filter] {
+        self.0
+    }
+}
+
+/// A copy in pages of its own.
+fn kept(program: &[sock_filter]) -> &'static [sock_filter] {
+    let bytes = size_of_val(program);
+    let memory = crate::sys::memory(bytes).expect("a few pages of memory");
+    // SAFETY: the mapping is fresh, zeroed, page-aligned, long enough, and never unmapped.
+    unsafe {
+        std::ptr::copy_nonoverlapping(program.as_ptr(), memory.cast(), program.len());
+        std::slice::from_raw_parts(memory.cast(), program.len())
     }
 }
 

@@ -15,6 +15,9 @@ const API: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, crate::jail::le
 impl Jailer {
     /// A kind of which there are too few blanks, and room for one.
     pub(super) fn lacking(&self) -> Option<Kind> {
+        if self.eviction.is_under_way() {
+            return None;
+        }
         let blanks = |kind| self.cells.values().filter(|cell| cell.owner.is_none() && cell.kind == kind).count();
         let wanted = self.settings.blanks as usize;
         let kinds = self.kinds.iter().copied();

@@ -4,6 +4,7 @@ use super::enforcement::Rules;
 use super::{EpollCreateFlags, EpollFlags, Jailer, Settings, Token, say};
 use crate::cgroup::{Hierarchy, Parent};
 use crate::jail::{Ids, Jail, JailError, Kind, enter, host_fault};
+use crate::pressure::{Eviction, Pressure};
 use crate::protocol::Force;
 use crate::socket;
 use nix::sys::epoll::Epoll;
@@ -22,6 +23,9 @@ impl Jailer {
     /// In this order: BPF pins go to the host's bpffs, so before the mount namespace; orphans go before their cgroups'
     /// names and their ids are used again.
     pub(super) fn start(settings: Settings) -> Result<Jailer, JailError> {
+        // All of the heap in one range, which first processes forget; see `jail::init`.
+        // SAFETY: plain numbers.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX) };
         let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
         signals.thread_block().map_err(|errno| host_fault("cannot block signals", errno.desc()))?;
         let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
@@ -62,6 +66,9 @@ impl Jailer {
             graves: Vec::new(),
             bury_at: None,
             measure_at: now,
+            pressure: Pressure::of_host(),
+            eviction: Eviction::new(),
+            began: now,
             blanks_at: now,
             is_ending: false,
             settings,
@@ -71,6 +78,9 @@ impl Jailer {
         if let Some(events) = jailer.rules.events_descriptor() {
             jailer.watch(events, EpollFlags::EPOLLIN, Token::Bpf)?;
         }
+        if let Some(trigger) = jailer.pressure.descriptor() {
+            jailer.watch(trigger, EpollFlags::EPOLLPRI, Token::Pressure)?;
+        }
         Ok(jailer)
     }
 
@@ -79,6 +89,7 @@ impl Jailer {
         let mut backends = self.jail.backends();
         backends.push(("cgroups".into(), self.cgroups.clone()));
         backends.extend(self.rules.backends());
+        backends.push(("memory pressure".into(), self.pressure.backend()));
         backends
     }
 
