@@ -40,6 +40,8 @@ fn probe() {
     match name.as_str() {
         "network" => network(),
         "api" => api(),
+        "reach" => reach(),
+        "granted" => granted(),
         "memory" => memory(),
         "refusals" => refusals(),
         "killed" => killed(&std::env::var("CALL").unwrap()),
@@ -77,6 +79,20 @@ fn network() {
     told("outside", reach("1.1.1.1:80"));
     let own = TcpListener::bind("127.0.0.1:0").unwrap();
     told("own", reach(&own.local_addr().unwrap().to_string()));
+}
+
+fn reach() {
+    let address = format!("127.0.0.1:{}", std::env::var("PORT").unwrap());
+    let address: SocketAddr = address.parse().unwrap();
+    told("reach", TcpStream::connect_timeout(&address, Duration::from_secs(5)));
+}
+
+fn granted() {
+    use std::os::linux::net::SocketAddrExt;
+    told("own", TcpStream::connect(std::env::var("AWS_LAMBDA_RUNTIME_API").unwrap()));
+    reach();
+    let name = std::os::unix::net::SocketAddr::from_abstract_name(std::env::var("NAME").unwrap()).unwrap();
+    told("abstract", std::os::unix::net::UnixStream::connect_addr(&name));
 }
 
 fn api() {
