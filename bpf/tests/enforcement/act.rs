@@ -1,6 +1,7 @@
 //! What a process in a sandbox does, as it is told on stdin: one line, one answer.
 
 use bpf::{Enforcement, Options, Sandbox, Strangers};
+use memmap2::{Advice, MmapMut};
 use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
@@ -68,8 +69,10 @@ fn act(words: &[&str], held: &mut Held) -> std::io::Result<String> {
         "burn" => return Ok(burn(Duration::from_millis(number(1)))),
         "threads" => threads(number(1), Duration::from_millis(number(2))),
         "touch" => {
-            let pages = vec![1_u8; number(1) as usize * 4096];
-            return Ok(std::hint::black_box(pages).len().to_string());
+            // A fault for each page: without huge ones, which some hosts give to all.
+            let mut pages = MmapMut::map_anon(number(1) as usize * 4096)?;
+            pages.advise(Advice::NoHugePage)?;
+            pages.chunks_mut(4096).for_each(|page| page[0] = 1);
         }
         "write" => {
             let mut file = std::fs::File::create(words[1])?;

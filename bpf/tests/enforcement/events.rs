@@ -3,7 +3,7 @@
 use crate::harness::{Group, Inside, Platform, skip, unified, until};
 use bpf::Event;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Waits on the descriptor, as the jailer does, until one of the events so far is of this kind.
 fn next(platform: &mut Platform, seen: &mut Vec<Event>, is_it: impl Fn(&Event) -> bool) -> Event {
@@ -57,20 +57,20 @@ fn a_forbidden_system_call_is_named() {
     assert_eq!(event, Event::Exit { index: 4, pid, code: None, signal: Some(libc::SIGSYS as u8) });
 }
 
-/// A group with this much memory at most, of whichever version the host has.
+/// A v1 group with this much memory at most; none where the host has v1 controllers no more.
 fn memory_group(name: &str) -> Option<Group> {
-    let unified = unified()?;
-    let has_v2 =
-        std::fs::read_to_string(unified.join("cgroup.controllers")).is_ok_and(|all| all.contains("memory"));
     let v1 = PathBuf::from("/sys/fs/cgroup/memory");
-    if has_v2 {
-        return None;
-    }
     v1.join("memory.limit_in_bytes").exists().then(|| {
         let group = Group::make(v1.join(name));
         std::fs::write(group.0.join("memory.limit_in_bytes"), "67108864").expect("it can be limited");
         group
     })
+}
+
+/// Gives the groups below the platform's the memory controller of the v2 tree, if it has it.
+fn give_memory(platform: &Platform) -> bool {
+    let give = |group: &Path| std::fs::write(group.join("cgroup.subtree_control"), "+memory").is_ok();
+    unified().is_some_and(|unified| give(&unified)) && give(&platform.group.0)
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn a_kill_for_memory_is_told() {
     let groups = match &limited {
         Some(limited) => vec![group.as_path(), limited.0.as_path()],
         // The v2 tree has the controller: the sandbox's own group is limited.
-        None if std::fs::write(platform.group.0.join("cgroup.subtree_control"), "+memory").is_ok() => {
+        None if give_memory(&platform) => {
             std::fs::write(group.join("memory.max"), "67108864").expect("it can be limited");
             vec![group.as_path()]
         }

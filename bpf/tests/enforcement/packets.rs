@@ -351,6 +351,7 @@ fn canary_a_model_that_forgets_this_host_is_seen() {
 #[test]
 fn a_policy_as_large_as_can_be_fits_and_a_larger_one_is_refused() {
     let Some(mut platform) = platform() else { return };
+    let (_peer, outside) = other_interface();
     let every = |count: u16| -> Vec<Endpoints> {
         let rule = |at: u16| Endpoints {
             transport: None,
@@ -380,7 +381,7 @@ fn a_policy_as_large_as_can_be_fits_and_a_larger_one_is_refused() {
     }
     // The last one of all covers the same address as the first ones.
     let last = packet(UDP, 0, "10.0.0.9:127", "10.0.0.1:127");
-    assert_eq!(run(&platform, false, &last.frame(), LOOPBACK + 1), PASS);
+    assert_eq!(run(&platform, false, &last.frame(), outside), PASS);
     let too_many = platform.enforcement().set_policy(1, &policy(65, 0)).unwrap_err();
     let expected = PolicyError::TooMany { what: "grants to connect", count: 65, max: 64 };
     assert_eq!(too_many, bpf::BpfError::Policy(expected));
