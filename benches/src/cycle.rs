@@ -1,9 +1,9 @@
 //! A client of the durable cycle, as lean as the protocol allows: one thread, one connection, verdicts only.
 
+use crate::generator::Window;
 use call::body::{self, Submit};
 use call::frame::{self, FrameBuf, Header};
 use call::{Arguments, CallId, FunctionId, Kind, VerdictCode, WallTime};
-use hdrhistogram::Histogram;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use std::collections::VecDeque;
@@ -24,7 +24,9 @@ const ON_THE_WAY: u64 = 32 << 10;
 pub const LOOK: Duration = Duration::from_millis(5);
 /// At a fixed rate, calls of this time leave in one write, unless verdicts come before: a write for each call would
 /// keep the node from the CPU that it shares with this client. It counts as latency.
-const COALESCE: Duration = Duration::from_micros(50);
+pub const COALESCE: Duration = Duration::from_micros(50);
+/// Room for what is read: twice a frame with the verdicts of all that is in flight.
+const INPUT_BYTES: usize = 1 << 20;
 /// The longest sleep while something is in flight.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -36,14 +38,16 @@ pub struct Submitter {
     next: u128,
     out: FrameBuf,
     written: usize,
+    /// Read and not yet looked at: the first `have` bytes. Of a fixed size, so that a read does not clear it first.
     input: FrameBuf,
+    have: usize,
     in_flight: VecDeque<Instant>,
     /// Verdicts `Accepted`.
     pub accepted: u64,
     /// Any other verdict.
     pub refused: u64,
-    /// From the intended send to the verdict, ns.
-    pub ack_ns: Histogram<u64>,
+    /// From the intended send to the verdict, and to the write that took it.
+    pub timed: Window,
 }
 
 impl Submitter {
@@ -54,6 +58,8 @@ impl Submitter {
         frame::append(&mut hello, &Header::new(Kind::Hello), br#"{"role":"client","name":"bench"}"#);
         socket.write_all(&hello)?;
         socket.set_nonblocking(true)?;
+        let mut input = FrameBuf::new();
+        input.resize(INPUT_BYTES, 0);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
         Ok(Submitter {
             socket,
@@ -62,11 +68,12 @@ impl Submitter {
             next: CallId::new(now.as_millis() as u64, (now.subsec_nanos() as u128 * 1_000_003) << 40).0,
             out: FrameBuf::with_capacity(1 << 20),
             written: 0,
-            input: FrameBuf::with_capacity(1 << 20),
+            input,
+            have: 0,
             in_flight: VecDeque::with_capacity(2 * WINDOW),
             accepted: 0,
             refused: 0,
-            ack_ns: Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("bounds are fine"),
+            timed: Window::default(),
         })
     }
 
@@ -98,15 +105,21 @@ impl Submitter {
         nix::sys::prctl::set_timerslack(1)?;
         let begun = Instant::now();
         let total = (per_s * span.as_secs_f64()) as u64;
-        let mut sent = 0u64;
+        let intended = |n: u64| begun + Duration::from_secs_f64(n as f64 / per_s);
+        // Before `held`, calls wait because too many are in flight: the node is late with these, and not this loop.
+        let (mut sent, mut held) = (0u64, 0);
         while sent < total || !self.in_flight.is_empty() {
-            while sent < total && self.in_flight.len() < 2 * WINDOW {
-                let intended = begun + Duration::from_secs_f64(sent as f64 / per_s);
-                if intended > Instant::now() {
-                    break;
-                }
-                self.encode(intended);
+            let (now, from) = (Instant::now(), sent);
+            while sent < total && intended(sent) <= now && self.in_flight.len() < 2 * WINDOW {
+                self.encode(intended(sent));
                 sent += 1;
+            }
+            for n in from.max(held)..sent {
+                let late = now.saturating_duration_since(intended(n)).as_nanos() as u64;
+                self.timed.lateness_ns.saturating_record(late);
+            }
+            if self.in_flight.len() >= 2 * WINDOW {
+                held = ((now - begun).as_secs_f64() * per_s) as u64 + 1;
             }
             self.turn()?;
             self.wait(if sent < total { COALESCE } else { PATIENCE })?;
@@ -153,16 +166,14 @@ impl Submitter {
                 self.written = 0;
             }
         }
-        let have = self.input.len();
-        self.input.resize(have + (256 << 10), 0);
-        let read = self.socket.read(&mut self.input[have..]);
+        let read = self.socket.read(&mut self.input[self.have..]);
         let got = match read {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => return Err(error),
         };
-        self.input.resize(have + got, 0);
+        self.have += got;
         if got > 0 {
             self.take_frames()?;
         }
@@ -171,16 +182,17 @@ impl Submitter {
 
     fn take_frames(&mut self) -> io::Result<()> {
         let mut at = 0;
-        while let Ok(Some(bytes)) = frame::frame_bytes(&self.input[at..]) {
-            if at + bytes > self.input.len() {
+        while let Ok(Some(bytes)) = frame::frame_bytes(&self.input[at..self.have]) {
+            if at + bytes > self.have {
                 break;
             }
-            let (frame, _) = call::Frame::parse(&self.input[at..]).map_err(io::Error::other)?;
+            let (frame, _) = call::Frame::parse(&self.input[at..self.have]).map_err(io::Error::other)?;
             if frame.kind() == Kind::Verdicts {
                 let now = Instant::now();
                 for verdict in body::verdicts(frame.body()).map_err(io::Error::other)? {
                     let intended = self.in_flight.pop_front().expect("a verdict answers a submit");
-                    self.ack_ns.saturating_record(now.saturating_duration_since(intended).as_nanos() as u64);
+                    let took = now.saturating_duration_since(intended);
+                    self.timed.latency_ns.saturating_record(took.as_nanos() as u64);
                     match verdict.code() {
                         Ok(VerdictCode::Accepted) => self.accepted += 1,
                         _ => self.refused += 1,
@@ -189,9 +201,8 @@ impl Submitter {
             }
             at += bytes;
         }
-        let rest = self.input.len() - at;
-        self.input.copy_within(at.., 0);
-        self.input.resize(rest, 0);
+        self.input.copy_within(at..self.have, 0);
+        self.have -= at;
         Ok(())
     }
 }

@@ -1,13 +1,13 @@
 //! A node that is nothing but a load: it publishes functions to one core and leases calls of them, so that a core can
 //! be measured alone. It runs on the thread that calls it.
 
+use crate::generator::Window;
 use call::admin::Hello;
 use call::body::{self, Submit};
 use call::frame::{self, FrameBuf, Header, flag};
 use call::{Arguments, CallId, Frame, FunctionSpec, Instant, Kind, WallTime};
 use driver::uring::{Options, Uring};
 use driver::{Arrivals, ConnectionId, Driver, Endpoint, Event};
-use hdrhistogram::Histogram;
 use std::io;
 use std::time::Duration;
 
@@ -71,10 +71,12 @@ pub struct Leases {
     pub ended: u64,
     /// Of them, other than ok.
     pub failed: u64,
-    /// Of the outcomes of timed leases: from the intended start, ns.
-    pub latency_ns: Histogram<u64>,
+    /// Of timed leases.
+    pub timed: Window,
     starts: Box<[Instant]>,
     next_start: usize,
+    /// The peer is no core: it sends back what it is sent, and is sent so many at once.
+    echoes: u64,
 }
 
 impl Leases {
@@ -85,6 +87,29 @@ impl Leases {
     pub fn serve(
         at: &Endpoint,
         functions: Vec<Leased>,
+        start: impl FnOnce(&Endpoint) -> io::Result<()>,
+    ) -> io::Result<Leases> {
+        Leases::meet(at, functions, 0, start)
+    }
+
+    /// As [`Leases::serve`] for a peer that sends each lease back as it is, and is to have `slots` of them at once: what
+    /// driver and transport take without a core.
+    ///
+    /// # Errors
+    /// As [`Leases::serve`].
+    pub fn echoed(
+        at: &Endpoint,
+        functions: Vec<Leased>,
+        slots: u64,
+        start: impl FnOnce(&Endpoint) -> io::Result<()>,
+    ) -> io::Result<Leases> {
+        Leases::meet(at, functions, slots, start)
+    }
+
+    fn meet(
+        at: &Endpoint,
+        functions: Vec<Leased>,
+        echoes: u64,
         start: impl FnOnce(&Endpoint) -> io::Result<()>,
     ) -> io::Result<Leases> {
         let mut driver = Uring::new(Options { spin: Duration::from_millis(10), ..Options::default() })?;
@@ -99,9 +124,10 @@ impl Leases {
             sent: 0,
             ended: 0,
             failed: 0,
-            latency_ns: Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("constant bounds are valid"),
+            timed: Window::default(),
             starts: vec![Instant(0); STARTS].into_boxed_slice(),
             next_start: 0,
+            echoes,
         };
         let give_up = leases.now() + Duration::from_secs(10);
         while leases.granted == 0 {
@@ -114,6 +140,40 @@ impl Leases {
             }
         }
         Ok(leases)
+    }
+
+    /// Calls at even distances for this long, each timed from when it should have begun, whether or not those before
+    /// have ended. What was measured stands in `timed`, alone.
+    pub fn open_loop(&mut self, function: usize, rate: f64, time: Duration) {
+        self.timed = Window::default();
+        let begun = self.now();
+        let (count, step_ns) = ((rate * time.as_secs_f64()) as u64, 1e9 / rate);
+        let start = |n: u64| Instant(begun.0 + (n as f64 * step_ns) as u64);
+        // From `unsent` on, calls wait for this loop; before it, the other side has had no room for them.
+        let (mut next, mut unsent) = (0, 0);
+        while next < count {
+            let now = self.now();
+            let from = next;
+            let mut full = false;
+            while next < count && start(next) <= now {
+                full = !self.send_timed(function, start(next));
+                if full {
+                    break;
+                }
+                next += 1;
+            }
+            // They leave with the poll.
+            let leaving = self.now();
+            for n in from.max(unsent)..next {
+                let late = leaving.since(start(n)).as_nanos() as u64;
+                self.timed.lateness_ns.saturating_record(late);
+            }
+            if full {
+                // All that is due by now waits for room.
+                unsent = ((now - begun).as_nanos() as f64 / step_ns) as u64 + 1;
+            }
+            self.poll(Duration::ZERO);
+        }
     }
 
     /// Now.
@@ -172,7 +232,9 @@ impl Leases {
         let now = self.driver.precise();
         for event in arrivals.iter() {
             match event {
-                Event::Accepted { connection, .. } => self.connection = connection,
+                Event::Accepted { connection, .. } => {
+                    (self.connection, self.granted) = (connection, self.echoes);
+                }
                 Event::Frame { frame, .. } => self.take(&frame, now),
                 Event::Closed { reason, .. } => panic!("the core is gone: {reason}"),
                 _ => {}
@@ -191,16 +253,24 @@ impl Leases {
     fn take(&mut self, frame: &Frame<'_>, now: Instant) {
         match frame.kind() {
             Kind::Outcome => {
-                self.ended += 1;
                 self.failed += u64::from(frame.status().is_ok_and(|status| !status.is_ok()));
-                if let Some(slot) = frame.stamp().checked_sub(1) {
-                    let ns = now.since(self.starts[slot as usize]).as_nanos() as u64;
-                    self.latency_ns.saturating_record(ns);
-                }
+                self.end(frame.stamp(), now);
+            }
+            Kind::Lease => {
+                self.granted += 1;
+                self.end(frame.stamp(), now);
             }
             Kind::Credit => self.granted = frame.stamp(),
             Kind::Hello => self.greet(),
             _ => {}
+        }
+    }
+
+    fn end(&mut self, stamp: u64, now: Instant) {
+        self.ended += 1;
+        if let Some(slot) = stamp.checked_sub(1) {
+            let ns = now.since(self.starts[slot as usize]).as_nanos() as u64;
+            self.timed.latency_ns.saturating_record(ns);
         }
     }
 

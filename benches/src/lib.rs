@@ -2,11 +2,12 @@
 //!
 //! `report` holds the figures and writes `target/bench/report.json`; `floors` measures what the machine itself can
 //! do (disk sync, loopback, shared memory); `rivals` runs other systems at their best setting; `leases` plays the
-//! node for a worker core alone; `cycle` is the client of the durable cycle, `platform` the processes it runs on, and
+//! node for a worker core alone; `generator` keeps a load generator honest; `cycle` is the client of the durable cycle, `platform` the processes it runs on, and
 //! `durable` what is measured there. `README.md` says how to read the figures.
 
 pub mod report;
 pub mod floors;
+pub mod generator;
 pub mod leases;
 pub mod rivals;
 pub mod cycle;

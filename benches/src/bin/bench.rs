@@ -1,9 +1,10 @@
 //! `make bench`: every figure with bar, aim, floor and rival of the same run; see `benches/README.md`.
 //!
-//! `bench [--json PATH] [--smoke] [--only PART] [--ms TIME]`: the parts are core and durable, each measurement of the
+//! `bench [--json PATH] [--smoke] [--only PART] [--ms TIME] [--no-rivals]`: the parts are core and durable, each measurement of the
 //! durable cycle lasts 3000 ms; `--smoke` measures for an instant only, to see that everything runs.
 
-use benches::durable::{self, Cycle, PAYLOAD};
+use benches::durable::{self, Acknowledged, Cycle, PAYLOAD};
+use benches::generator::quantile_us;
 use benches::platform::Platform;
 use benches::rivals::{Rate, beanstalkd, redis};
 use benches::{Figure, Report, floors};
@@ -22,6 +23,8 @@ struct Options {
     smoke: bool,
     /// One part, or all.
     only: Option<String>,
+    /// Whether other systems are measured too.
+    rivals: bool,
     /// How long each measurement lasts.
     span: Duration,
 }
@@ -29,7 +32,7 @@ struct Options {
 /// One round: ours beside the rivals, within the same seconds.
 struct Round {
     cycle: Cycle,
-    ack_p99_us: f64,
+    ack: Acknowledged,
     dsync_us: f64,
 }
 
@@ -80,9 +83,13 @@ fn durable_cycle(options: &Options) -> io::Result<Vec<String>> {
     let platform = Platform::start(&beside("millrace")?)?;
     let (mut rounds, mut redis_best, mut beanstalkd_best) = (Vec::new(), None, None);
     for pairs in REDIS_PAIRS {
-        best(&mut redis_best, redis::run(pairs, PAYLOAD, options.span), &mut missing);
+        if options.rivals {
+            best(&mut redis_best, redis::run(pairs, PAYLOAD, options.span), &mut missing);
+        }
         rounds.push(pinned(|| round(&platform, options.span))?);
-        best(&mut beanstalkd_best, beanstalkd::run(PAYLOAD, options.span), &mut missing);
+        if options.rivals {
+            best(&mut beanstalkd_best, beanstalkd::run(PAYLOAD, options.span), &mut missing);
+        }
     }
     add(&mut report, &rounds, redis_best, beanstalkd_best);
     report.write(&options.json)?;
@@ -92,13 +99,14 @@ fn durable_cycle(options: &Options) -> io::Result<Vec<String>> {
 
 fn options() -> io::Result<Options> {
     let (json, span) = (benches::scratch()?.join("report.json"), Duration::from_secs(3));
-    let mut options = Options { json, smoke: false, only: None, span };
+    let mut options = Options { json, smoke: false, only: None, rivals: true, span };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value =
             || arguments.next().ok_or_else(|| io::Error::other(format!("{argument} wants a value")));
         match argument.as_str() {
             "--smoke" => (options.smoke, options.span) = (true, Duration::from_millis(200)),
+            "--no-rivals" => options.rivals = false,
             "--json" => options.json = value()?.into(),
             "--only" => options.only = Some(value()?),
             "--ms" => options.span = Duration::from_millis(value()?.parse().map_err(io::Error::other)?),
@@ -133,8 +141,9 @@ fn pinned<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T>
 fn round(platform: &Platform, span: Duration) -> io::Result<Round> {
     let cycle = durable::run(platform, span)?;
     let dsync_us = floors::dsync_us(&benches::scratch()?, 1 + span.as_millis() as usize / 10)?;
-    let ack_p99_us = durable::ack_p99_us(platform, cycle.calls_per_s / 2.0, span)?;
-    Ok(Round { cycle, ack_p99_us, dsync_us })
+    let ack = durable::acknowledge(platform, cycle.calls_per_s / 2.0, dsync_us, span)?;
+    println!("   acknowledgements: {}", ack.told);
+    Ok(Round { cycle, ack, dsync_us })
 }
 
 /// Keeps the better of a rival's runs. One that is not installed is said loudly and left out.
@@ -183,9 +192,21 @@ fn add(report: &mut Report, rounds: &[Round], redis: Option<Rate>, beanstalkd: O
     report.add(Figure::new("durable-cycle-log-groups", groups, "groups/s").floor("disk sync us", dsync_us));
     let bytes = median(rounds, |round| round.cycle.log_bytes_per_call);
     report.add(Figure::new("durable-cycle-log-bytes-per-call", bytes, "bytes"));
-    let ack_us = median(rounds, |round| round.ack_p99_us);
+    add_acknowledgements(report, rounds);
+}
+
+fn add_acknowledgements(report: &mut Report, rounds: &[Round]) {
+    let dsync_us = median(rounds, |round| round.dsync_us);
+    let p99_us = |round: &Round| quantile_us(&round.ack.windows.result().latency_ns, 0.99);
+    let ack_us = median(rounds, p99_us);
     report.add(Figure::new("submit-ack-p99-at-half-load-us", ack_us, "us").floor("disk sync us", dsync_us));
-    let syncs = median(rounds, |round| round.ack_p99_us / round.dsync_us);
+    let p50_us = median(rounds, |round| quantile_us(&round.ack.windows.result().latency_ns, 0.5));
+    report.add(Figure::new("submit-ack-p50-at-half-load-us", p50_us, "us").floor("disk sync us", dsync_us));
+    let late_us = median(rounds, |round| quantile_us(&round.ack.windows.result().lateness_ns, 0.99));
+    report.add(Figure::new("submit-ack-p99-at-half-load-generator-late", late_us, "us"));
+    let counted = rounds.iter().map(|round| round.ack.windows.count.0).sum::<usize>();
+    report.add(Figure::new("submit-ack-p99-at-half-load-windows", counted as f64, "counted"));
+    let syncs = median(rounds, |round| p99_us(round) / round.dsync_us);
     let figure = Figure::new("submit-ack-p99-at-half-load", syncs, "syncs").bar(10.0, 5.0);
     report.add(figure.floor("disk sync us", dsync_us));
 }

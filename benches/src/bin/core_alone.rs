@@ -4,11 +4,12 @@
 //! `core_alone [--json PATH] [--smoke] [--only PART] [--ms TIME]`: the parts are tcp, shm, fresh, long, first and idle,
 //! each measurement lasts 2000 ms; `--smoke` measures for an instant only, to see that everything runs.
 
+use benches::generator::{Priority, Window, Windows, quantile_us};
 use benches::leases::{Leased, Leases};
 use benches::{Figure, Report};
+use call::FunctionSpec;
 use call::function::InstanceMode;
 use call::limits::Limits;
-use call::{FunctionSpec, Instant};
 use driver::uring::{Options, Uring};
 use driver::{Arrivals, Driver, Endpoint, Event, topology};
 use nix::unistd::Pid;
@@ -36,6 +37,10 @@ const BURN: &str = r#"(module (memory (export "memory") 1)
 const PAYLOAD: usize = 128;
 /// Calls of long running time that share the core with short ones.
 const LONG_CALLS: u64 = 50;
+/// Windows of the open loop that are to count.
+const WINDOWS: usize = 8;
+/// A call that the generator sends so much too late cannot be measured against an aim of 50 us.
+const LATE: Duration = Duration::from_micros(50);
 /// Functions of an idle core.
 const DEPLOYED: usize = 1000;
 
@@ -47,7 +52,9 @@ fn main() -> Outcome<()> {
         ["core", cpu, node, directory] => {
             Ok(worker::process::run(&plan(node, directory)?, cpu.parse()?, &Limits::default())?)
         }
-        ["echo", cpu, node] => echo(cpu.parse()?, &node.parse()?),
+        ["echo", cpu, node, spin_us] => {
+            echo(cpu.parse()?, &node.parse()?, Duration::from_micros(spin_us.parse()?))
+        }
         _ => bench(&arguments),
     }
 }
@@ -59,9 +66,9 @@ fn plan(node: &str, directory: &str) -> Outcome<Plan> {
 }
 
 /// The other side of a bare round trip: the same driver, nothing else.
-fn echo(cpu: usize, node: &Endpoint) -> Outcome<()> {
+fn echo(cpu: usize, node: &Endpoint, spin: Duration) -> Outcome<()> {
     topology::pin(cpu)?;
-    let mut driver = Uring::new(Options { spin: Duration::from_secs(1), ..Options::default() })?;
+    let mut driver = Uring::new(Options { spin, ..Options::default() })?;
     let mut arrivals = Arrivals::new();
     driver.connect(node);
     loop {
@@ -150,6 +157,12 @@ impl Core {
     fn cpu_ns(&self) -> Outcome<u64> {
         let clock = nix::time::clock_getcpuclockid(Pid::from_raw(self.0.id() as i32))?;
         Ok(Duration::from(nix::time::clock_gettime(clock)?).as_nanos() as u64)
+    }
+
+    /// How long its first thread has been ready to run and was not running: somebody else had its CPU.
+    fn waited(&self) -> Outcome<Duration> {
+        let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.0.id()))?;
+        Ok(Duration::from_nanos(text.split_whitespace().nth(1).ok_or("no second number")?.parse()?))
     }
 
     /// Resident memory, MiB.
@@ -259,13 +272,13 @@ impl Bench {
     /// One call at a time, in units of a bare round trip of the same bytes through the same driver.
     fn latency(&mut self, transport: &str) -> Outcome<()> {
         let median = |leases: &mut Leases, time: Duration| {
-            leases.latency_ns.reset();
+            leases.timed = Window::default();
             let begun = leases.now();
             while leases.now() - begun < time {
                 leases.send_timed(0, leases.now());
                 leases.settle();
             }
-            leases.latency_ns.value_at_quantile(0.5) as f64 / 1000.0
+            quantile_us(&leases.timed.latency_ns, 0.5)
         };
         let floor_us = round_trip_us(&self.endpoint(transport), self.cpu, self.time)?;
         let (_core, mut leases) = self.start(transport, vec![self.noop()])?;
@@ -281,18 +294,59 @@ impl Bench {
         Ok(())
     }
 
-    /// p99 from the intended start, with calls at even distances.
+    /// p99 from the intended start, with calls at even distances; beside it the same through a bare echo, in turn
+    /// with it. The core's process is as in production; only the generator may have real-time priority.
     fn open_loop(&mut self, transport: &str, rate: f64) -> Outcome<()> {
-        let (_core, mut leases) = self.start(transport, vec![self.noop()])?;
-        steady(&mut leases, 0, rate, self.time / 4);
-        let late = steady(&mut leases, 0, rate, self.time);
-        let p99 = leases.latency_ns.value_at_quantile(0.99) as f64 / 1000.0;
-        let figure = Figure::new(&format!("core-{transport}-p99-at-70-percent"), p99, "us").bar(200.0, 50.0);
-        self.report.add(figure.floor("load calls/s", rate));
-        if late > 0.01 {
-            println!("  the load generator itself was late for {:.1} % of the calls", late * 100.0);
+        let (core, mut leases) = self.start(transport, vec![self.noop()])?;
+        let (_echo, mut echo) = self.start_echo(transport, leases.credits())?;
+        let priority = Priority::real_time();
+        leases.open_loop(0, rate, self.time / 4);
+        echo.open_loop(0, rate, self.time / 8);
+        let (mut windows, mut echoes) = (Windows::new(WINDOWS, LATE), Windows::new(WINDOWS, LATE));
+        let (mut waited, mut ran) = (Duration::ZERO, Duration::ZERO);
+        while !windows.is_enough() {
+            leases.settle();
+            let (before, begun) = (core.waited()?, leases.now());
+            leases.open_loop(0, rate, self.time / WINDOWS as u32);
+            leases.settle();
+            (waited, ran) = (waited + core.waited()? - before, ran + (leases.now() - begun));
+            windows.add(&leases.timed);
+            echo.open_loop(0, rate, self.time / WINDOWS as u32 / 2);
+            echo.settle();
+            echoes.add(&echo.timed);
         }
+        let (measured, floor) = (windows.result(), echoes.result());
+        let p99 = |histogram| quantile_us(histogram, 0.99);
+        let name = format!("core-{transport}-p99-at-70-percent");
+        let echo_us = p99(&floor.latency_ns);
+        let figure = Figure::new(&name, p99(&measured.latency_ns), "us").bar(200.0, 50.0);
+        self.report.add(figure.floor("echo p99 us", echo_us));
+        let figure = Figure::new(&format!("{name}-median"), quantile_us(&measured.latency_ns, 0.5), "us");
+        self.report.add(figure.floor("load calls/s", rate));
+        let late = p99(&measured.lateness_ns);
+        self.report.add(Figure::new(&format!("{name}-generator-late"), late, "us"));
+        self.report.add(Figure::new(&format!("{name}-windows"), windows.count.0 as f64, "counted"));
+        println!("  {}; the generator ran {}", windows.told(), priority.told());
+        let share = 100.0 * waited.as_secs_f64() / ran.as_secs_f64();
+        println!("  the core's thread was ready and waited for its CPU for {share:.2} % of the time");
         Ok(())
+    }
+
+    /// A process that sends back what it is sent, on the core's CPU, waiting as a core does.
+    fn start_echo(&self, transport: &str, slots: u64) -> Outcome<(Core, Leases)> {
+        let at = match self.endpoint(transport) {
+            Endpoint::Shm(path) => Endpoint::Shm(path.with_file_name("echo.shm")),
+            other => other,
+        };
+        let spin_us = Options::default().spin.as_micros().to_string();
+        let mut process = None;
+        let leases = Leases::echoed(&at, vec![self.noop()], slots, |node| {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.args(["echo", &self.cpu.to_string(), &node.to_string(), &spin_us]);
+            process = Some(Core(command.stderr(Stdio::null()).spawn()?));
+            Ok(())
+        })?;
+        Ok((process.expect("just started"), leases))
     }
 
     fn fresh(&mut self) -> Outcome<()> {
@@ -307,14 +361,14 @@ impl Bench {
     fn beside_long_calls(&mut self, smoke: bool) -> Outcome<()> {
         let burn = Leased::new(spec("burn", &self.burn, InstanceMode::Reuse), PAYLOAD);
         let (_core, mut leases) = self.start("shm", vec![self.noop(), burn])?;
-        steady(&mut leases, 0, 1000.0, self.time / 4);
+        leases.open_loop(0, 1000.0, self.time / 4);
         leases.send_block(1, LONG_CALLS);
         let begun = leases.now();
         while leases.now() - begun < Duration::from_millis(if smoke { 10 } else { 500 }) {
             leases.poll(Duration::from_millis(1));
         }
-        steady(&mut leases, 0, 1000.0, 2 * self.time);
-        let p99 = leases.latency_ns.value_at_quantile(0.99) as f64 / 1e6;
+        leases.open_loop(0, 1000.0, 2 * self.time);
+        let p99 = quantile_us(&leases.timed.latency_ns, 0.99) / 1000.0;
         if leases.in_flight() < LONG_CALLS / 2 {
             return Err("the long calls ended before the measurement did".into());
         }
@@ -335,13 +389,13 @@ impl Bench {
             ));
         }
         let (_core, mut leases) = self.start("shm", functions)?;
-        steady(&mut leases, 0, 1000.0, self.time / 4);
-        leases.latency_ns.reset();
+        leases.open_loop(0, 1000.0, self.time / 4);
+        leases.timed = Window::default();
         for function in 1..=count {
             leases.send_timed(function, leases.now());
             leases.settle();
         }
-        let p50 = leases.latency_ns.value_at_quantile(0.5) as f64 / 1000.0;
+        let p50 = quantile_us(&leases.timed.latency_ns, 0.5);
         self.report.add(Figure::new("core-first-call", p50, "us").bar(1000.0, 200.0));
         Ok(())
     }
@@ -359,37 +413,14 @@ impl Bench {
     }
 }
 
-/// Calls at even distances for this long, each timed from when it should have begun. The part of the calls that were
-/// sent more than a tenth of a millisecond late although there were credits: the generator's own fault.
-fn steady(leases: &mut Leases, function: usize, rate: f64, time: Duration) -> f64 {
-    leases.latency_ns.reset();
-    let begun = leases.now();
-    let (count, step_ns) = ((rate * time.as_secs_f64()) as u64, 1e9 / rate);
-    let start = |n: u64| Instant(begun.0 + (n as f64 * step_ns) as u64);
-    let (mut next, mut late) = (0, 0);
-    // Whether the core, and not this loop, is why the next call waits.
-    let mut full = false;
-    while next < count {
-        let now = leases.now();
-        while next < count && start(next) <= now {
-            late += u64::from(!full && now - start(next) > Duration::from_micros(100));
-            full = !leases.send_timed(function, start(next));
-            if full {
-                break;
-            }
-            next += 1;
-        }
-        leases.poll(Duration::ZERO);
-    }
-    late as f64 / count.max(1) as f64
-}
-
 /// Median round trip of a lease's bytes between two spinning processes.
 fn round_trip_us(at: &Endpoint, cpu: u32, time: Duration) -> Outcome<f64> {
     let mut driver = Uring::new(Options { spin: Duration::from_secs(1), ..Options::default() })?;
     let listener = driver.listen(at)?;
     let mut command = Command::new(std::env::current_exe()?);
-    let _echo = Core(command.args(["echo", &cpu.to_string(), &driver.local(listener).to_string()]).spawn()?);
+    let _echo = Core(
+        command.args(["echo", &cpu.to_string(), &driver.local(listener).to_string(), "1000000"]).spawn()?,
+    );
     let mut frame = call::frame::FrameBuf::new();
     call::frame::append(&mut frame, &call::frame::Header::new(call::Kind::Submit), &[0; 64 + PAYLOAD]);
     let mut took = hdrhistogram::Histogram::<u64>::new(3)?;
