@@ -52,6 +52,44 @@ impl Echo {
     }
 }
 
+/// A byte stream, and questions on it that are answered with the same bytes.
+struct Dialogue {
+    server: Uring,
+    client: Uring,
+    there: ConnectionId,
+    arrivals: [Arrivals; 2],
+}
+
+impl Dialogue {
+    fn connect(at: &Endpoint) -> Dialogue {
+        let mut server = Uring::new(Options::default()).unwrap();
+        let mut client = Uring::new(Options::default()).unwrap();
+        let listener = server.listen_bytes(at).unwrap();
+        let there = client.connect_bytes(&server.local(listener)).unwrap();
+        Dialogue { server, client, there, arrivals: [Arrivals::new(), Arrivals::new()] }
+    }
+
+    fn round(&mut self) {
+        const QUESTION: [u8; 3001] = [7; 3001];
+        let stop = Instant::now() + Duration::from_secs(20);
+        self.client.send(self.there, &QUESTION).unwrap();
+        let mut back = 0;
+        while back < QUESTION.len() {
+            assert!(Instant::now() < stop, "stuck at {back}");
+            self.client.tick(&mut self.arrivals[0]);
+            for event in self.arrivals[0].iter() {
+                back += if let Event::Bytes { bytes, .. } = event { bytes.len() } else { 0 };
+            }
+            self.server.tick(&mut self.arrivals[1]);
+            for event in self.arrivals[1].iter() {
+                if let Event::Bytes { connection, bytes } = event {
+                    self.server.send(connection, bytes).unwrap();
+                }
+            }
+        }
+    }
+}
+
 fn allocations_of(rounds: usize, mut round: impl FnMut()) -> u64 {
     let before = allocations();
     (0..rounds).for_each(|_| round());
@@ -77,6 +115,12 @@ fn nothing_is_allocated_after_warm_up() {
         let mut echo = Echo::connect(&at);
         assert!(allocations_of(200, || echo.round()) > 0, "{at}: the counter counts the warm-up");
         assert_eq!(allocations_of(200, || echo.round()), 0, "{at}");
+    }
+
+    for at in ["tcp:127.0.0.1:0".parse().unwrap(), Endpoint::Unix(dir.path().join("bytes"))] {
+        let mut dialogue = Dialogue::connect(&at);
+        assert!(allocations_of(200, || dialogue.round()) > 0, "{at}: the counter counts the warm-up");
+        assert_eq!(allocations_of(200, || dialogue.round()), 0, "bytes over {at}");
     }
 
     let options = Options { data_dir: Some(dir.path().to_owned()), blocks: 2, ..Options::default() };

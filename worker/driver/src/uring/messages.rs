@@ -48,12 +48,12 @@ impl Envelope {
         &raw mut self.header
     }
 
-    fn to_receive(&mut self) -> *mut libc::msghdr {
+    fn prepare_to_receive(&mut self) -> *mut libc::msghdr {
         self.bytes.resize(MESSAGE_BYTES_MAX, 0);
         self.address(MESSAGE_BYTES_MAX, CONTROL_BYTES)
     }
 
-    fn to_send(&mut self, bytes: Vec<u8>, descriptors: &[OwnedFd]) -> *mut libc::msghdr {
+    fn prepare_to_send(&mut self, bytes: Vec<u8>, descriptors: &[OwnedFd]) -> *mut libc::msghdr {
         self.bytes = bytes;
         let payload = size_of_val(descriptors) as u32;
         // SAFETY: `CMSG_SPACE` only computes.
@@ -87,7 +87,7 @@ impl Envelope {
             let mut part = libc::CMSG_FIRSTHDR(header);
             while let Some(control) = part.as_ref() {
                 if (control.cmsg_level, control.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
-                    let bytes = control.cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                    let bytes = control.cmsg_len - libc::CMSG_LEN(0) as usize;
                     let data = libc::CMSG_DATA(control).cast::<RawFd>();
                     for place in 0..bytes / size_of::<RawFd>() {
                         let one = OwnedFd::from_raw_fd(data.add(place).read_unaligned());
@@ -159,7 +159,7 @@ impl Uring {
     fn arm_message(&mut self, index: u32) {
         let connection = &mut self.connections[index as usize];
         let messages = connection.messages.as_mut().expect("an open message connection has them");
-        let header = messages.coming.to_receive();
+        let header = messages.coming.prepare_to_receive();
         connection.receiving = true;
         let flags = libc::MSG_CMSG_CLOEXEC as u32;
         let entry = opcode::RecvMsg::new(self.raw_socket(index), header).flags(flags).build();
@@ -227,7 +227,7 @@ impl Uring {
             return;
         }
         let Some((bytes, descriptors)) = messages.queue.pop_front() else { return };
-        let header = messages.going.to_send(bytes, &descriptors);
+        let header = messages.going.prepare_to_send(bytes, &descriptors);
         messages.lent = descriptors;
         connection.sending = true;
         let flags = libc::MSG_NOSIGNAL as u32;

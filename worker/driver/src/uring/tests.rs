@@ -449,6 +449,24 @@ fn the_port_of_a_dropped_driver_is_free_at_once() {
 }
 
 #[test]
+fn an_idle_byte_stream_costs_half_a_kibibyte() {
+    assert!(size_of::<Connection>() <= 512, "{} bytes", size_of::<Connection>());
+    let mut driver = Uring::new(options()).unwrap();
+    let pairs: Vec<_> = (0..100).map(|_| std::os::unix::net::UnixStream::pair().unwrap()).collect();
+    let mut others = Vec::new();
+    for (ours, other) in pairs {
+        driver.adopt_stream(ours.into()).unwrap();
+        others.push(other);
+    }
+    let mut arrivals = Arrivals::new();
+    (0..3).for_each(|_| drop(driver.tick(&mut arrivals)));
+    for connection in &driver.connections {
+        assert!(connection.receiving && connection.buffers.is_none(), "it receives into memory of all");
+        assert!(connection.outbox.is_empty() && connection.messages.is_none());
+    }
+}
+
+#[test]
 fn frames_outlive_the_driver_they_came_from() {
     let (mut server, mut client, _, there) = connect(&"tcp:127.0.0.1:0".parse().unwrap(), &options());
     client.driver.send(there, &frame(1, &[7; 1000])).unwrap();
