@@ -1,34 +1,64 @@
-//! The process around the cores: starts one process per CPU, starts it again when it dies, drains all at the end.
+//! The process around the cores and the jailer: starts one process per CPU, and before them the jailer, which makes the
+//! sandboxes of process functions; starts each again when it dies, drains all at the end.
 //!
 //! It runs no call. A core that dies takes its own calls only; the node leases them again as soon as the dead
-//! process's connection closes, and the new core connects by itself. When the supervisor dies, the kernel kills the
-//! cores (`PR_SET_PDEATHSIG`), so that no core lives on unseen.
+//! process's connection closes, and the new core connects by itself. A jailer that dies takes all sandboxes with it, and
+//! no core. When the supervisor dies, the kernel kills them (`PR_SET_PDEATHSIG`), so that none lives on unseen.
 //!
 //! What happens is told on stderr, a line of `key=value` words each.
 
 use crate::plan::Plan;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, pthread_sigmask};
 use nix::unistd::{Pid, getppid};
+use std::fmt;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// Wait before a core that died is started again; doubles with each death that follows soon, up to [`RESTART_MAX`].
+/// Wait before a process that died is started again; doubles with each death that follows soon, up to [`RESTART_MAX`].
 const RESTART_MIN: Duration = Duration::from_millis(100);
 /// Longest wait.
 const RESTART_MAX: Duration = Duration::from_secs(5);
-/// A core that lived this long was healthy: its next death waits [`RESTART_MIN`] again.
+/// Wait before a jailer is tried again that has said that it cannot serve here.
+const REFUSED_WAIT: Duration = Duration::from_secs(60);
+/// A process that lived this long was healthy: its next death waits [`RESTART_MIN`] again.
 const HEALTHY: Duration = Duration::from_secs(10);
 /// What a core gets beyond its drain time before it is killed.
 const KILL_AFTER: Duration = Duration::from_secs(3);
 /// How often the supervisor looks around if no signal comes.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// One core's process, or the plan to start it.
-struct Core {
-    cpu: u32,
+/// What a process is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Jailer,
+    Core(u32),
+}
+
+impl Role {
+    /// The first word of its events.
+    fn word(self) -> &'static str {
+        match self {
+            Role::Jailer => "jailer",
+            Role::Core(_) => "core",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Role::Jailer => Ok(()),
+            Role::Core(cpu) => write!(f, "cpu={cpu} "),
+        }
+    }
+}
+
+/// One process, or the plan to start it.
+struct Part {
+    role: Role,
     child: Option<Child>,
     started: Instant,
     /// When it is to be started, if it does not run.
@@ -37,48 +67,70 @@ struct Core {
 }
 
 /// Runs the cores of a plan until SIGTERM or SIGINT, then drains them. `command` makes the command of the core on a
-/// CPU, usually this executable's `core --cpu N`.
+/// CPU, usually this executable's `core --cpu N`; `jailer` that of the jailer, if process functions are to run.
 ///
 /// Must be called by the main thread before it starts others: it blocks signals for all of them.
 ///
 /// # Errors
-/// If signals cannot be blocked or the first start of a core fails: the executable or its arguments are wrong.
-pub fn run(plan: &Plan, command: impl Fn(u32) -> Command) -> io::Result<()> {
+/// If signals cannot be blocked or the first start of a process fails: the executable or its arguments are wrong.
+pub fn run(
+    plan: &Plan,
+    jailer: Option<&dyn Fn() -> Command>,
+    command: impl Fn(u32) -> Command,
+) -> io::Result<()> {
     let signals = signals()?;
-    let now = Instant::now();
-    let core = |cpu: &u32| Core { cpu: *cpu, child: None, started: now, start_at: now, wait: RESTART_MIN };
-    let mut cores: Vec<Core> = plan.cpus.iter().map(core).collect();
-    for core in &mut cores {
-        core.start(&command)?;
+    // First, so that it is there when the cores look for it; one that comes later is found as well.
+    let roles = jailer.map(|_| Role::Jailer).into_iter().chain(plan.cpus.iter().map(|cpu| Role::Core(*cpu)));
+    let mut parts: Vec<Part> = roles.map(Part::new).collect();
+    let command = |role: Role| match (role, jailer) {
+        (Role::Core(cpu), _) => command(cpu),
+        (Role::Jailer, Some(jailer)) => jailer(),
+        (Role::Jailer, None) => unreachable!("there is no such part without a command for it"),
+    };
+    for part in &mut parts {
+        part.start(&command)?;
     }
     let mut kill_at: Option<Instant> = None;
     loop {
-        match signals.recv_timeout(next_look(&cores, kill_at)) {
+        match signals.recv_timeout(next_look(&parts, kill_at)) {
             Ok(Signal::SIGTERM | Signal::SIGINT) if kill_at.is_none() => {
-                say(format_args!("event=draining cores={}", cores.len()));
-                signal_all(&cores, Signal::SIGTERM);
+                say(format_args!("event=draining cores={}", cores(&parts).count()));
+                cores(&parts).for_each(|core| core.signal(Signal::SIGTERM));
                 kill_at = Some(Instant::now() + plan.drain + KILL_AFTER);
             }
-            Ok(Signal::SIGUSR1) => signal_all(&cores, Signal::SIGUSR1),
+            Ok(Signal::SIGUSR1) => cores(&parts).for_each(|core| core.signal(Signal::SIGUSR1)),
             Ok(_) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 unreachable!("the thread that waits for signals never ends")
             }
         }
-        cores.iter_mut().for_each(|core| core.look(kill_at.is_some()));
+        parts.iter_mut().for_each(|part| part.look(kill_at.is_some()));
         match kill_at {
-            Some(_) if cores.iter().all(|core| core.child.is_none()) => return Ok(()),
-            Some(at) if Instant::now() >= at => signal_all(&cores, Signal::SIGKILL),
+            Some(_) if parts.iter().all(|part| part.child.is_none()) => return Ok(()),
+            Some(at) if Instant::now() >= at => parts.iter().for_each(|part| part.signal(Signal::SIGKILL)),
+            // The jailer last: calls that drain run in its sandboxes.
+            Some(_) if cores(&parts).all(|core| core.child.is_none()) => {
+                parts.iter().for_each(|part| part.signal(Signal::SIGTERM));
+            }
             Some(_) => {}
-            None => cores.iter_mut().for_each(|core| core.restart(&command)),
+            None => parts.iter_mut().for_each(|part| part.restart(&command)),
         }
     }
 }
 
-impl Core {
-    fn start(&mut self, command: &impl Fn(u32) -> Command) -> io::Result<()> {
-        let child = spawn(command(self.cpu))?;
-        say(format_args!("event=core-started cpu={} pid={}", self.cpu, child.id()));
+fn cores(parts: &[Part]) -> impl Iterator<Item = &Part> {
+    parts.iter().filter(|part| part.role != Role::Jailer)
+}
+
+impl Part {
+    fn new(role: Role) -> Part {
+        let now = Instant::now();
+        Part { role, child: None, started: now, start_at: now, wait: RESTART_MIN }
+    }
+
+    fn start(&mut self, command: &impl Fn(Role) -> Command) -> io::Result<()> {
+        let child = spawn(command(self.role))?;
+        say(format_args!("event={}-started {}pid={}", self.role.word(), self.role, child.id()));
         self.started = Instant::now();
         self.child = Some(child);
         Ok(())
@@ -87,35 +139,43 @@ impl Core {
     /// Notices the process's end.
     fn look(&mut self, draining: bool) {
         let Some(child) = &mut self.child else { return };
+        let (word, role) = (self.role.word(), self.role);
         let status = match child.try_wait() {
             Ok(None) => return,
             Ok(Some(status)) => status,
-            Err(error) => return say(format_args!("event=wait-failed cpu={} reason=\"{error}\"", self.cpu)),
+            Err(error) => return say(format_args!("event=wait-failed {role}reason=\"{error}\"")),
         };
         let pid = child.id();
         self.child = None;
+        let ending = Ending(status);
         if draining {
-            return say(format_args!("event=core-ended cpu={} pid={pid} {}", self.cpu, Ending(status)));
+            return say(format_args!("event={word}-ended {role}pid={pid} {ending}"));
         }
         self.wait = if self.started.elapsed() >= HEALTHY { RESTART_MIN } else { self.wait };
-        self.start_at = Instant::now() + self.wait;
-        let restart_ms = self.wait.as_millis();
-        say(format_args!(
-            "event=core-died cpu={} pid={pid} {} restart_ms={restart_ms}",
-            self.cpu,
-            Ending(status)
-        ));
+        // A jailer that ends by itself has said why it cannot serve here.
+        let refuses = role == Role::Jailer && status.code().is_some_and(|code| code != 0);
+        let wait = if refuses { REFUSED_WAIT } else { self.wait };
+        self.start_at = Instant::now() + wait;
+        let restart_ms = wait.as_millis();
+        say(format_args!("event={word}-died {role}pid={pid} {ending} restart_ms={restart_ms}"));
         self.wait = (self.wait * 2).min(RESTART_MAX);
     }
 
     /// Starts it again if it is time to.
-    fn restart(&mut self, command: &impl Fn(u32) -> Command) {
+    fn restart(&mut self, command: &impl Fn(Role) -> Command) {
         if self.child.is_some() || Instant::now() < self.start_at {
             return;
         }
         if let Err(error) = self.start(command) {
-            say(format_args!("event=core-start-failed cpu={} reason=\"{error}\"", self.cpu));
+            say(format_args!("event={}-start-failed {}reason=\"{error}\"", self.role.word(), self.role));
             self.start_at = Instant::now() + RESTART_MAX;
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(child) = &self.child {
+            // One that has just ended and is not waited for yet takes the signal too: its pid is not free.
+            let _ = kill(Pid::from_raw(child.id() as i32), signal);
         }
     }
 }
@@ -134,7 +194,7 @@ impl std::fmt::Display for Ending {
     }
 }
 
-/// A core's process: dies with this one, has no signal blocked, and is not in the terminal's process group, so that
+/// A process: dies with this one, has no signal blocked, and is not in the terminal's process group, so that
 /// Ctrl-C reaches the supervisor only, which then drains it.
 fn spawn(mut command: Command) -> io::Result<Child> {
     let parent = nix::unistd::getpid();
@@ -170,15 +230,8 @@ fn signals() -> io::Result<Receiver<Signal>> {
     Ok(from)
 }
 
-fn signal_all(cores: &[Core], signal: Signal) {
-    for child in cores.iter().filter_map(|core| core.child.as_ref()) {
-        // One that has just ended and is not waited for yet takes the signal too: its pid is not free.
-        let _ = kill(Pid::from_raw(child.id() as i32), signal);
-    }
-}
-
-fn next_look(cores: &[Core], kill_at: Option<Instant>) -> Duration {
-    let starts = cores.iter().filter(|core| core.child.is_none()).map(|core| core.start_at);
+fn next_look(parts: &[Part], kill_at: Option<Instant>) -> Duration {
+    let starts = parts.iter().filter(|part| part.child.is_none()).map(|part| part.start_at);
     let next = starts.chain(kill_at).min();
     next.map_or(LOOK, |at| at.saturating_duration_since(Instant::now())).min(LOOK)
 }
@@ -210,13 +263,14 @@ mod tests {
             jailer: None,
             drain: Duration::ZERO,
         };
-        let command = |cpu: u32| {
+        let sleeping = |name: String| {
             let mut command = Command::new("sh");
             command.args(["-c", "echo $$ > $0.new && mv $0.new $0 && exec sleep 1000"]);
-            command.arg(Path::new(&directory).join(cpu.to_string()));
+            command.arg(Path::new(&directory).join(name));
             command
         };
-        run(&plan, command).expect("it starts");
+        let jailer = || sleeping("jailer".into());
+        run(&plan, Some(&jailer), |cpu| sleeping(cpu.to_string())).expect("it starts");
     }
 
     /// A supervisor of two sleeping cores.
@@ -239,9 +293,9 @@ mod tests {
         panic!("{what} never came");
     }
 
-    fn pid(directory: &Path, cpu: u32, not: Option<Pid>) -> Pid {
-        wait("a core", || {
-            let text = std::fs::read_to_string(directory.join(cpu.to_string())).ok()?;
+    fn pid(directory: &Path, part: &str, not: Option<Pid>) -> Pid {
+        wait("a process", || {
+            let text = std::fs::read_to_string(directory.join(part)).ok()?;
             let pid = Pid::from_raw(text.trim().parse().ok()?);
             (Some(pid) != not).then_some(pid)
         })
@@ -270,9 +324,9 @@ mod tests {
     fn a_core_that_dies_is_started_again_and_the_others_stay() {
         let directory = tempfile::tempdir().unwrap();
         let mut child = supervisor(directory.path());
-        let (first, second) = (pid(directory.path(), 0, None), pid(directory.path(), 1, None));
+        let (first, second) = (pid(directory.path(), "0", None), pid(directory.path(), "1", None));
         kill(first, Signal::SIGKILL).unwrap();
-        let third = pid(directory.path(), 0, Some(first));
+        let third = pid(directory.path(), "0", Some(first));
         assert!(is_gone(first) && !is_gone(second) && !is_gone(third));
         terminate(child.id());
         assert!(child.wait().unwrap().success(), "a drain is no failure");
@@ -280,10 +334,23 @@ mod tests {
     }
 
     #[test]
+    fn a_jailer_that_dies_is_started_again_and_ends_after_the_cores() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut child = supervisor(directory.path());
+        let (jailer, core) = (pid(directory.path(), "jailer", None), pid(directory.path(), "0", None));
+        kill(jailer, Signal::SIGKILL).unwrap();
+        let next = pid(directory.path(), "jailer", Some(jailer));
+        assert!(is_gone(jailer) && !is_gone(core) && !is_gone(next));
+        terminate(child.id());
+        assert!(child.wait().unwrap().success(), "a drain is no failure");
+        assert!(is_gone(core) && is_gone(next), "no jailer outlives a drain");
+    }
+
+    #[test]
     fn no_core_outlives_its_supervisor() {
         let directory = tempfile::tempdir().unwrap();
         let mut child = supervisor(directory.path());
-        let cores = [pid(directory.path(), 0, None), pid(directory.path(), 1, None)];
+        let cores = [pid(directory.path(), "jailer", None), pid(directory.path(), "0", None), pid(directory.path(), "1", None)];
         child.kill().unwrap();
         child.wait().unwrap();
         wait("the end of the cores", || cores.into_iter().all(is_gone).then_some(()));

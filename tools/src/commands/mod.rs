@@ -5,6 +5,7 @@ mod up;
 mod control;
 mod worker;
 mod core;
+mod jailer;
 mod init;
 mod deploy;
 mod function;
@@ -58,6 +59,9 @@ pub enum Command {
     /// Run one core of a worker; started by `worker`
     #[command(hide = true)]
     Core(core::Core),
+    /// Make the sandboxes of process functions; started by `worker`
+    #[command(hide = true)]
+    Jailer(jailer::Jailer),
     /// Make the source of a new function
     Init(init::Init),
     /// Deploy a function
@@ -113,6 +117,7 @@ impl Command {
             Command::Control(command) => command.run(environment),
             Command::Worker(command) => command.run(environment),
             Command::Core(command) => command.run(environment),
+            Command::Jailer(command) => command.run(environment),
             Command::Init(command) => command.run(),
             Command::Deploy(command) => command.run(environment),
             Command::Function(command) => command.run(environment),

@@ -1,6 +1,7 @@
 //! `millrace up`
 
 use super::control::NodeArguments;
+use super::jailer::SandboxArguments;
 use crate::admin::Admin;
 use crate::children::{Child, ending};
 use crate::exit::{Done, Exit, Failure};
@@ -45,6 +46,11 @@ pub struct Up {
     /// Calls that one core serves at once
     #[arg(long, default_value_t = ::worker::Config::default().slots)]
     slots: u32,
+    /// Run no process functions: no jailer, no BPF programs, WebAssembly only
+    #[arg(long, help_heading = "Process functions")]
+    no_process_functions: bool,
+    #[command(flatten)]
+    sandboxes: SandboxArguments,
 }
 
 /// `run/up.json`: processes and endpoints, for programs.
@@ -165,6 +171,10 @@ impl Platform {
         command.args(["worker", "--node", &endpoints.shm, "--host-node", &endpoints.unix, "--data-dir"]);
         command.arg(&self.data_dir).args(["--cpus", &cpus.join(",")]);
         command.args(["--slots", &self.options.slots.to_string()]);
+        command.args(self.options.sandboxes.command_line());
+        if self.options.no_process_functions {
+            command.arg("--no-process-functions");
+        }
         command
     }
 

@@ -1,5 +1,6 @@
 //! `millrace worker`
 
+use super::jailer::{self, SandboxArguments};
 use crate::exit::{Done, Exit, Failure};
 use crate::settings::Environment;
 use crate::times::duration;
@@ -53,6 +54,11 @@ pub struct WorkerArguments {
 pub struct Worker {
     #[command(flatten)]
     arguments: WorkerArguments,
+    /// Run no process functions: no jailer, no BPF programs, WebAssembly only
+    #[arg(long, conflicts_with = "jailer", help_heading = "Process functions")]
+    no_process_functions: bool,
+    #[command(flatten)]
+    sandboxes: SandboxArguments,
 }
 
 impl WorkerArguments {
@@ -112,7 +118,12 @@ fn command_line(config: &Config, plan: &Plan) -> Vec<OsString> {
 
 impl Worker {
     pub fn run(self, environment: &Environment) -> Done {
-        let config = self.arguments.config(environment);
+        let mut config = self.arguments.config(environment);
+        // A jailer of this worker's own, unless there is one, or none is wanted.
+        let own_jailer = config.jailer.is_none() && !self.no_process_functions;
+        if own_jailer {
+            config.jailer = Some(jailer::socket(&config.data_dir));
+        }
         let plan = plan(&config)?;
         let failed =
             |what: &str, error: std::io::Error| Failure::new(Exit::Machine, what, error.to_string(), "");
@@ -130,7 +141,14 @@ impl Worker {
             command.args(["core", "--cpu", &cpu.to_string()]).args(command_line(&config, &plan));
             command
         };
-        ::worker::supervisor::run(&plan, command).map_err(|error| failed("cannot start the cores", error))?;
+        let jailer = || {
+            let mut command = Command::new(&executable);
+            command.args(["jailer", "--data-dir"]).arg(&config.data_dir);
+            command.args(self.sandboxes.command_line());
+            command
+        };
+        let jailer: Option<&dyn Fn() -> Command> = if own_jailer { Some(&jailer) } else { None };
+        ::worker::supervisor::run(&plan, jailer, command).map_err(|error| failed("cannot start the cores", error))?;
         Ok(Exit::Ok)
     }
 }

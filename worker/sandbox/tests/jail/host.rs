@@ -299,12 +299,16 @@ impl Core {
         let id = self.next;
         self.next += 1;
         self.say(&ToJailer::Make { sandbox: id, spec: Box::new(spec) });
-        match self.hear() {
-            (FromJailer::Made { sandbox, pid, api, from_pool, .. }, descriptors) if sandbox == id => {
-                Ok(Made { id, pid, from_pool, api, descriptors })
+        loop {
+            match self.hear() {
+                (FromJailer::Made { sandbox, pid, api, from_pool, .. }, descriptors) if sandbox == id => {
+                    return Ok(Made { id, pid, from_pool, api, descriptors });
+                }
+                (FromJailer::Failed { sandbox, reason, .. }, _) if sandbox == id => return Err(reason),
+                // The function runs already, a moment before that is told.
+                (FromJailer::Denied { sandbox, .. }, _) if sandbox == id => {}
+                other => panic!("neither made nor failed: {other:?}"),
             }
-            (FromJailer::Failed { sandbox, reason, .. }, _) if sandbox == id => Err(reason),
-            other => panic!("neither made nor failed: {other:?}"),
         }
     }
 
