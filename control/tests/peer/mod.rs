@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod node;
+pub mod server;
 
 use call::admin::Hello;
 use call::body::{self, Reply, Submit};
@@ -121,11 +122,16 @@ impl Peer {
 
     /// Ends a lease, as a core.
     pub fn end(&mut self, lease: &[u8], status: Status, output: &[u8]) {
+        let usage = Usage { run_ns: 1000, cpu_ns: 900, ..Usage::default() };
+        self.end_with(lease, status, &Reply::new(&usage, output, b""));
+    }
+
+    /// As [`Peer::end`], with everything that an outcome says.
+    pub fn end_with(&mut self, lease: &[u8], status: Status, reply: &Reply<'_>) {
         let (lease, _) = Frame::parse(lease).unwrap();
         assert_eq!(lease.kind(), Kind::Lease);
-        let usage = Usage { run_ns: 1000, cpu_ns: 900, ..Usage::default() };
         let mut out = FrameBuf::new();
-        body::append_outcome(&mut out, &lease.header(), status, &Reply::new(&usage, output, b"")).unwrap();
+        body::append_outcome(&mut out, &lease.header(), status, reply).unwrap();
         self.stream.write_all(&out).expect("the node reads");
     }
 
