@@ -4,9 +4,14 @@
 //! sockets, shared-memory rings, files. [`uring::Uring`] is the real one, [`sim::SimDriver`] the deterministic one;
 //! `tests/conformance` holds both to the same behaviour.
 //!
+//! A connection carries frames, bytes or messages with descriptors ([`Driver`] says which methods make which). Frames
+//! join the platform's processes; bytes are for what speaks another protocol (functions in their sandboxes, over
+//! sockets and pipes that may be adopted); messages are for the jailer. The simulated driver has frames and bytes.
+//!
 //! Who may block: [`Driver::reap`], and nobody else; `open`, `files` and `listen` make short system calls and are
-//! for the start. Who may allocate: `connect`, `listen`, accepting a connection, and a message larger than any
-//! before it on its connection; nothing else after the start (`tests/allocation.rs` counts).
+//! for the start. Who may allocate: `connect`, `listen`, `adopt_*`, accepting a connection, a frame larger than any
+//! before it on its connection, more than 8 KiB queued on a byte stream (an idle one keeps no more), and messages;
+//! nothing else after the start (`tests/allocation.rs` counts).
 //!
 //! - [`seam`], [`arrivals`]: what everybody else sees.
 //! - [`uring`]: the ring, its sockets, files and memory. `shm`: shared-memory links. `framing`: streams to frames.
