@@ -193,7 +193,8 @@ fn stdio() {
         "env" => print!("{}", std::env::var(rest).unwrap_or_default()),
         // Leaves a process behind that holds the pipes.
         "daemon" => {
-            std::process::Command::new("sleep").arg("30").spawn().expect("sleep is there");
+            let mut left = std::process::Command::new("sleep").arg("30").spawn().expect("sleep is there");
+            assert_eq!(left.try_wait().expect("it is a child"), None);
             print!("left");
         }
         _ => print!("{rest}"),

@@ -5,3 +5,4 @@ mod stage;
 mod runtime_api;
 mod lifecycle;
 mod stdio;
+mod official;
