@@ -435,4 +435,33 @@ mod tests {
         let answer = answered(&mut host, "unreachable");
         assert!(answer.contains("failed 4 times") && answer.contains("admin API"), "{answer}");
     }
+
+    #[test]
+    fn a_bundle_is_unpacked_checked_and_found_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let artefacts = Artefacts { cache: directory.path().into() };
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o755);
+        header.set_size(2);
+        let mut builder = tar::Builder::new(Vec::new());
+        builder.append_data(&mut header, "run", &b"hi"[..]).unwrap();
+        let tar = builder.into_inner().unwrap();
+        let spec = |command: &str| {
+            let mut spec = FunctionSpec { runtime: RuntimeKind::Process, ..FunctionSpec::default() };
+            spec.artefact = artefact::sha256(&tar);
+            spec.process.command = vec![command.into()];
+            spec
+        };
+        assert_eq!(artefacts.ensure(&spec("./run")), Ok(false));
+        artefacts.prepare(&spec("./run"), &tar).unwrap();
+        assert_eq!(artefacts.ensure(&spec("./run")), Ok(true));
+        let file = bundle::directory(directory.path(), &spec("").artefact).join("run");
+        assert_eq!(std::fs::read(&file).unwrap(), b"hi");
+        // Another function has the same files and another command.
+        for answer in [artefacts.ensure(&spec("./go")).map(|_| ()), artefacts.prepare(&spec("./go"), &tar)] {
+            let reason = answer.unwrap_err();
+            assert!(reason.starts_with("the bundle has no program") && reason.contains("`go`"), "{reason}");
+        }
+        assert!(artefacts.prepare(&spec("./run"), b"no tar").unwrap_err().contains("not a sound tar"));
+    }
 }

@@ -270,6 +270,15 @@ fn errors_about_process_functions_say_where_what_and_what_instead() {
             "abi = \"stdio\"\n[limits]\nconcurrent = 2",
             "6:14: `limits.concurrent` must be 1 with abi = \"stdio\"",
         ),
+    ] {
+        let error = refused(&process_with(line));
+        assert!(error.contains(expected), "{line}:\n  {error}\n  {expected}");
+    }
+}
+
+#[test]
+fn errors_in_tables_of_process_functions_say_what_is_allowed() {
+    for (line, expected) in [
         ("[limits]\ncpu = \"1.5001\"", "5:7: `limits.cpu` is not a number of cores"),
         ("[limits]\ncpu = -1", "5:7: `limits.cpu` is not a number of cores"),
         ("[limits]\ncpu = 1e3", "5:7: `limits.cpu` is not a number of cores"),
@@ -296,6 +305,10 @@ fn errors_about_process_functions_say_where_what_and_what_instead() {
         let error = refused(&process_with(line));
         assert!(error.contains(expected), "{line}:\n  {error}\n  {expected}");
     }
+}
+
+#[test]
+fn a_command_that_is_none_is_told() {
     let with_command = |command: &str| refused(&format!("name = 'a'\nruntime = 'process'\n{command}"));
     assert!(
         with_command("").contains("`command` is missing; write for example `command = [\"./bootstrap\"]`")
