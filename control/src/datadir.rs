@@ -5,9 +5,11 @@
 //! | `VERSION` | `millrace 2`: the format of everything below |
 //! | `LOCK` | held with flock by the node that uses the directory; holds its process id |
 //! | `log/NNNNNNNNNN.seg` | segments of the durable queue's log |
-//! | `artefacts/<sha256>.wasm` | what was deployed |
+//! | `artefacts/<sha256>.wasm`, `.bundle` | what was deployed |
 //! | `catalog.json` | which functions there are |
 //! | `cache/` | compiled artefacts of this host |
+//! | `usage/` | what functions used |
+//! | `logs/` | what calls wrote |
 //! | `run/` | sockets, and `control.json` with endpoints and process id |
 
 use crate::start::StartError;
