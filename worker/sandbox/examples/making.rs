@@ -74,8 +74,26 @@ fn bare() {
     }
 }
 
-/// A jailer with so many blanks, and its data.
-fn start(blanks: u32) -> (i32, tempfile::TempDir, OwnedFd) {
+/// A jailer, asked to end when this is dropped: killed it would leave its groups and BPF programs to a successor.
+struct Running {
+    pid: i32,
+    core: OwnedFd,
+    _data: tempfile::TempDir,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // SAFETY: plain numbers; a child of this process.
+        unsafe {
+            libc::kill(self.pid, libc::SIGTERM);
+            let mut status = 0;
+            libc::waitpid(self.pid, &raw mut status, 0);
+        }
+    }
+}
+
+/// A jailer with so many blanks.
+fn start(blanks: u32) -> Running {
     let data = tempfile::tempdir().expect("a directory");
     std::fs::create_dir(data.path().join("run")).expect("a directory");
     let path = data.path().join("run/jailer.sock");
@@ -102,39 +120,30 @@ fn start(blanks: u32) -> (i32, tempfile::TempDir, OwnedFd) {
     };
     say(&core, &ToJailer::Hello { version: VERSION, cpu: 0 });
     hear(&core);
-    (pid, data, core)
-}
-
-fn end(pid: i32) {
-    // SAFETY: plain numbers; a child of this process.
-    unsafe {
-        libc::kill(pid, libc::SIGTERM);
-        let mut status = 0;
-        libc::waitpid(pid, &raw mut status, 0);
-    }
+    Running { pid, core, _data: data }
 }
 
 /// Median time until the core hears of a sandbox, the jailer's part of it, and how many came from the pool.
 fn made(blanks: u32, count: usize) -> (Duration, Duration, usize) {
-    let (pid, _data, core) = start(blanks);
+    let running = start(blanks);
+    let core = &running.core;
     let (mut told, mut hits) = (Vec::new(), 0);
     let until_told = median(count, || {
         // As long as a pool needs to be full again.
         std::thread::sleep(Duration::from_millis(30));
         let begin = Instant::now();
-        say(&core, &ToJailer::Make { sandbox: 1, spec: Box::new(spec()) });
-        let (from_pool, making_ns) = match hear(&core) {
+        say(core, &ToJailer::Make { sandbox: 1, spec: Box::new(spec()) });
+        let (from_pool, making_ns) = match hear(core) {
             FromJailer::Made { from_pool, making_ns, .. } => (from_pool, making_ns),
             other => panic!("{other:?}"),
         };
         let took = begin.elapsed();
         hits += usize::from(from_pool);
         told.push(Duration::from_nanos(making_ns));
-        say(&core, &ToJailer::Stop { sandbox: 1, how: Stop::Kill });
-        hear(&core);
+        say(core, &ToJailer::Stop { sandbox: 1, how: Stop::Kill });
+        hear(core);
         took
     });
-    end(pid);
     told.sort_unstable();
     (until_told, told[count / 2], hits)
 }
@@ -172,11 +181,12 @@ fn hear(core: &OwnedFd) -> FromJailer {
 /// What idle blanks cost.
 fn memory() {
     const BLANKS: u32 = 64;
-    let (few, _data, _core) = start(0);
+    let none = start(0);
     std::thread::sleep(Duration::from_millis(300));
     let before = used();
-    end(few);
-    let (pid, _data, _core) = start(BLANKS);
+    drop(none);
+    let running = start(BLANKS);
+    let pid = running.pid;
     std::thread::sleep(Duration::from_secs(3));
     let each = used().saturating_sub(before) / u64::from(BLANKS);
     println!("an idle blank: {each} KiB of the host's memory (difference of MemAvailable over {BLANKS})");
@@ -187,7 +197,6 @@ fn memory() {
             println!("  its first process: {line}");
         }
     }
-    end(pid);
 }
 
 /// Used memory of the host, KiB.

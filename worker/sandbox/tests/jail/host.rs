@@ -188,12 +188,16 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if let Ok(Some(_)) = self.process.try_wait() {
-            return;
+        if let Ok(None) = self.process.try_wait() {
+            // SAFETY: plain numbers.
+            unsafe { libc::kill(self.pid(), libc::SIGTERM) };
+            let _ = self.process.wait();
         }
-        // SAFETY: plain numbers.
-        unsafe { libc::kill(self.pid(), libc::SIGTERM) };
-        let _ = self.process.wait();
+        // Looking for groups makes the top ones.
+        let hierarchy = sandbox::cgroup::Hierarchy::discover();
+        if let Ok(parent) = sandbox::cgroup::Parent::open(&hierarchy, self.data.path()) {
+            let _ = parent.remove();
+        }
     }
 }
 
