@@ -4,7 +4,7 @@ use crate::logs::Entry;
 use crate::node::Node;
 use crate::session::SessionRef;
 use call::body::{ReadReply, Reply, append_outcome, reply};
-use call::frame::{Frame, Header, Kind, flag};
+use call::frame::{Frame, Header, Kind};
 use call::function::RetrySpec;
 use call::{CallId, FunctionId, Status, Usage};
 use driver::Driver;
@@ -23,10 +23,7 @@ impl<D: Driver> Node<D> {
         };
         let usage = reply.usage();
         let deployed = self.catalog.find(frame.function()).and_then(|function| self.catalog.get(function));
-        let retry = match deployed {
-            Some(deployed) if status.is_ok() || !self.is_once(frame.call()) => &deployed.spec.retry,
-            _ => &NO_RETRY,
-        };
+        let retry = deployed.map_or(&NO_RETRY, |deployed| &deployed.spec.retry);
         let random = self.driver.random();
         let mut blocks = self.disk.lend(&mut self.driver);
         let Ok(settled) = self.queue.settle(&mut blocks, *frame, retry, random) else { return };
@@ -38,7 +35,7 @@ impl<D: Driver> Node<D> {
         self.load.ran(CoreRef(settled.holder.0), &usage);
         let function = FunctionRef(settled.function.0);
         self.accounts.executed(function, status, &usage);
-        if matches!(settled.fate, Fate::Done | Fate::Dead) {
+        if matches!(settled.fate, Fate::Done | Fate::Failed | Fate::Dead) {
             self.accounts.ended(function, status);
         }
         if !reply.stderr.is_empty() {
@@ -52,12 +49,6 @@ impl<D: Driver> Node<D> {
         } else {
             self.count_failure(function);
         }
-    }
-
-    /// Whether a call that failed is not to be tried again: who submitted it said so.
-    fn is_once(&self, call: CallId) -> bool {
-        let submit = self.queue.find(call).and_then(|view| view.submit);
-        submit.is_some_and(|submit| submit.flags() & flag::ONCE != 0)
     }
 
     /// Passes on what an execution wrote.

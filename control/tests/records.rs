@@ -180,6 +180,7 @@ fn an_invocation_reaches_the_function_with_its_context_and_is_tried_once() {
     assert!(text.starts_with("HTTP/1.1 200") && text.contains("x-amz-function-error: Unhandled"), "{text}");
     assert!(text.ends_with(std::str::from_utf8(posted).unwrap()), "{text}");
     core.expect_no(Kind::Lease, Duration::from_millis(100));
+    assert_eq!(server.http("GET", "/v1/dead-letters", b""), (200, json!([])), "who waited has heard of it");
     // The function's own rules hold for who does not wait.
     let text = answer(invoke(&server, "X-Amz-Invocation-Type: Event\r\n", b""));
     assert!(text.starts_with("HTTP/1.1 202"), "{text}");
@@ -197,6 +198,11 @@ fn an_invocation_reaches_the_function_with_its_context_and_is_tried_once() {
     let lease = core.expect(Kind::Lease);
     core.end(&lease, Status::Ok, b"done\xff");
     assert!(answer(waiting).contains("x-amz-executed-version: $LATEST"));
+    drop(core);
+    // Nothing of it is pending or dead after a restart, but for the event that was given up.
+    let server = Server::start_in(server.drain());
+    let (_, status) = server.http("GET", "/v1/status", b"");
+    assert_eq!((&status["pending"], &status["dead_letters"]), (&json!(0), &json!(1)), "{status}");
     server.drain();
 }
 

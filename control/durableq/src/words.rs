@@ -156,7 +156,7 @@ pub struct Lease<'a> {
 /// An outcome, or the loss of a lease, took effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settled {
-    /// The call. If `fate` is [`Fate::Done`], the number is free from now on.
+    /// The call. If `fate` is [`Fate::Done`] or [`Fate::Failed`], the number is free from now on.
     pub call: CallRef,
     /// Its id.
     pub id: CallId,
@@ -183,6 +183,8 @@ pub enum Fate {
     },
     /// It is a dead letter.
     Dead,
+    /// It failed and has ended: its submit says [`call::frame::flag::ONCE`].
+    Failed,
     /// The lease was lost without a word of the call: it is due again at once.
     Again,
 }

@@ -46,8 +46,8 @@ pub mod flag {
     pub const WANT_OUTCOME: u16 = 1;
     /// The body is a frame of its own, with its own CRC.
     pub const SEALED_BODY: u16 = 2;
-    /// Submit: an execution that failed is not tried again, whatever the function says. Who waits for it decides. A
-    /// lost worker is no failure: the call runs elsewhere.
+    /// Submit: an execution that failed is not tried again, whatever the function says, and the call is no dead letter:
+    /// who waits for it decides. A lost worker is no failure: the call runs elsewhere.
     pub const ONCE: u16 = 4;
 }
 

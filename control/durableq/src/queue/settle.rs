@@ -4,6 +4,7 @@ use super::DurableQ;
 use crate::table::calls::{Place, flag};
 use crate::table::store::Extent;
 use crate::words::{Blocks, CallRef, Fate, Fenced, HolderRef, Settled};
+use call::frame::flag::ONCE;
 use call::function::RetrySpec;
 use call::limits::HEADER_BYTES;
 use call::{Frame, Status, WallTime};
@@ -37,7 +38,11 @@ impl DurableQ {
         self.end_lease(at);
         self.calls[at].status = Some(status);
         if status.is_ok() {
-            return Ok(self.done(blocks, at, outcome));
+            self.counters.completed += 1;
+            return Ok(self.over(blocks, at, outcome, Fate::Done));
+        }
+        if self.is_once(at) {
+            return Ok(self.over(blocks, at, outcome, Fate::Failed));
         }
         let failures = self.calls[at].failures.saturating_add(1);
         self.calls[at].failures = failures;
@@ -88,9 +93,15 @@ impl DurableQ {
         self.leased -= 1;
     }
 
-    fn done(&mut self, blocks: &mut impl Blocks, at: CallRef, outcome: Frame<'_>) -> Settled {
-        let settled = self.settled(at, Fate::Done);
-        self.counters.completed += 1;
+    /// Whether who submitted it wants to hear of the first failure: then it is neither tried again nor a dead letter.
+    fn is_once(&self, at: CallRef) -> bool {
+        let submit = self.store.get(self.calls[at].frame);
+        Frame::parsed_before(submit).flags() & ONCE != 0
+    }
+
+    /// The call has ended, and its outcome is kept if the client wants it.
+    fn over(&mut self, blocks: &mut impl Blocks, at: CallRef, outcome: Frame<'_>, fate: Fate) -> Settled {
+        let settled = self.settled(at, fate);
         // First what the call does not need any more: with the memory full of pending calls, its outcome takes the
         // place of its own frame.
         self.free_frame(at);

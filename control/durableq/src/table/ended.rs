@@ -1,4 +1,4 @@
-//! Calls that ended well not long ago: for duplicates, and with the outcome where the client wanted it.
+//! Calls that ended not long ago: for duplicates, and with the outcome where the client wanted it.
 
 use super::ids::{Ids, hash};
 use super::store::{Extent, Store};
@@ -13,7 +13,7 @@ pub struct Ended {
     pub id: CallId,
     /// Its function.
     pub function: FunctionRef,
-    /// How it ended: not well only for a dead letter that was dropped.
+    /// How it ended: not well only for a dead letter that was dropped, and a call to be tried once.
     pub status: Status,
     /// Deliveries.
     pub deliveries: u16,

@@ -380,7 +380,7 @@ impl World {
     fn note(&mut self, call: CallId, fate: Fate) {
         let entry = self.ledger.get_mut(&call).expect("submitted");
         match fate {
-            Fate::Done => entry.ended = true,
+            Fate::Done | Fate::Failed => entry.ended = true,
             Fate::Dead => (entry.ended, entry.dead) = (true, true),
             Fate::Retry { not_before } => assert!(not_before.0 > self.now),
             Fate::Again => {}
