@@ -5,7 +5,7 @@ use counting::allocations;
 use allocation::node::{self, Load};
 use call::frame::{FrameBuf, Kind};
 use call::limits::Limits;
-use call::{FunctionId, FunctionSpec, Status};
+use call::{FunctionId, FunctionSpec, Instant, Status};
 use driver::uring::{Options, Uring};
 use driver::{Arrivals, Driver, Endpoint, Event};
 use runtime::wasm::{self, WasmRuntime, artefact};
@@ -125,6 +125,58 @@ fn no_call_of_a_reused_wasm_instance_allocates_over_tcp() {
     let cache = tempfile::tempdir().expect("a directory");
     let (runtime, artefact) = wasm_echo(cache.path());
     none(count(tcp, &artefact, runtime));
+}
+
+/// A runtime whose calls all wait outside of the core, until the next turn.
+struct Later {
+    inner: Scripted,
+    waiting: Vec<(SlotId, Progress)>,
+}
+
+impl Runtime for Later {
+    fn publish(&mut self, function: FunctionId, spec: &FunctionSpec) {
+        self.inner.publish(function, spec);
+    }
+    fn retire(&mut self, function: FunctionId) {
+        self.inner.retire(function);
+    }
+    fn begin(&mut self, slot: SlotId, begin: &Begin<'_>) -> Progress {
+        self.waiting.push((slot, self.inner.begin(slot, begin)));
+        Progress::Waiting
+    }
+    fn serve(
+        &mut self,
+        _: &mut dyn Driver,
+        _: &Arrivals,
+        _: Instant,
+        ready: &mut Vec<(SlotId, Progress)>,
+    ) {
+        ready.append(&mut self.waiting);
+    }
+    fn alarm(&self) -> Instant {
+        if self.waiting.is_empty() { Instant::NEVER } else { Instant(0) }
+    }
+    fn resume(&mut self, slot: SlotId) -> Progress {
+        self.inner.resume(slot)
+    }
+    fn stop(&mut self, slot: SlotId, status: Status) {
+        self.inner.stop(slot, status);
+    }
+    fn ended(&self, slot: SlotId) -> Ended<'_> {
+        self.inner.ended(slot)
+    }
+    fn release(&mut self, slot: SlotId) {
+        self.inner.release(slot);
+    }
+    fn backends(&self) -> Vec<(String, String)> {
+        self.inner.backends()
+    }
+}
+
+#[test]
+fn no_call_that_waits_allocates() {
+    let later = || Later { inner: Scripted::new(SLOTS), waiting: Vec::with_capacity(SLOTS as usize) };
+    none(count(shm, "", later));
 }
 
 /// A runtime around another one, with something to be done at each begin.
