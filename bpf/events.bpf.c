@@ -11,6 +11,15 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
+// Whether it is told for the first time that this process ends. Two last threads that end at once both see that no other
+// one is left.
+static __always_inline bool is_first(struct task_struct *task)
+{
+	struct process process = { .start_time = task->group_leader->start_time, .tgid = task->tgid };
+	__u32 told = 1;
+	return !bpf_map_update_elem(&ended, &process, &told, BPF_NOEXIST);
+}
+
 // In the exiting thread. Told once of each process: by its last thread. What the kernel killed for want of memory it has
 // marked so; its own tracepoint for that (mark_victim) does not give the task before Linux 6.8.
 SEC("tp_btf/sched_process_exit")
@@ -22,7 +31,7 @@ int BPF_PROG(on_exit, struct task_struct *task)
 	if (!sandbox)
 		return 0;
 	struct signal_struct *signal = task->signal;
-	if (signal->live.counter > 0)
+	if (signal->live.counter > 0 || !is_first(task))
 		return 0;
 	struct event *event;
 	if (signal->oom_mm) {

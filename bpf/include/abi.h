@@ -178,6 +178,15 @@ struct control {
 	__u64 generation;
 };
 
+/* A process, of all that ever were: ids are used again. */
+struct process {
+	__u64 start_time;
+	__u32 tgid;
+	__u32 unused;
+};
+/* Processes whose end was told lately. Between two threads of one that end at once few others end. */
+#define ENDED_MAX 1024
+
 #define EVENT_OOM 1
 #define EVENT_SECCOMP 2
 #define EVENT_EXIT 3

@@ -23,11 +23,13 @@ typedef _Bool bool;
 #define BPF_MAP_TYPE_ARRAY 2
 #define BPF_MAP_TYPE_PERCPU_HASH 5
 #define BPF_MAP_TYPE_PERCPU_ARRAY 6
+#define BPF_MAP_TYPE_LRU_HASH 9
 #define BPF_MAP_TYPE_LPM_TRIE 11
 #define BPF_MAP_TYPE_RINGBUF 27
 #define BPF_F_NO_PREALLOC 1
 #define BPF_F_MMAPABLE 1024
 #define BPF_ANY 0
+#define BPF_NOEXIST 1
 
 /* In task_struct.__state: runnable; on its way out for ever. */
 #define TASK_RUNNING 0x0000
@@ -88,6 +90,8 @@ struct task_struct {
 	unsigned long maj_flt;
 	struct css_set *cgroups;
 	struct signal_struct *signal;
+	struct task_struct *group_leader;
+	__u64 start_time;
 	struct sched_info sched_info;
 	struct task_io_accounting ioac;
 } __attribute__((preserve_access_index));

@@ -69,6 +69,13 @@ struct {
 } control SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, ENDED_MAX);
+	__type(key, struct process);
+	__type(value, __u32);
+} ended SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, EVENT_RING_BYTES);
 } events SEC(".maps");

@@ -71,7 +71,7 @@ fn prepare(object: &mut OpenObject, setup: &Setup<'_>) -> Result<(), libbpf_rs::
             "policies" => Some(setup.functions_max),
             "grants" => Some(setup.functions_max.saturating_mul(GRANTS_PER_FUNCTION)),
             "devices" => Some(setup.functions_max.saturating_mul(DEVICES_PER_FUNCTION)),
-            "slices" | "control" | "events" => None,
+            "slices" | "control" | "ended" | "events" => None,
             // Options and the like: each load's own.
             _ => continue,
         };

@@ -40,6 +40,29 @@ fn exits_are_told_with_code_or_signal() {
 }
 
 #[test]
+fn a_process_whose_threads_end_at_once_is_told_once() {
+    let Some(mut platform) = Platform::start() else { return };
+    let group = platform.sandbox(3, 1, None);
+    let mut seen = Vec::new();
+    for _ in 0..40 {
+        let mut inside = Inside::start(&[&group]);
+        // Eight threads are busy when the process is killed.
+        inside.begins("threads 8 10000");
+        until(
+            || std::fs::read_dir(format!("/proc/{}/task", inside.pid())).unwrap().count(),
+            |count| *count > 8,
+        );
+        inside.kill();
+        next(
+            &mut platform,
+            &mut seen,
+            |event| matches!(event, Event::Exit { pid, .. } if *pid == inside.pid()),
+        );
+    }
+    assert_eq!(seen.len(), 40, "{seen:?}");
+}
+
+#[test]
 fn a_forbidden_system_call_is_named() {
     let Some(mut platform) = Platform::start() else { return };
     let mut seen = Vec::new();

@@ -240,8 +240,11 @@ pub fn until<T: std::fmt::Debug>(mut read: impl FnMut() -> T, enough: impl Fn(&T
     }
 }
 
+/// Of iproute2: busybox has an `ip` that knows no pairs of interfaces.
 pub fn ip(arguments: &str) {
-    let ran = Command::new("ip").args(arguments.split(' ')).output().expect("iproute2 is installed");
+    let places = ["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"];
+    let program = places.into_iter().find(|place| Path::new(place).exists()).unwrap_or("ip");
+    let ran = Command::new(program).args(arguments.split(' ')).output().expect("iproute2 is installed");
     assert!(ran.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&ran.stderr));
 }
 
