@@ -97,7 +97,8 @@ fn start(blanks: u32) -> Running {
     let data = tempfile::tempdir().expect("a directory");
     std::fs::create_dir(data.path().join("run")).expect("a directory");
     let path = data.path().join("run/jailer.sock");
-    let settings = Settings { blanks, sandboxes_max: 256, ..Settings::new(path.clone(), data.path().to_owned()) };
+    let settings =
+        Settings { blanks, sandboxes_max: 256, ..Settings::new(path.clone(), data.path().to_owned()) };
     // SAFETY: this process has one thread; the child runs the jailer and ends.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
@@ -192,8 +193,11 @@ fn memory() {
     println!("an idle blank: {each} KiB of the host's memory (difference of MemAvailable over {BLANKS})");
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     if let Some(child) = children.split_whitespace().next() {
-        let smaps = std::fs::read_to_string(Path::new("/proc").join(child).join("smaps_rollup")).unwrap_or_default();
-        for line in smaps.lines().filter(|line| line.starts_with("Pss:") || line.starts_with("Private_Dirty:")) {
+        let smaps =
+            std::fs::read_to_string(Path::new("/proc").join(child).join("smaps_rollup")).unwrap_or_default();
+        for line in
+            smaps.lines().filter(|line| line.starts_with("Pss:") || line.starts_with("Private_Dirty:"))
+        {
             println!("  its first process: {line}");
         }
     }

@@ -218,7 +218,8 @@ impl Jail {
         for (file, text) in [("oom_score_adj", OOM_SCORE), ("uid_map", &map), ("gid_map", &map)] {
             // In one write: the kernel takes a map once.
             let path = process.join(file);
-            let written = File::options().write(true).open(&path).and_then(|mut f| f.write_all(text.as_bytes()));
+            let written =
+                File::options().write(true).open(&path).and_then(|mut f| f.write_all(text.as_bytes()));
             written.map_err(|error| host_fault(format!("cannot write {}", path.display()), error))?;
         }
         let go = Head { word: word::GO, ..Head::default() };
@@ -250,7 +251,8 @@ impl Jail {
             },
             ..Head::default()
         };
-        let letter = head.letter([&texts, &[], &[]]).ok_or_else(|| function_fault("its devices are too many"))?;
+        let letter =
+            head.letter([&texts, &[], &[]]).ok_or_else(|| function_fault("its devices are too many"))?;
         let descriptors: Vec<BorrowedFd<'_>> =
             [&bundle, &tmp].into_iter().chain(&ruleset).chain(&devices).map(AsFd::as_fd).collect();
         inmate.send(&letter, &descriptors)
@@ -259,7 +261,8 @@ impl Jail {
     fn device(&self, path: &Path) -> Result<OwnedFd, JailError> {
         if !self.devices.iter().any(|allowed| allowed == path) {
             let path = path.display();
-            let reason = format!("device {path} is not exposed on this host; its operator can: --device {path}");
+            let reason =
+                format!("device {path} is not exposed on this host; its operator can: --device {path}");
             return Err(JailError { reason, is_host: true });
         }
         root::device(path).map_err(|error| host_fault(format!("device {}", path.display()), error))
@@ -382,7 +385,9 @@ fn namespace_remedy(errno: nix::errno::Errno) -> String {
              kernel.apparmor_restrict_unprivileged_userns=0 where the kernel has them"
         ),
         Errno::ENOSPC | Errno::EUSERS => format!("{why}; raise /proc/sys/user/max_*_namespaces"),
-        Errno::EAGAIN | Errno::ENOMEM => format!("{why}; the host has too many processes or too little memory"),
+        Errno::EAGAIN | Errno::ENOMEM => {
+            format!("{why}; the host has too many processes or too little memory")
+        }
         _ => why.to_string(),
     }
 }
@@ -408,7 +413,8 @@ fn candidates(words: &[String], environment: &[String]) -> Result<(Vec<String>, 
         vec![format!("{}/{program}", letter::TASK)]
     } else {
         let path = environment.iter().find_map(|variable| variable.strip_prefix("PATH="));
-        let directories = path.unwrap_or(PATH_DEFAULT).split(':').filter(|directory| directory.starts_with('/'));
+        let directories =
+            path.unwrap_or(PATH_DEFAULT).split(':').filter(|directory| directory.starts_with('/'));
         directories.take(PATH_DIRECTORIES_MAX).map(|directory| format!("{directory}/{program}")).collect()
     };
     if program.is_empty() || candidates.iter().any(|path| path.len() > PATH_BYTES_MAX) {
@@ -435,7 +441,10 @@ mod tests {
             candidates(&own(words), &own(environment)).unwrap()
         };
         assert_eq!(of(&[], &[]).0, ["/var/task/bootstrap"]);
-        assert_eq!(of(&["/bin/true", "x"], &[]), (vec!["/bin/true".into()], vec!["/bin/true".into(), "x".into()]));
+        assert_eq!(
+            of(&["/bin/true", "x"], &[]),
+            (vec!["/bin/true".into()], vec!["/bin/true".into(), "x".into()])
+        );
         assert_eq!(of(&["./a"], &[]).0, ["/var/task/./a"]);
         assert_eq!(of(&["a"], &["PATH=/x:relative:/y"]).0, ["/x/a", "/y/a"]);
         assert!(of(&["a"], &[]).0.contains(&"/var/task/a".to_owned()));

@@ -13,9 +13,9 @@ mod settings;
 mod start;
 
 use crate::cgroup::{Group, Parent};
-use crate::pressure::{Eviction, Pressure};
 use crate::jail::letter::{ANSWER_BYTES, Answer, answer};
 use crate::jail::{Jail, JailError, Kind};
+use crate::pressure::{Eviction, Pressure};
 use crate::protocol::{FromJailer, Stop};
 use cell::{Cell, State};
 use cores::Core;
@@ -194,7 +194,9 @@ impl Jailer {
     /// Events of BPF: what a process was killed for, which address was denied.
     fn hear_bpf(&mut self) {
         for event in self.rules.events() {
-            let Some(cell) = self.cells.values_mut().find(|cell| cell.index == event.index()) else { continue };
+            let Some(cell) = self.cells.values_mut().find(|cell| cell.index == event.index()) else {
+                continue;
+            };
             if let Some(attempt) = cell.note(&event) {
                 let owner = cell_owner(cell);
                 self.tell(owner, |sandbox| FromJailer::Denied { sandbox, attempt });
@@ -293,7 +295,10 @@ impl Jailer {
                 cell.inmate.kill();
             } else {
                 let within = MAKING_MAX.as_secs();
-                self.fail(serial, crate::jail::host_fault("the sandbox was not ready", format!("after {within} s")));
+                self.fail(
+                    serial,
+                    crate::jail::host_fault("the sandbox was not ready", format!("after {within} s")),
+                );
             }
         }
         if self.bury_at.is_some_and(|at| at <= now) {

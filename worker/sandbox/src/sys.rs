@@ -137,8 +137,7 @@ pub fn new_mount(kind: &CStr, options: &[(&CStr, &CStr)], attributes: u64) -> Re
     let configure = |command: libc::c_uint, key: *const libc::c_char, value: *const libc::c_char| {
         // SAFETY: the descriptor is open, the strings are C strings that outlive the call, or null where the command
         // takes none.
-        let done =
-            unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key, value, 0) };
+        let done = unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key, value, 0) };
         Errno::result(done).map(drop)
     };
     for (key, value) in options {
@@ -194,8 +193,7 @@ pub unsafe fn fork_into(namespaces: libc::c_int, cgroup: Option<BorrowedFd<'_>>)
 pub fn signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) -> Result<()> {
     let none = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: plain numbers and a null pointer that the kernel allows.
-    let done =
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
+    let done = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
     Errno::result(done).map(drop)
 }
 
@@ -226,8 +224,7 @@ pub fn restrict_self(ruleset: RawFd) -> Result<()> {
 pub fn add_filter(filter: &[libc::sock_filter]) -> Result<()> {
     let program = Program { len: filter.len() as libc::c_ushort, filter: filter.as_ptr() };
     // SAFETY: the program's length is that of the slice, which outlives the call.
-    let done =
-        unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    let done = unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
     Errno::result(done).map(drop)
 }
 

@@ -10,7 +10,9 @@
 //! Nothing here allocates, panics by design, or takes a lock: the process is a copy of the jailer at any moment.
 
 use super::exec::{self, Program};
-use super::letter::{API_PORT, Answer, DESCRIPTORS_MAX, FUNCTION_ID, HEAD_BYTES, Head, LAST, LETTER_BYTES_MAX};
+use super::letter::{
+    API_PORT, Answer, DESCRIPTORS_MAX, FUNCTION_ID, HEAD_BYTES, Head, LAST, LETTER_BYTES_MAX,
+};
 use super::letter::{DEVICES_MAX, RULESET, STRICT, Step, TEXTS_MAX, answer, word};
 use super::seccomp::Filter;
 use crate::cgroup::Entry;
@@ -101,7 +103,8 @@ pub fn main(birth: &Birth<'_>) -> ! {
     let code = match live(birth, &mut control) {
         Ok(()) => 0,
         Err(Failed(step, errno)) => {
-            let failed = Answer { kind: answer::FAILED, step: step as u32, errno: errno as i32, ..Answer::default() };
+            let failed =
+                Answer { kind: answer::FAILED, step: step as u32, errno: errno as i32, ..Answer::default() };
             send(control, &failed, None);
             1
         }
@@ -124,15 +127,8 @@ fn live(birth: &Birth<'_>, control: &mut RawFd) -> Result<(), Failed> {
     let letter = unsafe { std::slice::from_raw_parts_mut(memory, LETTER_BYTES_MAX) };
     // SAFETY: within the mapping, behind the letter.
     let stack = unsafe { memory.add(LETTER_BYTES_MAX) };
-    let mut init = Init {
-        birth,
-        letter,
-        stack,
-        runs: [None; RUNS_MAX],
-        is_ending: false,
-        files: 0,
-        has_ruleset: false,
-    };
+    let mut init =
+        Init { birth, letter, stack, runs: [None; RUNS_MAX], is_ending: false, files: 0, has_ruleset: false };
     let mut descriptors = [-1; DESCRIPTORS_MAX];
     match init.receive(&mut descriptors)? {
         Some((head, _, _)) if head.word == word::GO => init.become_blank()?,
@@ -149,7 +145,8 @@ fn descriptors(birth: &Birth<'_>) -> Result<(), Failed> {
     }
     if birth.control != CONTROL {
         // SAFETY: as above.
-        Errno::result(unsafe { libc::dup3(birth.control, CONTROL, libc::O_CLOEXEC) }).at(Step::Descriptors)?;
+        Errno::result(unsafe { libc::dup3(birth.control, CONTROL, libc::O_CLOEXEC) })
+            .at(Step::Descriptors)?;
     }
     sys::close_from(CONTROL + 1).at(Step::Descriptors)
 }
@@ -274,7 +271,8 @@ impl Init<'_> {
         }
         if head.flags & RULESET != 0 {
             // SAFETY: plain numbers. Not close-on-exec matters not: the child closes all but its own.
-            Errno::result(unsafe { libc::dup3(descriptors[2], LANDLOCK, libc::O_CLOEXEC) }).at(Step::Landlock)?;
+            Errno::result(unsafe { libc::dup3(descriptors[2], LANDLOCK, libc::O_CLOEXEC) })
+                .at(Step::Landlock)?;
         }
         descriptors.iter().filter(|fd| **fd != LANDLOCK).for_each(|fd| close(*fd));
         self.has_ruleset = head.flags & RULESET != 0;
@@ -416,7 +414,8 @@ fn split(texts: &[u8], pointers: &mut [*const c_char]) -> usize {
 /// Brings `lo` up: the only interface there is.
 fn loopback() -> Result<(), Errno> {
     // SAFETY: plain numbers.
-    let socket = Errno::result(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    let socket =
+        Errno::result(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: zero bytes are a valid struct.
     let mut interface: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in interface.ifr_name.iter_mut().zip(*b"lo") {
@@ -434,7 +433,8 @@ fn root() -> Result<(), Failed> {
     let none = std::ptr::null();
     // So that no mount made on the host later appears here.
     // SAFETY: C strings and nulls where the kernel takes none.
-    let done = unsafe { libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) };
+    let done =
+        unsafe { libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) };
     Errno::result(done).at(Step::Private)?;
     // The template in this namespace is locked, being inherited; a copy of it is ours to pivot to.
     let tree = sys::open_tree(c".").at(Step::RootTree)?;

@@ -114,12 +114,8 @@ impl Filter {
     pub fn of(tier: Tier, sockets: Sockets) -> Filter {
         let fates = fates(tier, sockets);
         // A call by another architecture's numbers has another meaning: it ends the process.
-        let mut program = vec![
-            load(OFFSET_ARCH),
-            jump(BPF_JEQ, ARCH, 1, 0),
-            answer(Action::Kill),
-            load(OFFSET_NUMBER),
-        ];
+        let mut program =
+            vec![load(OFFSET_ARCH), jump(BPF_JEQ, ARCH, 1, 0), answer(Action::Kill), load(OFFSET_NUMBER)];
         search(&mut program, &intervals(&fates));
         assert!(program.len() <= BPF_MAXINSNS, "the tables are constants: what fits once fits always");
         Filter(kept(&program))
@@ -168,8 +164,13 @@ fn fates(tier: Tier, sockets: Sockets) -> BTreeMap<u32, Fate> {
         must: true,
         otherwise,
     };
-    let mut clone =
-        vec![Question { argument: 0, mask: NAMESPACES, values: vec![0], must: true, otherwise: Action::Kill }];
+    let mut clone = vec![Question {
+        argument: 0,
+        mask: NAMESPACES,
+        values: vec![0],
+        must: true,
+        otherwise: Action::Kill,
+    }];
     if is_strict {
         // A thread is a `clone` with this flag; anything else would be a process.
         let mask = libc::CLONE_THREAD as u32;

@@ -121,8 +121,7 @@ const NEWER: &[Call] = &[
 ];
 
 /// Every table of what both tiers allow.
-pub const ALLOWED: &[&[Call]] =
-    &[FILES, WAITING, SOCKETS, MEMORY, PROCESSES, IDENTITY, TIME, OLDER, NEWER];
+pub const ALLOWED: &[&[Call]] = &[FILES, WAITING, SOCKETS, MEMORY, PROCESSES, IDENTITY, TIME, OLDER, NEWER];
 
 /// Answered with ENOSYS, as by a kernel without them: programs try them and then take the older way. `clone3` hides its
 /// flags in memory, where a filter cannot look; `io_uring` would make system calls past the filter.
@@ -152,9 +151,16 @@ const KILLED_HERE: &[Call] =
     calls![SYS_iopl SYS_ioperm SYS_modify_ldt SYS_ustat SYS_sysfs SYS__sysctl SYS_uselib];
 #[cfg(target_arch = "aarch64")]
 const KILLED_HERE: &[Call] = &[];
-const KILLED_NEWER: &[Call] =
-    &[("statmount", 457), ("listmount", 458), ("lsm_get_self_attr", 459), ("lsm_set_self_attr", 460),
-      ("lsm_list_modules", 461), ("open_tree_attr", 467), ("file_getattr", 468), ("file_setattr", 469)];
+const KILLED_NEWER: &[Call] = &[
+    ("statmount", 457),
+    ("listmount", 458),
+    ("lsm_get_self_attr", 459),
+    ("lsm_set_self_attr", 460),
+    ("lsm_list_modules", 461),
+    ("open_tree_attr", 467),
+    ("file_getattr", 468),
+    ("file_setattr", 469),
+];
 
 /// The calls that a tier allows beside [`ALLOWED`], and those that it denies beside [`DENIED`].
 pub fn of_tier(tier: Tier) -> (&'static [&'static [Call]], &'static [&'static [Call]]) {
@@ -166,7 +172,8 @@ pub fn of_tier(tier: Tier) -> (&'static [&'static [Call]], &'static [&'static [C
 
 /// The name of a system call's number: `ptrace`; `system call 999` if it is not known here.
 pub fn name(number: i64) -> String {
-    let tables = ALLOWED.iter().copied().chain([IPC, FORKS, ABSENT, DENIED, KILLED, KILLED_HERE, KILLED_NEWER]);
+    let tables =
+        ALLOWED.iter().copied().chain([IPC, FORKS, ABSENT, DENIED, KILLED, KILLED_HERE, KILLED_NEWER]);
     let found = tables.flatten().find(|(_, known)| *known == number);
     match found {
         Some((name, _)) => name.trim_start_matches("SYS_").to_owned(),
@@ -182,7 +189,8 @@ mod tests {
     #[test]
     fn a_call_is_in_one_table() {
         let mut seen = BTreeMap::new();
-        let tables = ALLOWED.iter().copied().chain([IPC, FORKS, ABSENT, DENIED, KILLED, KILLED_HERE, KILLED_NEWER]);
+        let tables =
+            ALLOWED.iter().copied().chain([IPC, FORKS, ABSENT, DENIED, KILLED, KILLED_HERE, KILLED_NEWER]);
         for (name, number) in tables.flatten() {
             assert_eq!(seen.insert(number, name), None, "{name} is twice in the tables");
         }

@@ -76,7 +76,9 @@ impl Jailer {
         let core = self.cores.get_mut(&serial).ok_or("it is gone")?;
         if let ToJailer::Hello { version, .. } = message {
             if version != VERSION || std::mem::replace(&mut core.is_known, true) {
-                return Err(format!("it said hello in version {version}; this is {VERSION}, and once is enough"));
+                return Err(format!(
+                    "it said hello in version {version}; this is {VERSION}, and once is enough"
+                ));
             }
             self.greet(serial);
             return Ok(());
@@ -92,7 +94,9 @@ impl Jailer {
                 }
                 self.make(serial, sandbox, spec);
             }
-            ToJailer::Run { sandbox, run, environment } => self.obey_run(serial, sandbox, run, &environment)?,
+            ToJailer::Run { sandbox, run, environment } => {
+                self.obey_run(serial, sandbox, run, &environment)?
+            }
             // One that has just ended is no error: the word crossed that of its end.
             ToJailer::Stop { sandbox, how } => {
                 if let Some(cell) = self.find(serial, sandbox) {
@@ -133,12 +137,8 @@ impl Jailer {
 
     fn greet(&mut self, serial: u64) {
         let (counters, map) = self.rules.counters().unzip();
-        let message = FromJailer::Hello {
-            version: VERSION,
-            backends: self.backends(),
-            force: self.force(),
-            counters,
-        };
+        let message =
+            FromJailer::Hello { version: VERSION, backends: self.backends(), force: self.force(), counters };
         self.send(serial, &message, map.into_iter().collect());
     }
 
@@ -165,7 +165,11 @@ impl Jailer {
     }
 
     /// Tells the owner of a sandbox, if there is one.
-    pub(super) fn tell(&mut self, owner: Option<(u64, SandboxId)>, message: impl FnOnce(SandboxId) -> FromJailer) {
+    pub(super) fn tell(
+        &mut self,
+        owner: Option<(u64, SandboxId)>,
+        message: impl FnOnce(SandboxId) -> FromJailer,
+    ) {
         if let Some((core, sandbox)) = owner {
             self.send(core, &message(sandbox), Vec::new());
         }
@@ -183,8 +187,12 @@ impl Jailer {
 
     /// Sends what is to be sent, and drops cores that do not listen.
     pub(super) fn flush_cores(&mut self) {
-        let serials: Vec<u64> =
-            self.cores.iter().filter(|(_, core)| !core.outbox.is_empty() && !core.is_full).map(|(s, _)| *s).collect();
+        let serials: Vec<u64> = self
+            .cores
+            .iter()
+            .filter(|(_, core)| !core.outbox.is_empty() && !core.is_full)
+            .map(|(s, _)| *s)
+            .collect();
         for serial in serials {
             self.flush(serial);
         }
@@ -210,7 +218,8 @@ impl Jailer {
         let is_full = !core.outbox.is_empty();
         if is_full != core.is_full {
             core.is_full = is_full;
-            let flags = if is_full { EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
+            let flags =
+                if is_full { EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
             let mut event = nix::sys::epoll::EpollEvent::new(flags, Token::Core(serial).number());
             // It was added, so that it can be changed.
             let _ = self.epoll.modify(&core.socket, &mut event);

@@ -143,7 +143,10 @@ impl Rules {
             (Ok(_), Some(cgroup)) => cgroup,
             (_, _) if !demands => return Ok(()),
             (Err(why), _) => {
-                return Err(host_fault("network and devices of functions need BPF, which is not in force", &*why));
+                return Err(host_fault(
+                    "network and devices of functions need BPF, which is not in force",
+                    &*why,
+                ));
             }
             (Ok(_), None) => return Err(host_fault("network and devices of functions", "need cgroups")),
         };
@@ -174,7 +177,10 @@ impl Rules {
     ) -> Result<(), JailError> {
         let enforcement = self.enforcement.as_mut().expect("the callers have just looked");
         if !self.rows.contains_key(&key) {
-            let row = self.free.pop().ok_or_else(|| host_fault("too many functions", "no row of policies is free"))?;
+            let row = self
+                .free
+                .pop()
+                .ok_or_else(|| host_fault("too many functions", "no row of policies is free"))?;
             if let Err(error) = enforcement.set_policy(row, policy) {
                 self.free.push(row);
                 return Err(host_fault("its network and devices cannot be enforced", error));
@@ -188,7 +194,9 @@ impl Rules {
         let cgroup_id = bpf::cgroup_id(cgroup).map_err(|error| host_fault(cgroup.display(), error));
         let sandbox = |cgroup_id| Sandbox { cgroup_id, index, function, runtime_api: api.map(Into::into) };
         let admitted = cgroup_id.and_then(|id| {
-            enforcement.admit(&sandbox(id)).map_err(|error| host_fault("BPF does not admit the sandbox", error))
+            enforcement
+                .admit(&sandbox(id))
+                .map_err(|error| host_fault("BPF does not admit the sandbox", error))
         });
         if let Some(before) = before {
             self.leave(&before);

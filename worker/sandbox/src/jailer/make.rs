@@ -18,7 +18,8 @@ impl Jailer {
         if self.eviction.is_under_way() {
             return None;
         }
-        let blanks = |kind| self.cells.values().filter(|cell| cell.owner.is_none() && cell.kind == kind).count();
+        let blanks =
+            |kind| self.cells.values().filter(|cell| cell.owner.is_none() && cell.kind == kind).count();
         let wanted = self.settings.blanks as usize;
         let kinds = self.kinds.iter().copied();
         kinds.filter(|_| !self.free.is_empty()).find(|kind| blanks(*kind) < wanted)
@@ -103,11 +104,8 @@ impl Jailer {
 
     /// A core wants a sandbox.
     pub(super) fn make(&mut self, core: u64, sandbox: SandboxId, spec: Box<Spec>) {
-        let refuse = |error: JailError| FromJailer::Failed {
-            sandbox,
-            reason: error.reason,
-            is_host: error.is_host,
-        };
+        let refuse =
+            |error: JailError| FromJailer::Failed { sandbox, reason: error.reason, is_host: error.is_host };
         if let Err(error) = self.check(&spec) {
             return self.send(core, &refuse(error), Vec::new());
         }
@@ -117,7 +115,8 @@ impl Jailer {
         }
         let blanks = self.cells.values().filter(|cell| cell.owner.is_none() && cell.kind == kind);
         // One that is ready before one that will be.
-        let blank = blanks.filter(|cell| cell.state != State::Stopping).max_by_key(|cell| cell.state == State::Blank);
+        let blank =
+            blanks.filter(|cell| cell.state != State::Stopping).max_by_key(|cell| cell.state == State::Blank);
         let (serial, is_ready) = match blank {
             Some(cell) => (cell.serial, cell.state == State::Blank),
             None => match self.fork(kind) {
@@ -208,7 +207,12 @@ impl Jailer {
     }
 
     /// Runs the command of a stdio sandbox once.
-    pub(super) fn run(&mut self, serial: u64, run: RunId, variables: &[(String, String)]) -> Result<(), JailError> {
+    pub(super) fn run(
+        &mut self,
+        serial: u64,
+        run: RunId,
+        variables: &[(String, String)],
+    ) -> Result<(), JailError> {
         let Some(cell) = self.cells.get_mut(&serial) else { return Ok(()) };
         let Some(owner) = &mut cell.owner else { return Ok(()) };
         let (core, sandbox, spec) = (owner.core, owner.sandbox, &owner.spec);
@@ -313,7 +317,8 @@ mod tests {
     fn the_nearest_word_about_a_variable_wins() {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let spec = Spec { environment: vec![pair("A", "spec"), pair("HOME", "/x")], ..Spec::default() };
-        let lines = environment(&spec, Some(API), &[pair("A", "run"), pair("AWS_LAMBDA_RUNTIME_API", "evil")]);
+        let lines =
+            environment(&spec, Some(API), &[pair("A", "run"), pair("AWS_LAMBDA_RUNTIME_API", "evil")]);
         let has = |line: &str| lines.iter().any(|other| other == line);
         assert!(has("A=run") && has("HOME=/x") && has("TMPDIR=/tmp"));
         assert!(has("AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001"));

@@ -146,7 +146,8 @@ fn ids(settings: &Settings, is_root: bool) -> Ids {
         let text = fs::read_to_string(file).unwrap_or_default();
         text.lines().any(|line| {
             let mut numbers = line.split_whitespace().map(|word| word.parse::<u64>().unwrap_or(0));
-            let (Some(inside), Some(_), Some(count)) = (numbers.next(), numbers.next(), numbers.next()) else {
+            let (Some(inside), Some(_), Some(count)) = (numbers.next(), numbers.next(), numbers.next())
+            else {
                 return false;
             };
             inside <= u64::from(first) && u64::from(last) <= inside + count

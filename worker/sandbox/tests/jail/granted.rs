@@ -66,7 +66,8 @@ fn its_runtime_api_is_its_own_and_so_are_abstract_sockets() {
     let variables = [("PROBE", "granted"), ("NAME", &name), ("PORT", &address.port().to_string())];
     let environment = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     let function = "other".into();
-    let second = core.make(Spec { function, abi: Abi::RuntimeApi, network, environment, ..probes(bundle.path()) });
+    let second =
+        core.make(Spec { function, abi: Abi::RuntimeApi, network, environment, ..probes(bundle.path()) });
     let mut descriptors = second.descriptors.into_iter();
     let listener = TcpListener::from(descriptors.next().unwrap());
     wait("the function", || listener.accept().ok());

@@ -280,11 +280,12 @@ impl Core {
     pub fn hear_or_end(&self) -> Option<(FromJailer, Vec<OwnedFd>)> {
         loop {
             let mut buffer = Vec::new();
-            let got = wait("a message of the jailer", || match socket::receive(self.socket.as_fd(), &mut buffer) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => None,
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(None),
-                got => Some(got.unwrap()),
-            });
+            let got =
+                wait("a message of the jailer", || match socket::receive(self.socket.as_fd(), &mut buffer) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+                    Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(None),
+                    got => Some(got.unwrap()),
+                });
             let message = decode(&buffer);
             let descriptors = got?;
             match message.unwrap() {

@@ -83,10 +83,18 @@ fn a_function_sees_programs_its_bundle_and_nothing_else_of_the_host() {
             ["bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "tmp", "usr", "var"];
         assert!(known.contains(&name), "/{name} shows");
     }
-    assert_eq!(seen(&mut core, made.id, "pwd; cat hello; ls /var"), "/var/task\nfrom the bundle\ntask\ntmp\n");
-    assert_eq!(seen(&mut core, made.id, "ls /dev"), "fd\nfull\nnull\nrandom\nstderr\nstdin\nstdout\nurandom\nzero\n");
+    assert_eq!(
+        seen(&mut core, made.id, "pwd; cat hello; ls /var"),
+        "/var/task\nfrom the bundle\ntask\ntmp\n"
+    );
+    assert_eq!(
+        seen(&mut core, made.id, "ls /dev"),
+        "fd\nfull\nnull\nrandom\nstderr\nstdin\nstdout\nurandom\nzero\n"
+    );
     assert_eq!(seen(&mut core, made.id, "head -c 3 /dev/zero | wc -c; echo x > /dev/null"), "3\n");
-    for path in ["/etc/shadow", "/root", "/home", "/sys", "/run", "/proc/sys", "/proc/kallsyms", "/var/task/.."] {
+    for path in
+        ["/etc/shadow", "/root", "/home", "/sys", "/run", "/proc/sys", "/proc/kallsyms", "/var/task/.."]
+    {
         let ran = core.script(made.id, &format!("cat {path}/* {path}"));
         assert_ne!(ran.ending, Ending::Exit(0), "{path} can be read");
     }
@@ -109,10 +117,16 @@ fn nothing_but_tmp_can_be_written_and_that_only_up_to_its_size() {
         let ran = core.script(made.id, &format!("echo x > {path}"));
         assert_ne!(ran.ending, Ending::Exit(0), "{path} can be written");
     }
-    let ran = core.script(made.id, "ln -s /var/task /tmp/a; echo x > /tmp/a/x; echo $?; mv /var/task/hello /tmp; echo $?");
+    let ran = core.script(
+        made.id,
+        "ln -s /var/task /tmp/a; echo x > /tmp/a/x; echo $?; mv /var/task/hello /tmp; echo $?",
+    );
     assert!(!ran.stdout.contains("0\n"), "{ran:?}");
     assert!(!bundle.path().join("x").exists());
-    let ran = core.script(made.id, "head -c 2000000 /dev/zero > /tmp/big; wc -c < /tmp/big; rm /tmp/big; touch /tmp/fits");
+    let ran = core.script(
+        made.id,
+        "head -c 2000000 /dev/zero > /tmp/big; wc -c < /tmp/big; rm /tmp/big; touch /tmp/fits",
+    );
     assert!(ran.stderr.contains("No space left"), "{ran:?}");
     // The link takes a page of it.
     let fitted: u32 = ran.stdout.trim().parse().unwrap();
@@ -138,7 +152,8 @@ fn a_function_gets_the_environment_that_was_given_and_no_more() {
     spec.environment = vec![("COLOUR".into(), "blue".into()), ("SHAPE".into(), "round\nor not".into())];
     let made = core.make(spec);
     let ran = core.run(made.id, &[("SCRIPT", "tr '\\0' '\\n' < /proc/self/environ"), ("COLOUR", "red")], "");
-    let mut names: Vec<&str> = ran.stdout.lines().filter_map(|line| line.split_once('=')).map(|(n, _)| n).collect();
+    let mut names: Vec<&str> =
+        ran.stdout.lines().filter_map(|line| line.split_once('=')).map(|(n, _)| n).collect();
     names.sort_unstable();
     assert_eq!(names, ["COLOUR", "HOME", "LAMBDA_TASK_ROOT", "PATH", "SCRIPT", "SHAPE", "TMPDIR"], "{ran:?}");
     assert!(ran.stdout.contains("COLOUR=red\n"), "a run's own word wins");
@@ -178,7 +193,9 @@ fn base_none_has_the_bundle_only() {
     let made = core.make(spec);
     let ran = core.script(made.id, "true");
     assert!(matches!(&ran.ending, Ending::Exec { reason } if reason.contains("neither")), "{ran:?}");
-    if let Some(busybox) = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| std::path::Path::new(path).exists()) {
+    if let Some(busybox) =
+        ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| std::path::Path::new(path).exists())
+    {
         std::fs::copy(busybox, bundle.path().join("busybox")).unwrap();
         let command = ["./busybox", "ls", "/"].map(String::from).into();
         let made = core.make(Spec { base: Base::None, command, ..shell(bundle.path()) });

@@ -106,7 +106,10 @@ fn nothing_outlives_its_function() {
     wait("only blanks", || (host.inmates().len() == 2).then_some(()));
     // Of a stdio function daemons live as long as the sandbox, but hold no run up and get no further.
     let made = core.make(shell(bundle.path()));
-    let ran = core.script(made.id, "setsid sleep 1000 </dev/null >/dev/null 2>&1 & sleep 1000 >/dev/null 2>&1 & echo done");
+    let ran = core.script(
+        made.id,
+        "setsid sleep 1000 </dev/null >/dev/null 2>&1 & sleep 1000 >/dev/null 2>&1 & echo done",
+    );
     assert_eq!((ran.stdout.as_str(), ran.ending), ("done\n", Ending::Exit(0)));
     core.stop(made.id, Stop::Kill);
     core.exited(made.id);

@@ -162,7 +162,8 @@ fn a_forbidden_system_call_ends_the_process_and_is_named() {
     }
     let (host, bundle) = (Host::start(), bundle());
     let mut core = host.core();
-    let names_them = core.backends.iter().any(|(thing, state)| thing == "bpf events" && state.starts_with("in force"));
+    let names_them =
+        core.backends.iter().any(|(thing, state)| thing == "bpf events" && state.starts_with("in force"));
     if !names_them {
         skip("the names of forbidden system calls", "BPF events are not in force");
     }
@@ -223,5 +224,9 @@ fn the_strict_tier_has_threads_and_no_processes() {
     let made = core.make(Spec { tier: Tier::Strict, ..probes(bundle.path()) });
     let ran = core.run(made.id, &[("PROBE", "strict")], "");
     let lines: Vec<&str> = ran.stderr.lines().filter(|line| line.contains(": ")).collect();
-    assert_eq!(lines, ["fork: EPERM", "clone: EPERM", "thread: Ok", "shmget: EPERM", "memfd: ENOSYS"], "{ran:?}");
+    assert_eq!(
+        lines,
+        ["fork: EPERM", "clone: EPERM", "thread: Ok", "shmget: EPERM", "memfd: ENOSYS"],
+        "{ran:?}"
+    );
 }

@@ -19,7 +19,8 @@ fn without_root_a_function_is_jailed_all_the_same_where_its_limits_need_not_hold
     assert!(told.1.starts_with("none:") && told.1.contains("--without-limits"), "{told:?}");
     let made = core.make(shell(bundle.path()));
     let status = core.script(made.id, "cat /proc/self/status; ls /root /home; touch /usr/x").stdout;
-    for line in ["Uid:\t1000\t1000\t1000\t1000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+    for line in ["Uid:\t1000\t1000\t1000\t1000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"]
+    {
         assert!(status.lines().any(|other| other == line), "no `{line}` in {status}");
     }
     let network = Some(Network::default());
