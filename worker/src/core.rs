@@ -196,7 +196,11 @@ impl<D: Driver, R: Runtime> Core<D, R> {
             waiting += 1;
             queued += usize::from(!rests);
         }
-        assert_eq!(queued, queues.short.len() + queues.long.len(), "each call that wants a slice is in one queue");
+        assert_eq!(
+            queued,
+            queues.short.len() + queues.long.len(),
+            "each call that wants a slice is in one queue"
+        );
         waiting
     }
 

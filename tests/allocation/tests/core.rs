@@ -1,11 +1,11 @@
 //! A core allocates nothing for a call, over shared memory and TCP, with the scripted and with the wasm runtime; and
 //! what the function reads are the bytes that the client wrote, where the kernel or the peer put them.
 
-use counting::allocations;
 use allocation::node::{self, Load};
 use call::frame::{FrameBuf, Kind};
 use call::limits::Limits;
 use call::{FunctionId, FunctionSpec, Instant, Status};
+use counting::allocations;
 use driver::uring::{Options, Uring};
 use driver::{Arrivals, Driver, Endpoint, Event};
 use runtime::wasm::{self, WasmRuntime, artefact};
@@ -144,13 +144,7 @@ impl Runtime for Later {
         self.waiting.push((slot, self.inner.begin(slot, begin)));
         Progress::Waiting
     }
-    fn serve(
-        &mut self,
-        _: &mut dyn Driver,
-        _: &Arrivals,
-        _: Instant,
-        ready: &mut Vec<(SlotId, Progress)>,
-    ) {
+    fn serve(&mut self, _: &mut dyn Driver, _: &Arrivals, _: Instant, ready: &mut Vec<(SlotId, Progress)>) {
         ready.append(&mut self.waiting);
     }
     fn alarm(&self) -> Instant {
