@@ -117,6 +117,9 @@ fn nothing_but_tmp_can_be_written_and_that_only_up_to_its_size() {
         let ran = core.script(made.id, &format!("echo x > {path}"));
         assert_ne!(ran.ending, Ending::Exit(0), "{path} can be written");
     }
+    // Its own file, and a value that the kernel would take: what refuses it is Landlock.
+    let ran = core.script(made.id, "echo 900 > /proc/self/oom_score_adj");
+    assert_eq!(ran.ending == Ending::Exit(0), !has_landlock(&core), "{ran:?}");
     let ran = core.script(
         made.id,
         "ln -s /var/task /tmp/a; echo x > /tmp/a/x; echo $?; mv /var/task/hello /tmp; echo $?",
@@ -139,6 +142,37 @@ fn nothing_but_tmp_can_be_written_and_that_only_up_to_its_size() {
     // The next sandbox has a /tmp of its own.
     let next = core.make(shell(bundle.path()));
     assert_eq!(seen(&mut core, next.id, "ls -A /tmp"), "");
+}
+
+fn has_landlock(core: &Core) -> bool {
+    core.backends.iter().any(|(thing, state)| thing == "landlock" && state.starts_with("ABI"))
+}
+
+#[test]
+fn nothing_of_the_host_is_mounted_but_what_is_meant_to_and_that_read_only() {
+    if !has_root("nothing_of_the_host_is_mounted") {
+        return;
+    }
+    let (host, bundle) = (Host::start(), bundle());
+    let mut core = host.core();
+    let made = core.make(shell(bundle.path()));
+    let mounts = seen(&mut core, made.id, "cat /proc/self/mountinfo");
+    let mut roots = 0;
+    for line in mounts.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let (place, flags) = (words[4], words[5].split(',').collect::<Vec<_>>());
+        let device = place.starts_with("/dev/");
+        let known = device
+            || ["/", "/proc", "/tmp", "/var/task"].contains(&place)
+            || ["/usr", "/bin", "/sbin", "/lib", "/etc/"].iter().any(|known| place.starts_with(known));
+        assert!(known, "{place} is mounted: {line}");
+        roots += u32::from(place == "/");
+        assert!(flags.contains(&"nosuid"), "{line}");
+        assert!(flags.contains(&"nodev") || device, "{line}");
+        assert!(flags.contains(&"ro") || ["/proc", "/tmp"].contains(&place), "{line}");
+        assert!(!line.contains(" shared:") && !line.contains(" master:"), "it hears of the host's mounts: {line}");
+    }
+    assert_eq!(roots, 1, "one root, and none below it: {mounts}");
 }
 
 #[test]
