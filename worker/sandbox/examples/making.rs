@@ -8,6 +8,7 @@
 //! pool, from the word of a core until it hears that the function was executed; the same from a pool; kernel memory and
 //! a process's own for one idle blank. Needs root.
 
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use sandbox::jailer::{self, Settings};
 use sandbox::protocol::*;
 use sandbox::socket;
@@ -167,7 +168,10 @@ fn hear(core: &OwnedFd) -> FromJailer {
     let mut buffer = Vec::new();
     loop {
         match socket::receive(core.as_fd(), &mut buffer) {
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::hint::spin_loop(),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                let mut core = [PollFd::new(core.as_fd(), PollFlags::POLLIN)];
+                nix::poll::poll(&mut core, PollTimeout::NONE).expect("it can wait");
+            }
             got => {
                 got.expect("a message").expect("the jailer lives");
                 match decode(&buffer).expect("a message") {

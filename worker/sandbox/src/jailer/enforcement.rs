@@ -145,7 +145,7 @@ impl Rules {
             (Err(why), _) => {
                 return Err(host_fault(
                     "network and devices of functions need BPF, which is not in force",
-                    &*why,
+                    why,
                 ));
             }
             (Ok(_), None) => return Err(host_fault("network and devices of functions", "need cgroups")),

@@ -170,7 +170,10 @@ fn nothing_of_the_host_is_mounted_but_what_is_meant_to_and_that_read_only() {
         assert!(flags.contains(&"nosuid"), "{line}");
         assert!(flags.contains(&"nodev") || device, "{line}");
         assert!(flags.contains(&"ro") || ["/proc", "/tmp"].contains(&place), "{line}");
-        assert!(!line.contains(" shared:") && !line.contains(" master:"), "it hears of the host's mounts: {line}");
+        assert!(
+            !line.contains(" shared:") && !line.contains(" master:"),
+            "it hears of the host's mounts: {line}"
+        );
     }
     assert_eq!(roots, 1, "one root, and none below it: {mounts}");
 }
@@ -193,6 +196,7 @@ fn a_function_gets_the_environment_that_was_given_and_no_more() {
     assert!(ran.stdout.contains("COLOUR=red\n"), "a run's own word wins");
     let ran = core.run(made.id, &[("SCRIPT", "cat; cat >&2 /dev/null; exit 7")], "what goes in");
     assert_eq!((ran.stdout.as_str(), ran.ending), ("what goes in", Ending::Exit(7)));
+    assert!(ran.peak_memory_bytes > 64 << 10, "{} bytes of a shell and a cat", ran.peak_memory_bytes);
 }
 
 #[test]
