@@ -141,6 +141,7 @@ fn what_calls_wrote_is_read_page_by_page_and_waited_for() {
 /// As an SDK posts; the head goes out with `more` lines.
 fn invoke(server: &Server, more: &str, body: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(&server.admin).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let head = format!(
         "POST /2015-03-31/functions/a/invocations HTTP/1.1\r\nhost: n\r\nconnection: close\r\n{more}content-length: {}\r\n\r\n",
         body.len()
