@@ -22,7 +22,7 @@ const FILES: &[Call] = calls![
     SYS_getdents64 SYS_getcwd SYS_chdir SYS_fchdir SYS_umask SYS_mkdirat SYS_mknodat SYS_unlinkat SYS_linkat
     SYS_symlinkat SYS_renameat2 SYS_truncate SYS_ftruncate SYS_fallocate SYS_fadvise64 SYS_readahead
     SYS_fchmod SYS_fchmodat SYS_fchown SYS_fchownat SYS_utimensat SYS_fsync SYS_fdatasync SYS_sync SYS_syncfs
-    SYS_sync_file_range SYS_sendfile SYS_splice SYS_tee SYS_vmsplice SYS_copy_file_range SYS_memfd_create
+    SYS_sendfile SYS_splice SYS_tee SYS_vmsplice SYS_copy_file_range SYS_memfd_create
     SYS_getxattr SYS_lgetxattr SYS_fgetxattr SYS_listxattr SYS_llistxattr SYS_flistxattr SYS_setxattr SYS_lsetxattr
     SYS_fsetxattr SYS_removexattr SYS_lremovexattr SYS_fremovexattr
     SYS_inotify_init1 SYS_inotify_add_watch SYS_inotify_rm_watch
@@ -59,7 +59,7 @@ const PROCESSES: &[Call] = calls![
     SYS_sched_yield SYS_sched_getaffinity SYS_sched_setaffinity SYS_sched_getparam SYS_sched_setparam
     SYS_sched_getscheduler SYS_sched_setscheduler SYS_sched_getattr SYS_sched_setattr SYS_sched_get_priority_max
     SYS_sched_get_priority_min SYS_sched_rr_get_interval SYS_getpriority SYS_setpriority SYS_ioprio_get SYS_ioprio_set
-    SYS_getrlimit SYS_setrlimit SYS_prlimit64 SYS_getrusage SYS_times SYS_getcpu SYS_personality
+    SYS_prlimit64 SYS_getrusage SYS_times SYS_getcpu SYS_personality
     SYS_landlock_create_ruleset SYS_landlock_add_rule SYS_landlock_restrict_self
 ];
 
@@ -88,10 +88,10 @@ const OLDER: &[Call] = calls![
     SYS_open SYS_creat SYS_stat SYS_lstat SYS_access SYS_readlink SYS_getdents SYS_mkdir SYS_rmdir SYS_mknod SYS_unlink
     SYS_link SYS_symlink SYS_rename SYS_renameat SYS_chmod SYS_chown SYS_lchown SYS_utime SYS_utimes SYS_futimesat
     SYS_dup2 SYS_pipe SYS_poll SYS_select SYS_epoll_create SYS_epoll_wait SYS_eventfd SYS_signalfd SYS_inotify_init
-    SYS_getpgrp SYS_pause SYS_alarm SYS_time SYS_arch_prctl
+    SYS_getpgrp SYS_pause SYS_alarm SYS_time SYS_arch_prctl SYS_getrlimit SYS_setrlimit SYS_sync_file_range
 ];
 #[cfg(target_arch = "aarch64")]
-const OLDER: &[Call] = calls![SYS_renameat];
+const OLDER: &[Call] = &[("renameat", 38), ("sync_file_range", 84), ("getrlimit", 163), ("setrlimit", 164)];
 
 /// Making processes; tier `strict` has threads only.
 #[cfg(target_arch = "x86_64")]

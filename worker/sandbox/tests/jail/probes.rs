@@ -148,6 +148,7 @@ fn refusals() {
 }
 
 fn strict() {
+    #[cfg(target_arch = "x86_64")]
     told("fork", call(libc::SYS_fork, [0, 0, 0]));
     told("clone", call(libc::SYS_clone, [i64::from(libc::SIGCHLD), 0, 0]));
     told("thread", std::thread::spawn(|| ()).join().map_err(|_| std::io::Error::from_raw_os_error(1)));
