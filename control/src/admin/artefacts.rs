@@ -3,10 +3,11 @@
 use crate::admin::error::{ApiError, Reply};
 use crate::admin::http::Shared;
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
+use call::limits::ARTEFACT_BYTES_MAX;
 use serde::Serialize;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -21,29 +22,45 @@ pub struct Stored {
 }
 
 /// `PUT /v1/artefacts/{sha256}`: streamed to disk, verified, durable when answered. Putting it twice is fine.
+///
+/// What is not wanted is read all the same: most clients send all before they read, and would see only a broken
+/// connection instead of the answer.
 pub async fn put(
     State(admin): State<Shared>,
     Path(sha256): Path<String>,
-    body: Body,
+    mut body: Body,
 ) -> Reply<(StatusCode, Json<Stored>)> {
-    if let Some(bytes) = admin.store.bytes(&sha256) {
-        return Ok((StatusCode::OK, Json(Stored { artefact: sha256, bytes })));
+    let stored = match admin.store.bytes(&sha256) {
+        Some(bytes) => Ok((StatusCode::OK, Json(Stored { artefact: sha256, bytes }))),
+        None => receive(&admin, sha256, &mut body).await,
+    };
+    let mut left = ARTEFACT_BYTES_MAX as usize;
+    while let Some(Ok(chunk)) = next(&mut body).await
+        && chunk.len() <= left
+    {
+        left -= chunk.len();
     }
+    stored
+}
+
+async fn receive(admin: &Shared, sha256: String, body: &mut Body) -> Reply<(StatusCode, Json<Stored>)> {
     let mut upload = admin.store.begin(&sha256)?;
-    let mut body = body;
-    while let Some(frame) = poll_fn(|cx| axum::body::HttpBody::poll_frame(Pin::new(&mut body), cx)).await {
-        let frame = frame.map_err(|error| {
-            ApiError::unprocessable(format!("the upload broke off: {error}"), "send it again")
-        })?;
-        if let Ok(chunk) = frame.into_data() {
-            upload.write(&chunk)?;
-        }
+    while let Some(chunk) = next(body).await {
+        let broken =
+            |error| ApiError::unprocessable(format!("the upload broke off: {error}"), "send it again");
+        upload.write(&chunk.map_err(broken)?)?;
     }
     // An fsync of up to 64 MiB: not on the thread that answers everybody.
     let bytes = tokio::task::spawn_blocking(|| upload.finish())
         .await
         .map_err(|error| ApiError::from_answer("internal".into(), error.to_string()))??;
     Ok((StatusCode::CREATED, Json(Stored { artefact: sha256, bytes })))
+}
+
+/// More of the body; nothing at its end. A frame without data (a trailer) is empty.
+async fn next(body: &mut Body) -> Option<Result<Bytes, axum::Error>> {
+    let frame = poll_fn(|cx| axum::body::HttpBody::poll_frame(Pin::new(&mut *body), cx)).await?;
+    Some(frame.map(|frame| frame.into_data().unwrap_or_default()))
 }
 
 /// `GET /v1/artefacts/{sha256}`: where hosts fetch what they compile or unpack.
