@@ -52,6 +52,18 @@ impl<D: Driver> Node<D> {
         }
     }
 
+    /// A core says anew what is in force with it.
+    pub(crate) fn hear_again(&mut self, session: SessionRef, core: CoreRef, frame: &Frame<'_>) {
+        let is_bounded = frame.body().len() <= HELLO_BYTES_MAX;
+        let hello = is_bounded.then(|| serde_json::from_slice(frame.body()));
+        match hello {
+            Some(Ok(Hello::Core { backends, .. })) => {
+                self.workers.core_mut(core).expect("its session is there").backends = backends;
+            }
+            _ => self.close(session, "it said hello again, and that was not a core's"),
+        }
+    }
+
     fn greet_client(&mut self, session: SessionRef, name: String) {
         if self.sessions.become_client(session, name) {
             self.say_hello(session);

@@ -247,6 +247,7 @@ impl<D: Driver> Node<D> {
         match (&entry.role, frame.kind()) {
             (Role::Client { .. } | Role::Admin, Kind::Submit) => self.submit(session, frame),
             (Role::Core(core), Kind::Outcome | Kind::Credit | Kind::Drain) => self.hear_core(*core, frame),
+            (Role::Core(core), Kind::Hello) => self.hear_again(session, *core, frame),
             (Role::Host(host), Kind::Ready) => self.ready(*host, frame),
             (Role::Admin, Kind::Ask) => self.ask(session, frame),
             (Role::Stranger, _) => self.greet(session, frame),

@@ -135,6 +135,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
             Link::Greeting { give_up_at, .. } if now < give_up_at => {}
             Link::Greeting { .. } => self.misunderstood("no hello in time"),
             Link::Down { retry_at, .. } if now < retry_at || self.phase != Phase::Serving => {}
+            Link::Down { .. } if !self.is_settled() => {}
             Link::Down { wait, .. } => {
                 let connection = self.driver.connect(&self.plan.node);
                 self.stats.attempts += 1;
@@ -142,6 +143,15 @@ impl<D: Driver, R: Runtime> Core<D, R> {
                 self.link = Link::Greeting { connection, give_up_at, wait };
                 self.say_hello(connection);
             }
+        }
+    }
+
+    /// Says to the node what is in force now, if it was told otherwise.
+    pub(crate) fn tell_backends(&mut self) {
+        if let Link::Up { connection } = self.link
+            && self.told != self.runtime.edition()
+        {
+            self.say_hello(connection);
         }
     }
 
@@ -158,7 +168,9 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         frame::append(&mut self.out, &Header::new(Kind::Hello), &body);
         // If it is not taken the connection is gone already, which its `Closed` says, or the node will miss the
         // hello, which `give_up_at` bounds.
-        let _ = self.driver.send(connection, &self.out);
+        if self.driver.send(connection, &self.out).is_ok() {
+            self.told = self.runtime.edition();
+        }
     }
 
     /// Ends a connection on which the node said something that it should not.

@@ -98,6 +98,24 @@ async fn serve(
     });
     let runtime = ByKind::new(wasm, processes, plan.slots);
     let mut core = Core::new(plan.core(cpu), limits.clone(), driver, runtime);
+    let mut arrivals = Arrivals::new();
+    let mut has_told = false;
+    while !core.finished() {
+        let until = core.turn(&arrivals);
+        if !has_told && core.is_settled() {
+            has_told = true;
+            tell_backends(&core, cpu);
+        }
+        tend(&mut core, cpu);
+        shell.reap(core.driver(), until, &mut arrivals).await;
+    }
+    tend(&mut core, cpu);
+    say(format_args!("millrace core {cpu}: event=ended {}", core.stats()));
+    Ok(())
+}
+
+/// Says which backend is in force for each thing.
+fn tell_backends<D: Driver, R: Runtime>(core: &Core<D, R>, cpu: u32) {
     let mut backends = core.backends();
     backends.push(("pinning".into(), format!("CPU {cpu}, one glommio executor")));
     let memlock =
@@ -106,15 +124,6 @@ async fn serve(
     for (thing, backend) in backends {
         say(format_args!("millrace core {cpu}: {thing}: {backend}"));
     }
-    let mut arrivals = Arrivals::new();
-    while !core.finished() {
-        let until = core.turn(&arrivals);
-        tend(&mut core, cpu);
-        shell.reap(core.driver(), until, &mut arrivals).await;
-    }
-    tend(&mut core, cpu);
-    say(format_args!("millrace core {cpu}: event=ended {}", core.stats()));
-    Ok(())
 }
 
 extern "C" fn heard(signal: libc::c_int) {

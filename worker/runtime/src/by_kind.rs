@@ -126,6 +126,10 @@ impl<W: Runtime, P: Runtime> Runtime for ByKind<W, P> {
         backends.extend(self.process.backends());
         backends
     }
+
+    fn edition(&self) -> Option<u32> {
+        Some(self.wasm.edition()?.wrapping_add(self.process.edition()?))
+    }
 }
 
 #[cfg(test)]

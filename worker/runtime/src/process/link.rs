@@ -35,12 +35,14 @@ pub(super) struct Link {
     outgoing: VecDeque<Vec<u8>>,
     /// What is in force at the jailer, as it said.
     pub backends: Vec<(String, String)>,
+    /// How often it came and went.
+    changes: u32,
 }
 
 impl Link {
     pub fn new(path: Option<PathBuf>) -> Link {
         let state = State::Down { retry_at: Instant(0) };
-        Link { path, state, wait: RETRY_MIN, outgoing: VecDeque::new(), backends: Vec::new() }
+        Link { path, state, wait: RETRY_MIN, outgoing: VecDeque::new(), backends: Vec::new(), changes: 0 }
     }
 
     /// Why no sandbox can be made now, if so: for good, or for a moment.
@@ -111,11 +113,13 @@ impl Link {
         if let State::Greeting { connection, .. } = self.state {
             (self.state, self.wait) = (State::Up { connection }, RETRY_MIN);
             self.backends = backends;
+            self.changes += 1;
         }
     }
 
     /// The connection is gone.
     pub fn lost(&mut self, now: Instant) {
+        self.changes += u32::from(matches!(self.state, State::Up { .. }));
         self.state = State::Down { retry_at: now + self.wait };
         self.wait = (self.wait * 2).min(RETRY_MAX);
         self.outgoing.clear();
@@ -160,10 +164,16 @@ impl Link {
 
     /// What is in force, for people.
     pub fn backend(&self) -> String {
-        match &self.path {
-            None => "none: process functions are refused (no jailer)".into(),
-            Some(path) => format!("in sandboxes of the jailer at {}", path.display()),
+        match (&self.path, self.state) {
+            (None, _) => "none: process functions are refused (no jailer)".into(),
+            (Some(path), State::Up { .. }) => format!("in sandboxes of the jailer at {}", path.display()),
+            (Some(path), _) => format!("none now: the jailer at {} is waited for", path.display()),
         }
+    }
+
+    /// See [`crate::Runtime::edition`].
+    pub fn edition(&self) -> Option<u32> {
+        (self.path.is_none() || self.changes > 0).then_some(self.changes)
     }
 }
 

@@ -341,11 +341,18 @@ impl Runtime for ProcessRuntime {
     fn backends(&self) -> Vec<(String, String)> {
         let counted = match &self.ledger.counters {
             Some(counters) => format!("of {} sandboxes, mapped: no system call", counters.rows()),
-            None => "not counted: no BPF, or no jailer yet; CPU time and bytes of calls are told as 0".into(),
+            None => {
+                "not counted: the jailer has no BPF, or is not there; calls are told 0 CPU time and bytes"
+                    .into()
+            }
         };
         let of_jailer =
             self.link.backends.iter().map(|(thing, how)| (format!("sandboxes: {thing}"), how.clone()));
         let mine = [("process functions".into(), self.link.backend()), ("process counters".into(), counted)];
         mine.into_iter().chain(of_jailer).collect()
+    }
+
+    fn edition(&self) -> Option<u32> {
+        self.link.edition()
     }
 }

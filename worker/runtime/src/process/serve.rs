@@ -273,10 +273,13 @@ impl ProcessRuntime {
         };
         let place = &mut self.places[id.place as usize];
         self.ledger.made(&mut place.desk, index);
-        if matches!(place.talk, Talk::Stdio(_)) {
-            self.seats(id, concurrent);
-            return Ok(());
-        }
+        let connections = match &place.talk {
+            Talk::Api(session) => session.connections_max(),
+            Talk::Stdio(_) => {
+                self.seats(id, concurrent);
+                return Ok(());
+            }
+        };
         let take = |which| {
             descriptors.take(which).ok_or_else(|| link::broken("a sandbox came without its descriptors"))
         };
@@ -285,8 +288,8 @@ impl ProcessRuntime {
             place.logs[which] = Some(log);
             self.owners.insert(log, Owner::Log(id, which));
         }
-        // A client waits on one connection and answers on the same or another; a few more do no harm.
-        let listener = driver.adopt_listener(take(0)?, 8 + 4 * concurrent as usize)?;
+        // Those that are being closed do not count for the session any more.
+        let listener = driver.adopt_listener(take(0)?, 2 * connections)?;
         place.listener = Some(listener);
         self.listeners.insert(listener, id);
         Ok(())

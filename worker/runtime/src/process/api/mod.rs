@@ -3,7 +3,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET .../invocation/next` | held until a call comes; 403 `InvalidStateTransition` beyond what may run at once |
+//! | `GET .../invocation/next` | held until a call comes and may run; 403 `InvalidStateTransition` while the only one runs |
 //! | `POST .../invocation/{id}/response` | 202; 400 `InvalidRequestID` if this call is not out; 413 if it is too long |
 //! | `POST .../invocation/{id}/error` | the same |
 //! | `POST .../init/error` | 202; 403 once the function has asked for a call |
@@ -11,7 +11,8 @@
 //!
 //! Where AWS leaves a choice: a function that may run one call and asks for the next without having answered is told
 //! 403, as by AWS, and its call ends at once instead of at its time-out ([`Event::Skipped`]); half a result, then the
-//! connection's end, ends the call at once too ([`Event::Truncated`]).
+//! connection's end, ends the call at once too ([`Event::Truncated`]). A function that may run several may ask for more
+//! than that: AWS's own client for Node.js asks on eight threads and more, and leaves the counting to the platform.
 //!
 //! [`reader`] makes requests of bytes (with [`head`] and [`chunks`]), [`answer`] writes, [`Session`] holds the rules.
 
@@ -30,8 +31,10 @@ use reader::{Reader, Request, Step};
 
 /// Bytes that a client may send behind a `next` that is not answered yet.
 const BACKLOG_BYTES_MAX: usize = 64 << 10;
-/// Connections beside one for each call at once: clients that open one per kind of request, and those being closed.
+/// Connections beside two for each call at once: clients that open one per kind of request, and those being closed.
 const CONNECTIONS_SPARE: usize = 8;
+/// And those that ask for calls beyond what may run at once: the client for Node.js has eight threads for each CPU.
+const CONNECTIONS_ASKING: usize = 32;
 /// An idle connection keeps no more memory than this for what it is to send.
 const KEPT_BYTES: usize = 64 << 10;
 
@@ -137,6 +140,8 @@ struct Rules {
     calls: Vec<CallId>,
     /// Connections with a `next` that waits, the one that waits longest first.
     waiting: Vec<u16>,
+    /// Of those, so many may have a call, which was said ([`Event::Waits`]); the others wait for a call to end first.
+    offered: usize,
     /// The function has asked for a call.
     serves: bool,
     /// It has said that it cannot begin.
@@ -148,8 +153,14 @@ impl Session {
     pub fn new(concurrent: u32) -> Session {
         let concurrent = concurrent as usize;
         let (calls, waiting) = (Vec::with_capacity(concurrent), Vec::with_capacity(concurrent));
-        let rules = Rules { concurrent, calls, waiting, serves: false, failed: false };
+        let rules = Rules { concurrent, calls, waiting, offered: 0, serves: false, failed: false };
         Session { connections: Vec::new(), rules }
+    }
+
+    /// Connections that it may have at once.
+    pub fn connections_max(&self) -> usize {
+        let concurrent = self.rules.concurrent;
+        2 * concurrent + CONNECTIONS_SPARE + if concurrent > 1 { CONNECTIONS_ASKING } else { 0 }
     }
 
     /// A connection was made. Its number, or `None` if there are too many: it is to be closed.
@@ -158,7 +169,7 @@ impl Session {
             self.connections[free] = Connection::new();
             return Some(free as u16);
         }
-        if self.connections.len() >= 2 * self.rules.concurrent + CONNECTIONS_SPARE {
+        if self.connections.len() >= self.connections_max() {
             return None;
         }
         self.connections.push(Connection::new());
@@ -197,6 +208,7 @@ impl Session {
         self.connections[usize::from(at)] = Connection { reader: Reader::new(), line: Line::default() };
         if let Some(call) = half.filter(|call| self.forget(*call)) {
             on(Event::Truncated { call });
+            self.rules.offer(on);
         }
     }
 
@@ -208,6 +220,7 @@ impl Session {
     pub fn give(&mut self, call: CallId) -> (u16, &mut Vec<u8>) {
         // The one that came last: its memory is warm.
         let at = self.rules.waiting.pop().expect("a `next` waits");
+        self.rules.offered -= 1;
         self.rules.calls.push(call);
         let line = self.line(at);
         line.holds = false;
@@ -256,7 +269,10 @@ impl Session {
     fn leave(&mut self, at: u16, on: &mut (impl FnMut(Event<'_>) + ?Sized)) {
         if std::mem::replace(&mut self.line(at).holds, false) {
             self.rules.waiting.retain(|other| *other != at);
-            on(Event::Left);
+            if self.rules.offered > self.rules.waiting.len() {
+                self.rules.offered -= 1;
+                on(Event::Left);
+            }
         }
     }
 
@@ -285,11 +301,20 @@ impl Rules {
         place.map(|place| self.calls.swap_remove(place)).is_some()
     }
 
+    /// Says of each `next` that waits and may have a call now that it does.
+    fn offer(&mut self, on: &mut (impl FnMut(Event<'_>) + ?Sized)) {
+        while self.offered < self.waiting.len() && self.calls.len() + self.offered < self.concurrent {
+            self.offered += 1;
+            on(Event::Waits);
+        }
+    }
+
     fn too_large(&mut self, route: Route, on: &mut (impl FnMut(Event<'_>) + ?Sized)) {
         if let Route::Response(Some(call)) | Route::Error(Some(call)) = route
             && self.forget(call)
         {
             on(Event::TooLarge { call });
+            self.offer(on);
         }
     }
 
@@ -310,10 +335,12 @@ impl Rules {
                     "" => Event::Answered { call, output },
                     kind => Event::Failed { call, kind, output },
                 });
+                self.offer(on);
                 return line.accept(keep);
             }
             Route::Error(Some(call)) if self.forget(call) => {
                 on(Event::Failed { call, kind, output });
+                self.offer(on);
                 return line.accept(keep);
             }
             Route::Response(_) | Route::Error(_) => Denial::RequestId,
@@ -331,15 +358,13 @@ impl Rules {
 
     fn next(&mut self, at: u16, line: &mut Line, keep: bool, on: &mut (impl FnMut(Event<'_>) + ?Sized)) {
         self.serves = true;
-        if self.calls.len() + self.waiting.len() < self.concurrent {
+        if self.concurrent > 1 || self.calls.len() + self.waiting.len() == 0 {
             (line.holds, line.last) = (true, !keep);
             self.waiting.push(at);
-            return on(Event::Waits);
+            return self.offer(on);
         }
         line.deny(Denial::Next, keep);
-        if self.concurrent == 1
-            && let Some(call) = self.calls.pop()
-        {
+        if let Some(call) = self.calls.pop() {
             on(Event::Skipped { call });
         }
     }
