@@ -2,7 +2,7 @@
 //! payload says.
 //!
 //! ```text
-//! echo TEXT | log TEXT | sleep MS TEXT | big BYTES | chunked TEXT | half | silence | next | steal ID | twice
+//! echo TEXT | log TEXT | sleep MS TEXT | big BYTES | chunked TEXT | half | silence | flood | trouble | next | steal ID | twice
 //! error KIND TEXT | exit CODE | abort | head | env NAME | daemon
 //! ```
 //! `BEGIN` in the environment says how it begins: `error`, `exit`, `hang`, or after so many ms.
@@ -142,6 +142,17 @@ impl Connection {
                 *self = Connection::new();
                 202
             }
+            // Writes for ever.
+            "flood" => loop {
+                std::io::stdout().write_all(&[b'x'; 1 << 16]).expect("stdout");
+            },
+            // Asks for what is not there, for ever.
+            "trouble" => loop {
+                let many = "GET / HTTP/1.1\r\n\r\n".repeat(1000);
+                if self.0.get_mut().write_all(many.as_bytes()).is_err() {
+                    std::thread::sleep(Duration::from_secs(1000));
+                }
+            },
             "silence" => {
                 std::thread::sleep(Duration::from_secs(1000));
                 0

@@ -168,6 +168,7 @@ impl Ledger {
                 }
                 return;
             }
+            Event::Misbehaved => return self.dismiss(desk),
             Event::InitFailed { kind, .. } => {
                 let mut text = format!("the function could not begin: {kind}");
                 if !desk.early.is_empty() {
@@ -209,6 +210,16 @@ impl Ledger {
             }
         };
         self.conclude(slot, desk, status);
+    }
+
+    /// The sandbox is not to be heard any more: it ends, and its calls do.
+    fn dismiss(&mut self, desk: &mut Desk) {
+        while let Some((_, slot)) = desk.calls.first().copied() {
+            self.slot(slot)
+                .tell("the function made more than 1000 requests that were refused, and was ended");
+            self.conclude(slot, desk, Status::BadReply);
+        }
+        self.pool.dismiss(desk.id);
     }
 
     /// The sandbox wrote something.

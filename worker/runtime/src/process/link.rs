@@ -127,11 +127,10 @@ impl Link {
     }
 
     /// Ends the connection: the jailer is not one to speak with.
-    pub fn hang_up(&mut self, driver: &mut dyn Driver, now: Instant) {
+    pub fn hang_up(&self, driver: &mut dyn Driver) {
         if let Some(connection) = self.connection() {
             driver.abort(connection);
         }
-        self.lost(now);
     }
 
     /// Queues a message.

@@ -77,6 +77,9 @@ pub struct ProcessRuntime {
     aborts: Vec<ConnectionId>,
     /// When a run of a stdio function is to be finished at the latest.
     finish_at: Instant,
+    /// Pipes that brought too much at once, and when they are read again.
+    resting: Vec<ConnectionId>,
+    flow_at: Instant,
     wall: WallTime,
     notes: Vec<String>,
 }
@@ -95,6 +98,8 @@ impl ProcessRuntime {
             backlogs: Vec::new(),
             aborts: Vec::new(),
             finish_at: Instant::NEVER,
+            resting: Vec::new(),
+            flow_at: Instant::NEVER,
             wall: WallTime(0),
             notes: Vec::new(),
             options,
@@ -303,6 +308,9 @@ impl Runtime for ProcessRuntime {
         (self.ledger.now, self.wall) = (now, driver.wall());
         self.take_arrivals(driver, arrivals);
         self.serve_backlogs();
+        if now >= self.flow_at {
+            self.read_again(driver);
+        }
         if now >= self.finish_at {
             self.finish_runs(driver);
         }
@@ -331,7 +339,7 @@ impl Runtime for ProcessRuntime {
         if !self.ledger.ended.is_empty() || !self.backlogs.is_empty() {
             return Instant(0);
         }
-        self.ledger.pool.alarm().min(self.link.alarm()).min(self.finish_at)
+        self.ledger.pool.alarm().min(self.link.alarm()).min(self.finish_at).min(self.flow_at)
     }
 
     fn notes(&mut self, into: &mut Vec<String>) {

@@ -61,6 +61,8 @@ pub(super) struct Place {
     pub wires: Vec<Option<ConnectionId>>,
     pub logs: [Option<ConnectionId>; 2],
     pub next_run: RunId,
+    /// Bytes that its pipes brought lately.
+    pub flow_bytes: u64,
 }
 
 impl Place {
@@ -85,6 +87,7 @@ impl Place {
             wires: Vec::new(),
             logs: [None; 2],
             next_run: 0,
+            flow_bytes: 0,
         }
     }
 

@@ -412,6 +412,13 @@ impl Pool {
         }
     }
 
+    /// It is to end: it takes no more calls.
+    pub fn dismiss(&mut self, id: SandboxId) {
+        if let Some(place) = self.known(id) {
+            self.condemn(place);
+        }
+    }
+
     /// It is gone. Its calls end with this status.
     pub fn gone(&mut self, id: SandboxId, status: Status, text: &str, now: Instant) {
         let Some(place) = self.known(id) else { return };
@@ -641,7 +648,11 @@ impl Pool {
         }
         function.grow_at = now + function.patience();
         self.alarm = self.alarm.min(function.grow_at);
-        for _ in 0..wanted {
+        // Those that have answered and are about to ask for the next call come sooner than new ones.
+        let returns =
+            |s: &&Sandbox| s.function == id && s.is_idle() && s.seats == 0 && now < s.idle_since + GROW_MAX;
+        let returning = self.sandboxes.iter().filter(returns).count() as u32;
+        for _ in 0..wanted.saturating_sub(returning) {
             if !self.make(id, now) {
                 return self.make_room();
             }

@@ -4,13 +4,19 @@ use super::api::{Event, Session};
 use super::place::{Owner, Place, Talk};
 use super::pool::SandboxId;
 use super::{ProcessRuntime, ledger, link};
+use call::Instant;
 use call::Status;
 use driver::arrivals::Descriptors;
 use driver::{Arrivals, Closed, ConnectionId, Driver, ListenerId};
 use sandbox::counters::{Counters, ROW_BYTES};
 use sandbox::protocol::{self, Ending, Force, FromJailer};
 use std::io;
+use std::time::Duration;
 
+/// Bytes that the pipes of one sandbox may bring before they rest for [`FLOOD_REST`]: most of them are read to be dropped,
+/// at the core's cost. 100 MB/s.
+const FLOOD_BYTES: u64 = 1 << 20;
+const FLOOD_REST: Duration = Duration::from_millis(10);
 /// From here on memory is short for all: many idle sandboxes go.
 const PRESSURE_HARD_PERMILLE: u32 = 100;
 
@@ -28,6 +34,7 @@ impl ProcessRuntime {
                     self.places.get_mut(id.place as usize).filter(|place| place.is(id))
             {
                 self.ledger.log(desk, bytes);
+                self.flowed(driver, id, connection, bytes.len());
             }
         }
         let mut has_words = false;
@@ -36,7 +43,7 @@ impl ProcessRuntime {
                 driver::Event::Accepted { listener, connection } => {
                     self.accepted(driver, listener, connection)
                 }
-                driver::Event::Bytes { connection, bytes } => self.bytes(connection, bytes),
+                driver::Event::Bytes { connection, bytes } => self.bytes(driver, connection, bytes),
                 driver::Event::Closed { connection, .. } if self.link.is(connection) => has_words = true,
                 driver::Event::Closed { connection, reason } => self.closed(connection, &reason),
                 driver::Event::Message { .. } => has_words = true,
@@ -51,7 +58,7 @@ impl ProcessRuntime {
                 driver::Event::Message { connection, bytes, descriptors } if self.link.is(connection) => {
                     if let Err(error) = self.told(driver, bytes, descriptors) {
                         self.note(format!("event=jailer-misunderstood reason=\"{error}\""));
-                        self.link.hang_up(driver, self.ledger.now);
+                        self.link.hang_up(driver);
                         self.jailer_lost(driver, "it and this core do not understand each other");
                     }
                 }
@@ -66,7 +73,10 @@ impl ProcessRuntime {
     // ---- functions ----
 
     fn accepted(&mut self, driver: &mut dyn Driver, listener: ListenerId, connection: ConnectionId) {
-        let Some(id) = self.listeners.get(&listener).copied() else { return };
+        let Some(id) = self.listeners.get(&listener).copied() else {
+            // Its sandbox is gone; the core itself listens nowhere.
+            return driver.abort(connection);
+        };
         let Some(Place { talk: Talk::Api(session), wires, .. }) = self.place(id) else {
             return driver.abort(connection);
         };
@@ -80,16 +90,40 @@ impl ProcessRuntime {
         }
     }
 
-    fn bytes(&mut self, connection: ConnectionId, bytes: &[u8]) {
+    fn bytes(&mut self, driver: &mut dyn Driver, connection: ConnectionId, bytes: &[u8]) {
         match self.owners.get(&connection).copied() {
             Some(Owner::Api(id, at)) => {
                 self.dirty.push((id, at));
                 self.hear(id, |session, on| session.receive(at, bytes, on));
             }
-            Some(Owner::Pipe(id, run, which)) => self.run_wrote(id, run, which, bytes),
+            Some(Owner::Pipe(id, run, which)) => {
+                self.run_wrote(id, run, which, bytes);
+                self.flowed(driver, id, connection, bytes.len());
+            }
             // Logs were read before.
             Some(Owner::Log(..)) | None => {}
         }
+    }
+
+    /// A pipe brought so much. One that floods the core rests for a moment, and its writer with it.
+    fn flowed(&mut self, driver: &mut dyn Driver, id: SandboxId, connection: ConnectionId, bytes: usize) {
+        let until = self.ledger.now + FLOOD_REST;
+        let Some(place) = self.place(id) else { return };
+        place.flow_bytes += bytes as u64;
+        if place.flow_bytes > FLOOD_BYTES {
+            driver.pause(connection);
+            self.resting.push(connection);
+            self.flow_at = self.flow_at.min(until);
+        }
+    }
+
+    /// Pipes that rested are read again.
+    pub(super) fn read_again(&mut self, driver: &mut dyn Driver) {
+        for connection in self.resting.drain(..) {
+            driver.resume(connection);
+        }
+        self.places.iter_mut().for_each(|place| place.flow_bytes = 0);
+        self.flow_at = Instant::NEVER;
     }
 
     /// Has the session do something, and acts on what comes of it.

@@ -129,6 +129,25 @@ fn a_second_next_ends_the_call_and_a_second_answer_is_refused() {
 }
 
 #[test]
+fn a_function_that_floods_its_log_or_the_api_holds_up_nobody() {
+    let mut stage = Stage::new();
+    let mut hostile = spec(API);
+    (hostile.name, hostile.limits.grace_ms) = ("hostile".into(), 0);
+    let (f, victim) = (stage.publish(&hostile), stage.publish(&spec(API)));
+    stage.begin(1, f, "flood");
+    stage.pass(Duration::from_millis(200));
+    for number in 0..100 {
+        assert_eq!(stage.call(victim, &format!("echo {number}")).output, number.to_string());
+    }
+    let told = stage.time_out(1);
+    assert!(told.status == Status::Timeout && told.log.len() == 16 << 10 && told.usage.truncated);
+    let told = stage.call(f, "trouble");
+    assert_eq!(told.status, Status::BadReply);
+    assert!(told.log.contains("more than 1000 requests"), "{}", told.log);
+    stage.until("both are gone", |stage| stage.runtime.sandboxes().2 == 1);
+}
+
+#[test]
 fn no_function_answers_for_another_one() {
     let mut stage = Stage::new();
     let victim = stage.publish(&spec(API));

@@ -35,6 +35,9 @@ const BACKLOG_BYTES_MAX: usize = 64 << 10;
 const CONNECTIONS_SPARE: usize = 8;
 /// And those that ask for calls beyond what may run at once: the client for Node.js has eight threads for each CPU.
 const CONNECTIONS_ASKING: usize = 32;
+/// Refused requests of one sandbox: a client that is merely mistaken gives up long before. They cost the core more than
+/// the function, which may send thousands in one write.
+const DENIALS_MAX: u32 = 1000;
 /// An idle connection keeps no more memory than this for what it is to send.
 const KEPT_BYTES: usize = 64 << 10;
 
@@ -76,6 +79,8 @@ pub enum Event<'a> {
         /// Which.
         call: CallId,
     },
+    /// It made more requests that were refused than any client would. It is not heard any more.
+    Misbehaved,
     /// It reported that it cannot begin.
     InitFailed {
         /// The error's name; may be empty.
@@ -146,6 +151,8 @@ struct Rules {
     serves: bool,
     /// It has said that it cannot begin.
     failed: bool,
+    /// Requests that were refused.
+    denials: u32,
 }
 
 impl Session {
@@ -153,7 +160,8 @@ impl Session {
     pub fn new(concurrent: u32) -> Session {
         let concurrent = concurrent as usize;
         let (calls, waiting) = (Vec::with_capacity(concurrent), Vec::with_capacity(concurrent));
-        let rules = Rules { concurrent, calls, waiting, offered: 0, serves: false, failed: false };
+        let rules =
+            Rules { concurrent, calls, waiting, offered: 0, serves: false, failed: false, denials: 0 };
         Session { connections: Vec::new(), rules }
     }
 
@@ -165,6 +173,9 @@ impl Session {
 
     /// A connection was made. Its number, or `None` if there are too many: it is to be closed.
     pub fn open(&mut self) -> Option<u16> {
+        if self.rules.denials > DENIALS_MAX {
+            return None;
+        }
         if let Some(free) = self.connections.iter().position(|connection| !connection.line.open) {
             self.connections[free] = Connection::new();
             return Some(free as u16);
@@ -285,7 +296,7 @@ impl Session {
                 Step::Hungry => return,
                 Step::Continue => line.out.extend_from_slice(answer::CONTINUE),
                 Step::TooLarge(route) => rules.too_large(route, on),
-                Step::Refused(refusal) => line.deny(Denial::Refused(refusal), false),
+                Step::Refused(refusal) => rules.deny(line, Denial::Refused(refusal), false, on),
                 Step::Request(request) => rules.request(at, line, &request, on),
             }
         }
@@ -353,6 +364,25 @@ impl Rules {
             Route::Unknown => Denial::Unknown,
             Route::Method => Denial::Method,
         };
+        self.deny(line, denial, keep, on);
+    }
+
+    fn deny(
+        &mut self,
+        line: &mut Line,
+        denial: Denial,
+        keep: bool,
+        on: &mut (impl FnMut(Event<'_>) + ?Sized),
+    ) {
+        self.denials = self.denials.saturating_add(1);
+        if self.denials > DENIALS_MAX {
+            line.closing = true;
+            if self.denials == DENIALS_MAX + 1 {
+                self.calls.clear();
+                on(Event::Misbehaved);
+            }
+            return;
+        }
         line.deny(denial, keep);
     }
 
@@ -363,7 +393,7 @@ impl Rules {
             self.waiting.push(at);
             return self.offer(on);
         }
-        line.deny(Denial::Next, keep);
+        self.deny(line, Denial::Next, keep, on);
         if let Some(call) = self.calls.pop() {
             on(Event::Skipped { call });
         }

@@ -91,6 +91,7 @@ fn note(event: &Event<'_>, told: &mut Vec<String>, waits: &mut u32) {
         Event::TooLarge { call } => format!("large {}", call.0),
         Event::Truncated { call } => format!("truncated {}", call.0),
         Event::Skipped { call } => format!("skipped {}", call.0),
+        Event::Misbehaved => "misbehaved".into(),
         Event::Waits => "waits".into(),
         Event::Left => "left".into(),
     });
@@ -303,6 +304,20 @@ fn too_many_connections_and_too_long_a_backlog_are_refused() {
         (world.sent(0).as_str(), &world.told[..]),
         ("<close>", &["waits".to_owned(), "left".to_owned()][..])
     );
+}
+
+#[test]
+fn a_function_that_only_makes_trouble_is_not_heard_any_more() {
+    let mut world = World::new(1, 1);
+    let (at, other) = (world.open(), world.open());
+    world.send(at, NEXT.as_bytes());
+    let flood = "GET / HTTP/1.1\n\n".repeat(4000);
+    world.send(other, flood.as_bytes());
+    assert_eq!(world.told, ["waits", "misbehaved"]);
+    assert_eq!(statuses(&world.sent(other)).len(), DENIALS_MAX as usize);
+    assert!(world.sent(other).ends_with("<close>") && world.session.open().is_none());
+    world.send(at, response(1, "too late").as_bytes());
+    assert_eq!(world.told.len(), 2);
 }
 
 /// Parts of which a stream is made: whole requests, and bytes that are none.

@@ -89,6 +89,20 @@ fn a_queue_that_a_new_sandbox_would_not_help_makes_none() {
 }
 
 #[test]
+fn a_sandbox_that_is_about_to_ask_is_waited_for_but_not_for_ever() {
+    let mut pool = pool(BOUNDS);
+    let sandbox = warm(&mut pool, ms(0));
+    assert_eq!(pool.arrive(slot(1), F, ms(1)), Arrived::Given(sandbox));
+    pool.done(slot(1), ms(2));
+    pool.arrive(slot(2), F, ms(2));
+    pool.tick(ms(500));
+    assert_eq!(made(&mut pool), []);
+    pool.tick(ms(1100));
+    assert_eq!(made(&mut pool).len(), 1);
+    pool.check();
+}
+
+#[test]
 fn the_sandbox_used_last_is_used_next_and_the_others_go() {
     let mut pool = pool(BOUNDS);
     for number in 0..2 {
