@@ -41,7 +41,8 @@ fn process_under_test() {
             let mut status = 0;
             // SAFETY: a child of this process, and memory that outlives the call.
             unsafe { libc::waitpid(child, &raw mut status, 0) };
-            assert_eq!(status, 0, "the jailer ended with {status:#x}");
+            // Some tests kill it.
+            assert!([0, libc::SIGKILL].contains(&status), "the jailer ended with {status:#x}");
         }
     }
 }
