@@ -16,10 +16,10 @@ use crate::cgroup::Entry;
 use crate::protocol::{Base, Spec, Tier};
 use crate::sys::{self, Forked};
 use init::Birth;
-use letter::{FUNCTION_ID, Head, LAST, RULESET, STRICT, word};
+use letter::{DISKS, FUNCTION_ID, Head, LAST, RULESET, STRICT, word};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use root::Roots;
-use seccomp::{Filter, Sockets};
+use seccomp::{Disks, Filter, Sockets};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{Error, IoSlice, Write};
@@ -102,8 +102,8 @@ pub struct Jail {
     roots: Roots,
     ids: Ids,
     landlock: landlock::Version,
-    /// By tier, for those with all sockets and those without Unix ones.
-    filters: [[Filter; 2]; 2],
+    /// For those without Unix sockets and those with; of each by [`letter::filter`].
+    filters: [[Filter; 4]; 2],
     null: File,
     files_max: u64,
     devices: Vec<PathBuf>,
@@ -126,13 +126,24 @@ impl Jail {
     /// # Errors
     /// If the kernel refuses a mount, or a path to expose is not there.
     pub fn new(staging: &Path, expose: &[PathBuf], devices: &[PathBuf], ids: Ids) -> std::io::Result<Jail> {
-        let both = |tier| [Filter::of(tier, Sockets::All), Filter::of(tier, Sockets::Internet)];
+        let filters = |sockets| {
+            let of = |tier, disks| Filter::of(tier, sockets, disks);
+            [
+                of(Tier::Default, Disks::None),
+                of(Tier::Strict, Disks::None),
+                of(Tier::Default, Disks::Some),
+                of(Tier::Strict, Disks::Some),
+            ]
+        };
         let (_, files_max) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
+        if matches!(ids, Ids::Range { .. }) {
+            sys::keep_capabilities_over_ids()?;
+        }
         Ok(Jail {
             roots: Roots::make(staging, expose, devices)?,
             ids,
             landlock: landlock::Version::of_kernel(),
-            filters: [both(Tier::Default), both(Tier::Strict)],
+            filters: [filters(Sockets::Internet), filters(Sockets::All)],
             null: File::options().read(true).write(true).open("/dev/null")?,
             files_max,
             devices: devices.to_vec(),
@@ -175,21 +186,24 @@ impl Jail {
             | libc::CLONE_NEWUTS
             | network;
         let unix = kind.own_network || self.landlock.has_scopes();
-        let filters = |tier: usize| self.filters[tier][usize::from(!unix)];
         let birth = Birth {
             control: theirs.as_raw_fd(),
             null: self.null.as_raw_fd(),
             two_ids: self.has_own_ids(),
             own_network: kind.own_network,
             entry,
-            filters: [filters(0), filters(1)],
+            filters: self.filters[usize::from(unix)],
             heap: heap(),
         };
         // The child finds its copy of the root at its working directory: a descriptor would lead out of its namespace.
         nix::unistd::fchdir(self.roots.of(kind.base()))
             .map_err(|errno| host_fault("cannot go to the root of sandboxes", errno.desc()))?;
+        self.set_maker(Some(index))?;
         // SAFETY: the child calls `init::main` only, which makes system calls only and never returns.
         let forked = unsafe { sys::fork_into(namespaces, entry.and_then(Entry::unified)) };
+        if !matches!(forked, Ok(Forked::Child)) {
+            self.set_maker(None)?;
+        }
         let (pid, pidfd) = match forked {
             Ok(Forked::Child) => init::main(&birth),
             Ok(Forked::Parent { pid, pidfd }) => (pid, pidfd),
@@ -203,6 +217,15 @@ impl Jail {
                 Err(error)
             }
         }
+    }
+
+    /// Who makes the next user namespace: what the kernel counts for each user (inotify instances, queued signals, message
+    /// queues, namespaces), it counts in all namespaces above as well, there for the maker. Were that root, the sandboxes
+    /// and the host's root would share one pot. So each sandbox's first id makes its own; the jailer is root again after.
+    fn set_maker(&self, index: Option<u32>) -> Result<(), JailError> {
+        let Ids::Range { first } = self.ids else { return Ok(()) };
+        let set = sys::set_effective_uid(index.map_or(0, |index| first + 2 * index));
+        set.map_err(|errno| host_fault("cannot change the jailer's effective user id", errno.desc()))
     }
 
     /// Gives a newly forked one its ids, and lets it go on.
@@ -273,9 +296,10 @@ impl Jail {
     /// # Errors
     /// If command and environment are too long, or the sandbox is gone.
     pub fn run(&self, inmate: &Inmate, run: u64, command: &Command<'_>) -> Result<(), JailError> {
+        let flags = [(command.is_last, LAST), (command.is_strict, STRICT), (command.has_devices, DISKS)];
         let head = Head {
             word: word::RUN,
-            flags: if command.is_last { LAST } else { 0 } | if command.is_strict { STRICT } else { 0 },
+            flags: flags.iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, flag)| all | flag),
             run,
             ..Head::default()
         };
@@ -304,6 +328,8 @@ pub struct Command<'a> {
     pub is_last: bool,
     /// Whether its tier is strict.
     pub is_strict: bool,
+    /// Whether it has devices of the host.
+    pub has_devices: bool,
 }
 
 impl Inmate {

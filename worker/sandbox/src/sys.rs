@@ -189,6 +189,21 @@ pub unsafe fn fork_into(namespaces: libc::c_int, cgroup: Option<BorrowedFd<'_>>)
     }
 }
 
+/// Keeps capabilities whatever the effective uid is: they are looked after by hand.
+pub fn keep_capabilities_over_ids() -> Result<()> {
+    const NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
+    prctl(libc::PR_SET_SECUREBITS, NO_SETUID_FIXUP, 0).map(drop)
+}
+
+/// The effective uid of this thread, which has no other.
+pub fn set_effective_uid(id: u32) -> Result<()> {
+    const UNCHANGED: libc::uid_t = libc::uid_t::MAX;
+    // By its number: the C library would ask all threads.
+    // SAFETY: plain numbers.
+    let set = unsafe { libc::syscall(libc::SYS_setresuid, UNCHANGED, id, UNCHANGED) };
+    Errno::result(set).map(drop)
+}
+
 /// Sends a signal to exactly the process of a pidfd.
 pub fn signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) -> Result<()> {
     let none = std::ptr::null::<libc::siginfo_t>();

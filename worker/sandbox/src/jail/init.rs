@@ -13,7 +13,7 @@ use super::exec::{self, Program};
 use super::letter::{
     API_PORT, Answer, DESCRIPTORS_MAX, FUNCTION_ID, HEAD_BYTES, Head, LAST, LETTER_BYTES_MAX,
 };
-use super::letter::{DEVICES_MAX, RULESET, STRICT, Step, TEXTS_MAX, answer, word};
+use super::letter::{DEVICES_MAX, RULESET, Step, TEXTS_MAX, answer, filter, word};
 use super::seccomp::Filter;
 use crate::cgroup::Entry;
 use crate::sys;
@@ -56,8 +56,8 @@ pub struct Birth<'a> {
     pub own_network: bool,
     /// Its place in the cgroups; the fork has put it into the v2 one already.
     pub entry: Option<&'a Entry>,
-    /// Filters of the tiers, default and strict.
-    pub filters: [Filter; 2],
+    /// By [`filter`].
+    pub filters: [Filter; 4],
     /// Where the jailer's heap lies.
     pub heap: (usize, usize),
 }
@@ -325,7 +325,7 @@ impl Init<'_> {
             run: head.run,
             files: self.files,
             ruleset: self.has_ruleset.then_some(LANDLOCK),
-            filter: self.birth.filters[usize::from(head.flags & STRICT != 0)],
+            filter: self.birth.filters[filter(head.flags)],
             id: self.birth.two_ids.then_some(FUNCTION_ID),
         };
         // The stack grows down.

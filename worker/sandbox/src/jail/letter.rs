@@ -54,6 +54,13 @@ pub const LAST: u32 = 1;
 pub const STRICT: u32 = 2;
 /// Flag of `FIT`: a ruleset is among the descriptors.
 pub const RULESET: u32 = 4;
+/// Flag of `RUN`: it has devices of the host.
+pub const DISKS: u32 = 8;
+
+/// Which of the filters for a `RUN` with these flags: default, strict, and the same with devices.
+pub fn filter(flags: u32) -> usize {
+    usize::from(flags & STRICT != 0) + 2 * usize::from(flags & DISKS != 0)
+}
 
 /// The fixed part of a letter to the first process.
 #[repr(C)]

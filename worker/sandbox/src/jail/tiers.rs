@@ -21,8 +21,7 @@ const FILES: &[Call] = calls![
     SYS_fstat SYS_newfstatat SYS_statx SYS_statfs SYS_fstatfs SYS_faccessat SYS_faccessat2 SYS_readlinkat
     SYS_getdents64 SYS_getcwd SYS_chdir SYS_fchdir SYS_umask SYS_mkdirat SYS_mknodat SYS_unlinkat SYS_linkat
     SYS_symlinkat SYS_renameat2 SYS_truncate SYS_ftruncate SYS_fallocate SYS_fadvise64 SYS_readahead
-    SYS_fchmod SYS_fchmodat SYS_fchown SYS_fchownat SYS_utimensat SYS_fsync SYS_fdatasync SYS_sync SYS_syncfs
-    SYS_sendfile SYS_splice SYS_tee SYS_vmsplice SYS_copy_file_range SYS_memfd_create
+    SYS_fchmod SYS_fchmodat SYS_fchown SYS_fchownat SYS_utimensat SYS_sendfile SYS_splice SYS_tee SYS_vmsplice SYS_copy_file_range SYS_memfd_create
     SYS_getxattr SYS_lgetxattr SYS_fgetxattr SYS_listxattr SYS_llistxattr SYS_flistxattr SYS_setxattr SYS_lsetxattr
     SYS_fsetxattr SYS_removexattr SYS_lremovexattr SYS_fremovexattr
     SYS_inotify_init1 SYS_inotify_add_watch SYS_inotify_rm_watch
@@ -32,7 +31,6 @@ const FILES: &[Call] = calls![
 const WAITING: &[Call] = calls![
     SYS_pipe2 SYS_ppoll SYS_pselect6 SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_pwait SYS_epoll_pwait2 SYS_eventfd2
     SYS_signalfd4 SYS_timerfd_create SYS_timerfd_settime SYS_timerfd_gettime
-    SYS_io_setup SYS_io_destroy SYS_io_submit SYS_io_cancel SYS_io_getevents
     SYS_futex SYS_futex_waitv SYS_restart_syscall
 ];
 
@@ -106,7 +104,6 @@ const IO_PGETEVENTS: i64 = 292;
 
 /// Not in the list of the `libc` crate, or newer; numbers from 424 on are the same on all architectures.
 const NEWER: &[Call] = &[
-    ("io_pgetevents", IO_PGETEVENTS),
     ("cachestat", 451),
     ("fchmodat2", 452),
     ("map_shadow_stack", 453),
@@ -124,11 +121,21 @@ const NEWER: &[Call] = &[
 pub const ALLOWED: &[&[Call]] = &[FILES, WAITING, SOCKETS, MEMORY, PROCESSES, IDENTITY, TIME, OLDER, NEWER];
 
 /// Answered with ENOSYS, as by a kernel without them: programs try them and then take the older way. `clone3` hides its
-/// flags in memory, where a filter cannot look; `io_uring` would make system calls past the filter.
+/// flags in memory, where a filter cannot look; `io_uring` would make system calls past the filter; of the slots of
+/// `io_setup` the host has one pot for all users.
 pub const ABSENT: &[Call] = calls![
+    SYS_io_setup SYS_io_destroy SYS_io_submit SYS_io_cancel SYS_io_getevents
     SYS_clone3 SYS_io_uring_setup SYS_io_uring_enter SYS_io_uring_register SYS_pkey_alloc SYS_pkey_free SYS_pkey_mprotect
     SYS_memfd_secret SYS_process_madvise SYS_process_mrelease SYS_remap_file_pages
 ];
+
+/// The same, not in the list of the `libc` crate.
+pub const ABSENT_NEWER: &[Call] = &[("io_pgetevents", IO_PGETEVENTS)];
+
+/// Answered with success, and nothing is done: a function writes to memory only, so nothing of its own is ever on the way
+/// to a disk. `sync` and `syncfs` would write out other people's files, and an `fsync` of a file that anybody may open
+/// has the disk empty its cache. With a device of the host they are allowed.
+pub const NEEDLESS: &[Call] = calls![SYS_sync SYS_syncfs SYS_fsync SYS_fdatasync];
 
 /// Answered with EPERM, as for a user without the right: programs ask whether they may and go on.
 pub const DENIED: &[Call] = calls![
@@ -170,10 +177,14 @@ pub fn of_tier(tier: Tier) -> (&'static [&'static [Call]], &'static [&'static [C
     }
 }
 
+/// Every other table.
+const OTHERS: &[&[Call]] =
+    &[IPC, FORKS, NEEDLESS, ABSENT, ABSENT_NEWER, DENIED, KILLED, KILLED_HERE, KILLED_NEWER];
+
 /// The name of a system call's number: `ptrace`; `system call 999` if it is not known here.
 pub fn name(number: i64) -> String {
     let tables =
-        ALLOWED.iter().copied().chain([IPC, FORKS, ABSENT, DENIED, KILLED, KILLED_HERE, KILLED_NEWER]);
+        ALLOWED.iter().chain(OTHERS).copied();
     let found = tables.flatten().find(|(_, known)| *known == number);
     match found {
         Some((name, _)) => name.trim_start_matches("SYS_").to_owned(),
@@ -190,7 +201,7 @@ mod tests {
     fn a_call_is_in_one_table() {
         let mut seen = BTreeMap::new();
         let tables =
-            ALLOWED.iter().copied().chain([IPC, FORKS, ABSENT, DENIED, KILLED, KILLED_HERE, KILLED_NEWER]);
+            ALLOWED.iter().chain(OTHERS).copied();
         for (name, number) in tables.flatten() {
             assert_eq!(seen.insert(number, name), None, "{name} is twice in the tables");
         }

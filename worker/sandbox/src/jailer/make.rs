@@ -180,6 +180,7 @@ impl Jailer {
             stderr: stderr_end.as_fd(),
             is_last: true,
             is_strict: spec.tier == Tier::Strict,
+            has_devices: !spec.devices.is_empty(),
         };
         self.jail.run(&cell.inmate, FUNCTION_RUN, &command)?;
         owner.descriptors = vec![listener, stdout, stderr];
@@ -227,6 +228,7 @@ impl Jailer {
             stderr: stderr_end.as_fd(),
             is_last: false,
             is_strict: spec.tier == Tier::Strict,
+            has_devices: !spec.devices.is_empty(),
         };
         self.jail.run(&cell.inmate, run, &command)?;
         owner.runs.insert(run);

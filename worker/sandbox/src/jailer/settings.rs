@@ -13,8 +13,9 @@ pub struct Settings {
     pub expose: Vec<PathBuf>,
     /// Devices that functions may ask for.
     pub devices: Vec<PathBuf>,
-    /// The first user and group id of the range for sandboxes: each takes two.
-    pub ids_first: u32,
+    /// The first user and group id of the range for sandboxes: each takes two. None: one chosen by the data directory's
+    /// path, so that two platforms on a host do not share ids.
+    pub ids_first: Option<u32>,
     /// Sandboxes at once.
     pub sandboxes_max: u32,
     /// Blanks of each kind that are kept ready.
@@ -24,14 +25,27 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Where the range of ids begins: above what distributions give to users and containers (systemd's ranges end at
-    /// 1,878,982,656), below what a signed number cannot hold.
-    pub const IDS_FIRST: u32 = 1_900_000_000;
+    /// Where ranges of ids begin and end: above what distributions give to users and containers (systemd's ranges end at
+    /// 1,878,982,656), within what a signed number holds.
+    pub const IDS: std::ops::Range<u32> = 1_900_000_000..2_147_000_000;
     /// The ids of the range, and the rows of counters (1 KiB each), for so many.
     pub const SANDBOXES_MAX: u32 = 4096;
     /// A blank costs about 0.3 MB of kernel memory and a millisecond to make; so many start at once on a core before
     /// one has to wait.
     pub const BLANKS: u32 = 4;
+
+    /// The first id of the range.
+    pub fn first_id(&self) -> u32 {
+        use std::os::unix::ffi::OsStrExt;
+        let path = std::fs::canonicalize(&self.data_dir).unwrap_or_else(|_| self.data_dir.clone());
+        // FNV-1a of 32 bits: offset basis and prime from its definition.
+        let hash = path.as_os_str().as_bytes().iter().fold(0x811c_9dc5u32, |hash, byte| {
+            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+        });
+        let each = self.sandboxes_max.saturating_mul(2).max(1);
+        let ranges = ((Settings::IDS.end - Settings::IDS.start) / each).max(1);
+        self.ids_first.unwrap_or(Settings::IDS.start + hash % ranges * each)
+    }
 
     /// The settings for a socket and a data directory; nothing exposed.
     pub fn new(socket: PathBuf, data_dir: PathBuf) -> Settings {
@@ -40,7 +54,7 @@ impl Settings {
             data_dir,
             expose: Vec::new(),
             devices: Vec::new(),
-            ids_first: Settings::IDS_FIRST,
+            ids_first: None,
             sandboxes_max: Settings::SANDBOXES_MAX,
             blanks: Settings::BLANKS,
             without_limits: false,

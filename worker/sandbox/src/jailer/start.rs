@@ -140,7 +140,7 @@ fn cgroups(settings: &Settings, is_root: bool) -> Result<(Option<Parent>, String
 
 /// A range of ids, if this process has them.
 fn ids(settings: &Settings, is_root: bool) -> Ids {
-    let first = settings.ids_first;
+    let first = settings.first_id();
     let last = first.saturating_add(settings.sandboxes_max.saturating_mul(2));
     let maps = |file: &str| {
         let text = fs::read_to_string(file).unwrap_or_default();
