@@ -119,6 +119,9 @@ fn command_line(config: &Config, plan: &Plan) -> Vec<OsString> {
 impl Worker {
     pub fn run(self, environment: &Environment) -> Done {
         let mut config = self.arguments.config(environment);
+        // The jailer is told where bundles are, and has another working directory.
+        config.data_dir = std::path::absolute(&config.data_dir)
+            .map_err(|error| Failure::file("find the data directory", &config.data_dir, &error))?;
         // A jailer of this worker's own, unless there is one, or none is wanted.
         let own_jailer = config.jailer.is_none() && !self.no_process_functions;
         if own_jailer {
