@@ -3,7 +3,9 @@
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// Memory as `O_DIRECT` wants it.
@@ -61,6 +63,43 @@ pub fn loopback_us(rounds: usize) -> io::Result<f64> {
     }
     echo.join().expect("the echo thread does not panic")?;
     Ok(median_us(&mut took))
+}
+
+/// Median round trip of 128 bytes over a Unix socket to another process, both blocking, microseconds. `peer` starts that
+/// process, which gives back what comes by its stdin until that ends (see [`echo_stdin`]).
+///
+/// # Errors
+/// If the peer does not start, or ends.
+pub fn unix_us(
+    time: Duration,
+    peer: impl FnOnce(Stdio) -> io::Result<std::process::Child>,
+) -> io::Result<f64> {
+    let (mut socket, other) = UnixStream::pair()?;
+    let mut child = peer(std::os::fd::OwnedFd::from(other).into())?;
+    let (mut bytes, mut took) = ([7u8; 128], Vec::new());
+    let begun = Instant::now();
+    while begun.elapsed() < time || took.len() < 100 {
+        let sent = Instant::now();
+        socket.write_all(&bytes)?;
+        socket.read_exact(&mut bytes)?;
+        took.push(sent.elapsed());
+    }
+    drop(socket);
+    child.wait()?;
+    Ok(median_us(&mut took))
+}
+
+/// The other side of [`unix_us`].
+///
+/// # Errors
+/// If the socket breaks.
+pub fn echo_stdin() -> io::Result<()> {
+    let mut socket = UnixStream::from(std::os::fd::AsFd::as_fd(&io::stdin()).try_clone_to_owned()?);
+    let mut bytes = [0u8; 128];
+    while socket.read_exact(&mut bytes).is_ok() {
+        socket.write_all(&bytes)?;
+    }
+    Ok(())
 }
 
 fn prepare(socket: &TcpStream) -> io::Result<()> {

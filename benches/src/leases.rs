@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// Leases encoded beforehand and sent as one run of bytes, as often as credits allow.
 const BLOCK: u64 = 256;
+/// How long a load looks for what comes before it sleeps.
+const SPIN: Duration = Duration::from_millis(10);
 /// Calls in flight whose intended start is remembered; more than any core has slots.
 const STARTS: usize = 1 << 16;
 
@@ -29,8 +31,12 @@ pub struct Leased {
 impl Leased {
     /// Leases of this function with so many bytes of arguments.
     pub fn new(spec: FunctionSpec, payload_bytes: usize) -> Leased {
+        Leased::carrying(spec, &vec![b'x'; payload_bytes])
+    }
+
+    /// Leases of this function with these arguments.
+    pub fn carrying(spec: FunctionSpec, payload: &[u8]) -> Leased {
         let mut submit = FrameBuf::new();
-        let payload = vec![b'x'; payload_bytes];
         let call = Submit {
             call: CallId(1),
             function: spec.id(),
@@ -38,7 +44,7 @@ impl Leased {
             deadline: WallTime(0),
             criticality: 0,
             want_outcome: false,
-            arguments: Arguments { payload: &payload, attributes: &[] },
+            arguments: Arguments { payload, attributes: &[] },
         };
         body::append_submit(&mut submit, &call).expect("arguments within limits");
         let exact = Frame::parse(&submit).expect("just encoded").0.bytes().len();
@@ -71,12 +77,29 @@ pub struct Leases {
     pub ended: u64,
     /// Of them, other than ok.
     pub failed: u64,
+    /// What the last of these said.
+    pub failure: String,
     /// Of timed leases.
     pub timed: Window,
     starts: Box<[Instant]>,
     next_start: usize,
     /// The peer is no core: it sends back what it is sent, and is sent so many at once.
     echoes: u64,
+    /// It sleeps when there is nothing to do, and leaves its CPU to others.
+    sleeps: bool,
+    /// Read what outcomes say of CPU time and running time: a sum of each.
+    pub used: Option<Used>,
+}
+
+/// What outcomes said.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Used {
+    /// CPU time, ns.
+    pub cpu_ns: u64,
+    /// From the first instruction to the last, ns.
+    pub run_ns: u64,
+    /// Calls whose instance or sandbox was made for them.
+    pub cold: u64,
 }
 
 impl Leases {
@@ -89,7 +112,19 @@ impl Leases {
         functions: Vec<Leased>,
         start: impl FnOnce(&Endpoint) -> io::Result<()>,
     ) -> io::Result<Leases> {
-        Leases::meet(at, functions, 0, start)
+        Leases::meet(at, functions, (0, SPIN), start)
+    }
+
+    /// As [`Leases::serve`], but sleeping whenever there is nothing to do: processes of functions may want this CPU.
+    ///
+    /// # Errors
+    /// As [`Leases::serve`].
+    pub fn serve_sleeping(
+        at: &Endpoint,
+        functions: Vec<Leased>,
+        start: impl FnOnce(&Endpoint) -> io::Result<()>,
+    ) -> io::Result<Leases> {
+        Leases::meet(at, functions, (0, Duration::ZERO), start)
     }
 
     /// As [`Leases::serve`] for a peer that sends each lease back as it is, and is to have `slots` of them at once: what
@@ -103,16 +138,16 @@ impl Leases {
         slots: u64,
         start: impl FnOnce(&Endpoint) -> io::Result<()>,
     ) -> io::Result<Leases> {
-        Leases::meet(at, functions, slots, start)
+        Leases::meet(at, functions, (slots, SPIN), start)
     }
 
     fn meet(
         at: &Endpoint,
         functions: Vec<Leased>,
-        echoes: u64,
+        (echoes, spin): (u64, Duration),
         start: impl FnOnce(&Endpoint) -> io::Result<()>,
     ) -> io::Result<Leases> {
-        let mut driver = Uring::new(Options { spin: Duration::from_millis(10), ..Options::default() })?;
+        let mut driver = Uring::new(Options { spin, ..Options::default() })?;
         let listener = driver.listen(at)?;
         start(&driver.local(listener))?;
         let mut leases = Leases {
@@ -124,10 +159,13 @@ impl Leases {
             sent: 0,
             ended: 0,
             failed: 0,
+            failure: String::new(),
             timed: Window::default(),
             starts: vec![Instant(0); STARTS].into_boxed_slice(),
             next_start: 0,
             echoes,
+            sleeps: spin.is_zero(),
+            used: None,
         };
         let give_up = leases.now() + Duration::from_secs(10);
         while leases.granted == 0 {
@@ -172,7 +210,8 @@ impl Leases {
                 // All that is due by now waits for room.
                 unsent = ((now - begun).as_nanos() as f64 / step_ns) as u64 + 1;
             }
-            self.poll(Duration::ZERO);
+            let next_start = if full { leaving } else { start(next) };
+            self.poll(if self.sleeps { next_start.since(leaving) } else { Duration::ZERO });
         }
     }
 
@@ -253,7 +292,13 @@ impl Leases {
     fn take(&mut self, frame: &Frame<'_>, now: Instant) {
         match frame.kind() {
             Kind::Outcome => {
-                self.failed += u64::from(frame.status().is_ok_and(|status| !status.is_ok()));
+                if frame.status().is_ok_and(|status| !status.is_ok()) {
+                    self.failed += 1;
+                    if let (Ok(status), Ok(reply)) = (frame.status(), body::reply(frame.body())) {
+                        self.failure = format!("{status:?}: {}", String::from_utf8_lossy(reply.stderr));
+                    }
+                }
+                self.read_usage(frame);
                 self.end(frame.stamp(), now);
             }
             Kind::Lease => {
@@ -263,6 +308,17 @@ impl Leases {
             Kind::Credit => self.granted = frame.stamp(),
             Kind::Hello => self.greet(),
             _ => {}
+        }
+    }
+
+    fn read_usage(&mut self, frame: &Frame<'_>) {
+        if let Some(used) = &mut self.used
+            && let Ok(reply) = body::reply(frame.body())
+        {
+            let usage = reply.usage();
+            used.cpu_ns += usage.cpu_ns;
+            used.run_ns += usage.run_ns;
+            used.cold += u64::from(usage.cold);
         }
     }
 

@@ -3,7 +3,8 @@
 //! `report` holds the figures and writes `target/bench/report.json`; `floors` measures what the machine itself can
 //! do (disk sync, loopback, shared memory); `rivals` runs other systems at their best setting; `leases` plays the
 //! node for a worker core alone; `generator` keeps a load generator honest; `cycle` is the client of the durable cycle, `platform` the processes it runs on, and
-//! `durable` what is measured there. `README.md` says how to read the figures.
+//! `durable` what is measured there; `sandboxed` starts jailers and cores with process functions, and
+//! `process` is what is measured of those. `README.md` says how to read the figures.
 
 pub mod report;
 pub mod floors;
@@ -13,6 +14,9 @@ pub mod rivals;
 pub mod cycle;
 pub mod platform;
 pub mod durable;
+pub mod core_process;
+pub mod sandboxed;
+pub mod process;
 
 pub use report::{Figure, Report};
 

@@ -1,7 +1,7 @@
 //! `make bench`: every figure with bar, aim, floor and rival of the same run; see `benches/README.md`.
 //!
-//! `bench [--json PATH] [--smoke] [--only PART] [--ms TIME] [--no-rivals]`: the parts are core and durable, each measurement of the
-//! durable cycle lasts 3000 ms; `--smoke` measures for an instant only, to see that everything runs.
+//! `bench [--json PATH] [--smoke] [--only PART] [--ms TIME] [--no-rivals]`: the parts are core, process and durable, each
+//! measurement of the durable cycle lasts 3000 ms; `--smoke` measures for an instant only, to see that everything runs.
 
 use benches::durable::{self, Acknowledged, Cycle, PAYLOAD};
 use benches::generator::quantile_us;
@@ -57,7 +57,15 @@ fn bench() -> io::Result<Vec<String>> {
     let mut missing = Vec::new();
     if wanted("core") {
         println!("== a worker core alone: the load on one CPU, the core on another");
-        core_alone(&options)?;
+        alone("core_alone", &options)?;
+    }
+    if wanted("process") {
+        println!(
+            "== process functions of one core: the load on one CPU, the core on another, functions anywhere"
+        );
+        if let Err(error) = alone("process_alone", &options) {
+            missing.push(error.to_string());
+        }
     }
     if wanted("durable") {
         println!(
@@ -66,11 +74,11 @@ fn bench() -> io::Result<Vec<String>> {
         println!(
             "   first submit to the end of the last call, by the node's count; the median of three rounds"
         );
-        missing = durable_cycle(&options)?;
+        missing.extend(durable_cycle(&options)?);
         println!("   heap allocations per call, of node and core: none, held by `cargo test -p allocation`");
     }
     println!("written to {}", options.json.display());
-    Ok(if options.smoke { Vec::new() } else { missing })
+    Ok(missing)
 }
 
 /// The program of this name that was built with this one.
@@ -94,7 +102,7 @@ fn durable_cycle(options: &Options) -> io::Result<Vec<String>> {
     add(&mut report, &rounds, redis_best, beanstalkd_best);
     report.write(&options.json)?;
     missing.dedup();
-    Ok(missing)
+    Ok(if options.smoke { Vec::new() } else { missing })
 }
 
 fn options() -> io::Result<Options> {
@@ -116,8 +124,9 @@ fn options() -> io::Result<Options> {
     Ok(options)
 }
 
-fn core_alone(options: &Options) -> io::Result<()> {
-    let binary = beside("core_alone")?;
+/// Has the program of this name measure its part.
+fn alone(name: &str, options: &Options) -> io::Result<()> {
+    let binary = beside(name)?;
     let mut command = Command::new(&binary);
     command.arg("--json").arg(&options.json);
     if options.smoke {

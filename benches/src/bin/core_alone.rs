@@ -4,6 +4,7 @@
 //! `core_alone [--json PATH] [--smoke] [--only PART] [--ms TIME]`: the parts are tcp, shm, fresh, long, first and idle,
 //! each measurement lasts 2000 ms; `--smoke` measures for an instant only, to see that everything runs.
 
+use benches::core_process::Core;
 use benches::generator::{Priority, Window, Windows, quantile_us};
 use benches::leases::{Leased, Leases};
 use benches::{Figure, Report};
@@ -12,10 +13,9 @@ use call::function::InstanceMode;
 use call::limits::Limits;
 use driver::uring::{Options, Uring};
 use driver::{Arrivals, Driver, Endpoint, Event, topology};
-use nix::unistd::Pid;
 use runtime::wasm::artefact;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use worker::{Config, Plan};
 
@@ -139,39 +139,6 @@ fn template() -> Outcome<Vec<u8>> {
         return Err("the template does not build; `make setup` installs its target".into());
     }
     Ok(std::fs::read(target.join("wasm32-wasip1/release/hello.wasm"))?)
-}
-
-/// A core's process; ends with this value.
-struct Core(Child);
-
-impl Drop for Core {
-    fn drop(&mut self) {
-        // It may have ended by itself, which the measurement has then said.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Core {
-    /// CPU time so far, in user and kernel.
-    fn cpu_ns(&self) -> Outcome<u64> {
-        let clock = nix::time::clock_getcpuclockid(Pid::from_raw(self.0.id() as i32))?;
-        Ok(Duration::from(nix::time::clock_gettime(clock)?).as_nanos() as u64)
-    }
-
-    /// How long its first thread has been ready to run and was not running: somebody else had its CPU.
-    fn waited(&self) -> Outcome<Duration> {
-        let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.0.id()))?;
-        Ok(Duration::from_nanos(text.split_whitespace().nth(1).ok_or("no second number")?.parse()?))
-    }
-
-    /// Resident memory, MiB.
-    fn resident_mib(&self) -> Outcome<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).ok_or("no VmRSS")?;
-        let kib: f64 = line.split_whitespace().nth(1).ok_or("no number")?.parse()?;
-        Ok(kib / 1024.0)
-    }
 }
 
 fn spec(name: &str, artefact: &str, instance: InstanceMode) -> FunctionSpec {
