@@ -3,7 +3,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET .../invocation/next` | held until a call comes and may run; 403 `InvalidStateTransition` while the only one runs |
+//! | `GET .../invocation/next` | held until a call may run; 403 `InvalidStateTransition` while the only one runs |
 //! | `POST .../invocation/{id}/response` | 202; 400 `InvalidRequestID` if this call is not out; 413 if it is too long |
 //! | `POST .../invocation/{id}/error` | the same |
 //! | `POST .../init/error` | 202; 403 once the function has asked for a call |
