@@ -23,10 +23,9 @@ pub struct SandboxArguments {
     #[arg(long, value_name = "COUNT", default_value_t = Settings::SANDBOXES_MAX,
         value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub sandboxes: u32,
-    /// First user and group id of the range for sandboxes
-    #[arg(long, value_name = "ID", default_value_t = Settings::IDS_FIRST,
-        value_parser = clap::value_parser!(u32).range(65_536..=4_000_000_000))]
-    pub ids_first: u32,
+    /// First user and group id of the range for sandboxes [default: one above 1,900,000,000, by the data directory]
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u32).range(65_536..=4_000_000_000))]
+    pub ids_first: Option<u32>,
     /// Run process functions also where nothing enforces their limits of memory, CPU and processes
     #[arg(long)]
     pub without_limits: bool,
@@ -50,7 +49,9 @@ impl SandboxArguments {
         }
         line.extend(["--blanks".into(), self.blanks.to_string().into()]);
         line.extend(["--sandboxes".into(), self.sandboxes.to_string().into()]);
-        line.extend(["--ids-first".into(), self.ids_first.to_string().into()]);
+        if let Some(first) = self.ids_first {
+            line.extend(["--ids-first".into(), first.to_string().into()]);
+        }
         if self.without_limits {
             line.push("--without-limits".into());
         }
@@ -60,7 +61,9 @@ impl SandboxArguments {
 
 /// Makes the sandboxes of this host's process functions.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  millrace jailer --data-dir millrace-data   # what `millrace worker` runs")]
+#[command(
+    after_help = "Examples:\n  millrace jailer --data-dir millrace-data   # what `millrace worker` runs"
+)]
 pub struct Jailer {
     /// Data directory of the worker [default: $MILLRACE_DATA, ./millrace-data]
     #[arg(long, visible_alias = "data", value_name = "DIR")]
@@ -77,7 +80,8 @@ pub fn socket(data_dir: &Path) -> PathBuf {
 impl Jailer {
     pub fn run(self, environment: &Environment) -> Done {
         let data_dir = environment.data_dir(self.data_dir.as_deref());
-        let SandboxArguments { expose, device, blanks, sandboxes, ids_first, without_limits } = self.sandboxes;
+        let SandboxArguments { expose, device, blanks, sandboxes, ids_first, without_limits } =
+            self.sandboxes;
         // The jailer changes its working directory.
         let data_dir = std::path::absolute(&data_dir)
             .map_err(|error| Failure::file("find the data directory", &data_dir, &error))?;
@@ -117,10 +121,11 @@ mod tests {
         let read = |line: Vec<OsString>| {
             Line::try_parse_from(std::iter::once("jailer".into()).chain(line)).map(|line| line.sandboxes)
         };
-        let typed = ["--expose", "/opt/python", "--expose", "/srv", "--device", "/dev/kvm", "--blanks", "9"];
+        let typed =
+            ["--expose", "/opt/python", "--expose", "/srv", "--device", "/dev/kvm", "--ids-first", "100000"];
         let line: Vec<OsString> = typed.iter().chain(&["--without-limits"]).map(Into::into).collect();
         let said = read(line).unwrap();
-        assert_eq!((said.expose.len(), said.device.len(), said.blanks), (2, 1, 9));
+        assert_eq!((said.expose.len(), said.device.len(), said.ids_first), (2, 1, Some(100_000)));
         assert_eq!(read(said.command_line()).unwrap(), said);
         assert!(read(vec!["--expose".into(), "relative".into()]).is_err());
         assert!(read(vec!["--expose".into(), "/".into()]).is_err());

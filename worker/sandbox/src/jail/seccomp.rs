@@ -107,10 +107,7 @@ const PERSONALITIES: &[u32] = &[0xffff_ffff, 0];
 /// The low four bits of a socket's type; above are SOCK_CLOEXEC and SOCK_NONBLOCK.
 const SOCKET_TYPE: u32 = 0xf;
 /// Absent in tier `strict` only: files that are memory, which could be executed, and memory lent to pipes.
-const STRICT_ABSENT: &[Call] = &[
-    ("memfd_create", libc::SYS_memfd_create),
-    ("vmsplice", libc::SYS_vmsplice),
-];
+const STRICT_ABSENT: &[Call] = &[("memfd_create", libc::SYS_memfd_create), ("vmsplice", libc::SYS_vmsplice)];
 
 /// `AUDIT_ARCH_X86_64`, `AUDIT_ARCH_AARCH64`.
 #[cfg(target_arch = "x86_64")]
@@ -197,7 +194,8 @@ fn fates(tier: Tier, sockets: Sockets, disks: Disks) -> BTreeMap<u32, Fate> {
     // No raw and no packet sockets.
     let types = [libc::SOCK_STREAM as u32, libc::SOCK_DGRAM as u32];
     // One more that says when something must be on a disk; without this flag it only looks at memory.
-    let unsynced = Question { mask: libc::MS_SYNC as u32, must: false, ..one_of(2, &[libc::MS_SYNC as u32], synced) };
+    let unsynced =
+        Question { mask: libc::MS_SYNC as u32, must: false, ..one_of(2, &[libc::MS_SYNC as u32], synced) };
     let typed = Question { mask: SOCKET_TYPE, ..one_of(1, &types, unknown) };
     for (number, questions) in [
         (libc::SYS_clone, clone),

@@ -183,8 +183,7 @@ const OTHERS: &[&[Call]] =
 
 /// The name of a system call's number: `ptrace`; `system call 999` if it is not known here.
 pub fn name(number: i64) -> String {
-    let tables =
-        ALLOWED.iter().chain(OTHERS).copied();
+    let tables = ALLOWED.iter().chain(OTHERS).copied();
     let found = tables.flatten().find(|(_, known)| *known == number);
     match found {
         Some((name, _)) => name.trim_start_matches("SYS_").to_owned(),
@@ -200,8 +199,7 @@ mod tests {
     #[test]
     fn a_call_is_in_one_table() {
         let mut seen = BTreeMap::new();
-        let tables =
-            ALLOWED.iter().chain(OTHERS).copied();
+        let tables = ALLOWED.iter().chain(OTHERS).copied();
         for (name, number) in tables.flatten() {
             assert_eq!(seen.insert(number, name), None, "{name} is twice in the tables");
         }

@@ -39,9 +39,11 @@ impl Settings {
         use std::os::unix::ffi::OsStrExt;
         let path = std::fs::canonicalize(&self.data_dir).unwrap_or_else(|_| self.data_dir.clone());
         // FNV-1a of 32 bits: offset basis and prime from its definition.
-        let hash = path.as_os_str().as_bytes().iter().fold(0x811c_9dc5u32, |hash, byte| {
-            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
-        });
+        let hash = path
+            .as_os_str()
+            .as_bytes()
+            .iter()
+            .fold(0x811c_9dc5u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
         let each = self.sandboxes_max.saturating_mul(2).max(1);
         let ranges = ((Settings::IDS.end - Settings::IDS.start) / each).max(1);
         self.ids_first.unwrap_or(Settings::IDS.start + hash % ranges * each)

@@ -17,7 +17,7 @@ const USER: &str = "MILLRACE_TEST_JAILER_USER";
 const WITHOUT_LIMITS: &str = "MILLRACE_TEST_JAILER_WITHOUT_LIMITS";
 /// What comes must come within this.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The ids of the first test's sandboxes; each takes some.
+/// Ids of one test's sandboxes.
 const IDS_EACH: u32 = 64;
 
 /// Not a test: the process under test, started by [`Host::start`]. Does nothing otherwise.
@@ -64,18 +64,10 @@ fn settings(data: &Path) -> Settings {
     Settings {
         sandboxes_max: IDS_EACH / 2,
         blanks: 2,
-        ids_first: Settings::IDS_FIRST + ids_of(data),
         without_limits: std::env::var_os(WITHOUT_LIMITS).is_some(),
         expose: std::env::var_os("MILLRACE_TEST_EXPOSE").map(PathBuf::from).into_iter().collect(),
         ..Settings::new(data.join("run/jailer.sock"), data.to_owned())
     }
-}
-
-/// Ids that no other test of this run has, most likely.
-fn ids_of(data: &Path) -> u32 {
-    let name = data.as_os_str().as_encoded_bytes();
-    let hash = name.iter().fold(5381u32, |hash, byte| hash.wrapping_mul(33) ^ u32::from(*byte));
-    hash % 100_000 * IDS_EACH
 }
 
 /// Whether a test that needs root can run; says so loudly if not, and fails if it should have been able to.
@@ -157,7 +149,7 @@ impl Host {
 
     /// Processes of this host's sandboxes, whoever they are: those with ids of its range.
     pub fn inmates(&self) -> Vec<i32> {
-        let first = Settings::IDS_FIRST + ids_of(self.data.path());
+        let first = settings(self.data.path()).first_id();
         let ids = first..first + IDS_EACH;
         let entries = std::fs::read_dir("/proc").unwrap().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
