@@ -119,7 +119,8 @@ impl<D: Driver> Node<D> {
         while let Some(event) = self.queue.next_event() {
             match event {
                 Event::Verdict { origin, call, code } => {
-                    self.sessions.judge(SessionRef::of_origin(origin), Verdict::new(call, code, 0));
+                    let verdict = Verdict::new(call, code, 0);
+                    self.sessions.judge(SessionRef::of_origin(origin), verdict, &mut self.driver);
                 }
                 Event::Ended { origin, call, function, status } => self.ended(origin, call, function, status),
             }

@@ -17,6 +17,10 @@ use std::collections::BTreeMap;
 /// fits behind another.
 pub const OUTBOX_BYTES_MAX: usize = 2 * (BODY_BYTES_MAX + 128);
 
+/// Verdicts of one frame: as many as make its header nothing beside them. A client's list of them, and the buffer in
+/// which they are encoded, have this size from the start, so that a burst makes neither grow.
+const VERDICTS_PER_FRAME: usize = 256;
+
 /// Who is at the other end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Role {
@@ -166,7 +170,7 @@ impl Sessions {
             judged: Vec::with_capacity(places),
             clients: 0,
             clients_max: limits.clients_max,
-            scratch: FrameBuf::new(),
+            scratch: FrameBuf::with_capacity(2 * VERDICTS_PER_FRAME * size_of::<Verdict>()),
             notes: Vec::new(),
             slow: 0,
         }
@@ -226,6 +230,7 @@ impl Sessions {
         let fits = self.clients < self.clients_max;
         if fits && let Some(entry) = self.get_mut(session) {
             entry.role = Role::Client { name };
+            entry.verdicts.reserve_exact(VERDICTS_PER_FRAME);
             self.clients += 1;
         }
         fits
@@ -281,12 +286,17 @@ impl Sessions {
         Some(core)
     }
 
-    /// A verdict, to be sent with the others of the round.
-    pub fn judge(&mut self, to: SessionRef, verdict: Verdict) {
+    /// A verdict, to be sent with the others of the round, or with the others of its frame.
+    pub fn judge<D: Driver>(&mut self, to: SessionRef, verdict: Verdict, driver: &mut D) {
         let Some(session) = self.get_mut(to) else { return };
         session.verdicts.push(verdict);
-        if session.verdicts.len() == 1 {
-            self.judged.push(to.place);
+        match session.verdicts.len() {
+            1 => self.judged.push(to.place),
+            VERDICTS_PER_FRAME => {
+                self.judged.retain(|place| *place != to.place);
+                self.send_verdicts_of(to.place, driver);
+            }
+            _ => {}
         }
     }
 
@@ -310,10 +320,7 @@ impl Sessions {
     fn send_verdicts_of<D: Driver>(&mut self, place: u32, driver: &mut D) {
         let Some(session) = &mut self.places[place as usize].session else { return };
         self.scratch.clear();
-        // Verdicts of one round are bounded by what one reap brings; a list too long for a frame is sent in two.
-        for part in session.verdicts.chunks(VERDICTS_MAX) {
-            call::body::append_verdicts(&mut self.scratch, part).expect("bounded");
-        }
+        call::body::append_verdicts(&mut self.scratch, &session.verdicts).expect("a short list");
         let verdicts = std::mem::take(&mut session.verdicts);
         let note = post(driver, session, &self.scratch);
         self.slow += u64::from(note.is_some());
@@ -338,10 +345,6 @@ impl Sessions {
         self.notes.extend(note);
     }
 }
-
-/// Verdicts in one frame: 24 bytes each, within the largest body.
-const VERDICTS_MAX: usize = 64 << 10;
-const _: () = assert!(VERDICTS_MAX * size_of::<Verdict>() < BODY_BYTES_MAX);
 
 /// Sends or keeps for later; gives a note if the peer was closed for it.
 fn post<D: Driver>(driver: &mut D, session: &mut Session, frames: &[u8]) -> Option<String> {

@@ -23,7 +23,7 @@ impl<D: Driver> Node<D> {
                 _ => 0,
             };
             self.stats.refused += 1;
-            self.sessions.judge(session, Verdict::new(frame.call(), code, retry_after_ms));
+            self.sessions.judge(session, Verdict::new(frame.call(), code, retry_after_ms), &mut self.driver);
         }
     }
 

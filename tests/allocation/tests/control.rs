@@ -1,12 +1,12 @@
 //! A control node allocates nothing for a call: from submit through log, lease and outcome to the client's outcome.
 
-use counting::allocations;
 use call::admin::Hello;
 use call::body::{Reply, Submit, append_outcome, append_submit, verdicts};
 use call::frame::{Frame, FrameBuf, Header, Kind, append};
 use call::limits::Limits;
 use call::{Arguments, CallId, FunctionSpec, Status, Usage, WallTime};
 use control::{Booting, Node, NodeOptions};
+use counting::allocations;
 use driver::uring::{Options, Uring};
 use driver::{Arrivals, ConnectionId, Driver, Endpoint, Event};
 use std::path::Path;
@@ -162,9 +162,11 @@ fn a_node_allocates_nothing_for_a_call() {
         let completed = node.completed();
         if before.is_none() && completed >= WARM {
             before = Some(allocations());
+            counting::trace(3);
         }
         if after.is_none() && completed >= WARM + COUNTED - WINDOW {
             after = Some(allocations());
+            counting::trace(0);
         }
         let soon = node.driver().now() + Duration::from_millis(1);
         node.driver().reap(until.min(soon), &mut arrivals);

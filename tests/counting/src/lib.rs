@@ -1,10 +1,12 @@
 //! An allocator that counts, per thread, how often memory was asked for. Every program that links this crate has it.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::backtrace::Backtrace;
 use std::cell::Cell;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static TRACED: Cell<u32> = const { Cell::new(0) };
 }
 
 struct Counting;
@@ -15,6 +17,19 @@ static COUNTING: Counting = Counting;
 fn count() {
     // A thread that is ending has no counter any more, and nobody reads it.
     let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+    let left = TRACED.try_with(Cell::get).unwrap_or(0);
+    if left > 0 {
+        // Taking a trace allocates, too: not traced.
+        TRACED.set(0);
+        eprintln!("an allocation where none is expected:\n{}", Backtrace::force_capture());
+        TRACED.set(left - 1);
+    }
+}
+
+/// Prints from where the next `count` allocations of this thread come: for a test that counts some and finds none to
+/// be expected.
+pub fn trace(count: u32) {
+    TRACED.set(count);
 }
 
 // SAFETY: every method hands its arguments to `System` unchanged, and counting does not allocate.
