@@ -8,6 +8,19 @@ use call::limits::STDERR_BYTES_MAX;
 use call::{CallId, FunctionId, Instant, Status};
 use sandbox::counters::{Counters, Usage as Counted};
 use sandbox::protocol::Ending;
+use std::time::Duration;
+
+/// How long a call that has ended waits for the jailer's word of what was denied to it: that comes by way of another
+/// process, and what the function answered may be faster.
+const DENIAL_WAIT: Duration = Duration::from_millis(50);
+
+/// A call that has ended, of which the counters say that more was denied than the jailer has told.
+pub(super) struct Awaited {
+    pub slot: SlotId,
+    sandbox: SandboxId,
+    missing: u64,
+    pub until: Instant,
+}
 
 /// What is known of one sandbox beside its connections.
 pub(super) struct Desk {
@@ -32,6 +45,8 @@ pub(super) struct Desk {
     mark: Counted,
     /// The most memory that it had.
     pub peak_bytes: u64,
+    /// Denied attempts as the counters had them when it was made, and those since then that were told or are waited for.
+    denied: u64,
 }
 
 impl Desk {
@@ -50,6 +65,7 @@ impl Desk {
             row: None,
             mark: Counted::default(),
             peak_bytes: 0,
+            denied: 0,
         }
     }
 
@@ -73,6 +89,8 @@ pub(super) struct Ledger {
     pub pool: Pool,
     /// Calls that have ended and were not told about yet.
     pub ended: Vec<SlotId>,
+    /// And those that are not to be told about yet.
+    pub awaited: Vec<Awaited>,
     pub counters: Option<Counters>,
     pub now: Instant,
 }
@@ -83,6 +101,7 @@ impl Ledger {
             slots: (0..slots).map(|_| Slot::new()).collect(),
             pool: Pool::new(sandboxes, slots),
             ended: Vec::with_capacity(slots as usize),
+            awaited: Vec::new(),
             counters: None,
             now: Instant(0),
         }
@@ -97,6 +116,7 @@ impl Ledger {
         let rows = self.counters.as_ref().map_or(0, Counters::rows);
         desk.row = row.filter(|row| *row < rows);
         desk.mark = self.read(desk.row);
+        desk.denied = tellable(&desk.mark);
     }
 
     /// The sandbox asks for a call: the one that it gets, if one waits.
@@ -136,11 +156,53 @@ impl Ledger {
 
     /// A call has ended in its sandbox.
     pub fn conclude(&mut self, slot: SlotId, desk: &mut Desk, status: Status) {
+        let before = desk.mark;
         self.charge(slot, desk);
+        let untold = desk.mark.untold.saturating_sub(before.untold);
+        if untold > 0 && desk.mark.denied > before.denied {
+            let text =
+                format!("millrace: denied: {untold} attempts more than are told one by one (network.allow)");
+            self.slot(slot).tell(&text);
+        }
         desk.remove(slot);
         self.pool.done(slot, self.now);
         self.slot(slot).end(status);
-        self.ended.push(slot);
+        match tellable(&desk.mark).saturating_sub(desk.denied) {
+            0 => self.ended.push(slot),
+            missing => {
+                desk.denied += missing;
+                let until = self.now + DENIAL_WAIT;
+                self.awaited.push(Awaited { slot, sandbox: desk.id, missing, until });
+            }
+        }
+    }
+
+    /// The jailer tells what was denied: to the call that waits for this, or to the one in the sandbox. False if nobody
+    /// hears it.
+    pub fn denied(&mut self, desk: &mut Desk, attempt: &str) -> bool {
+        let text = format!("millrace: denied: {attempt} (network.allow)");
+        let Some(at) = self.awaited.iter().position(|awaited| awaited.sandbox == desk.id) else {
+            desk.denied += 1;
+            let is_heard = desk.is_fresh || desk.log_of.is_some();
+            self.remark(desk, &text);
+            return is_heard;
+        };
+        let Awaited { slot, missing, .. } = &mut self.awaited[at];
+        let (slot, is_last) = (*slot, *missing <= 1);
+        *missing -= 1;
+        self.slot(slot).tell(&text);
+        if is_last {
+            self.awaited.remove(at);
+            self.ended.push(slot);
+        }
+        true
+    }
+
+    /// Calls that have waited long enough have ended.
+    pub fn end_wait(&mut self) {
+        let now = self.now;
+        let due = self.awaited.extract_if(.., |awaited| awaited.until <= now);
+        self.ended.extend(due.map(|awaited| awaited.slot));
     }
 
     /// A call has ended since the pool says so.
@@ -234,7 +296,7 @@ impl Ledger {
     /// The platform has something to say about what the sandbox did.
     pub fn remark(&mut self, desk: &mut Desk, text: &str) {
         match desk.log_of {
-            Some(slot) => self.slot(slot).write(format!("{text}\n").as_bytes()),
+            Some(slot) => self.slot(slot).tell(text),
             None => self.log(desk, format!("{text}\n").as_bytes()),
         }
     }
@@ -245,6 +307,11 @@ impl Ledger {
             _ => Counted::default(),
         }
     }
+}
+
+/// Denied attempts that were told or will be.
+fn tellable(counted: &Counted) -> u64 {
+    counted.denied.saturating_sub(counted.untold)
 }
 
 /// What a process's end means for a call: status, exit code, and words for people.

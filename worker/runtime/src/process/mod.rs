@@ -263,12 +263,15 @@ impl Runtime for ProcessRuntime {
     }
 
     fn stop(&mut self, slot: SlotId, status: Status) {
-        let Ledger { slots, pool, ended, now, .. } = &mut self.ledger;
+        let Ledger { slots, pool, ended, awaited, now, .. } = &mut self.ledger;
         let held = &mut slots[slot.0 as usize];
         match held.state {
             State::Free => panic!("slot {} holds no call", slot.0),
             // It ended a moment ago, and nobody was told.
-            State::Ended => ended.retain(|other| *other != slot),
+            State::Ended => {
+                ended.retain(|other| *other != slot);
+                awaited.retain(|awaited| awaited.slot != slot);
+            }
             State::Waiting => match pool.stop(slot, *now) {
                 Was::Queued => held.tell("no sandbox was ready for the call in time"),
                 Was::In(id) => {
@@ -319,6 +322,7 @@ impl Runtime for ProcessRuntime {
         }
         self.ledger.pool.tick(now);
         self.act();
+        self.ledger.end_wait();
         ready.extend(self.ledger.ended.drain(..).map(|slot| (slot, Progress::Ended)));
     }
 
@@ -330,6 +334,8 @@ impl Runtime for ProcessRuntime {
         }
         self.dirty = dirty;
         self.link.flush(driver);
+        // Functions with calls may need the core's CPU.
+        driver.make_way(self.ledger.pool.calls() > 0);
         for connection in self.aborts.drain(..) {
             driver.abort(connection);
         }
@@ -339,7 +345,8 @@ impl Runtime for ProcessRuntime {
         if !self.ledger.ended.is_empty() || !self.backlogs.is_empty() {
             return Instant(0);
         }
-        self.ledger.pool.alarm().min(self.link.alarm()).min(self.finish_at).min(self.flow_at)
+        let awaited = self.ledger.awaited.iter().map(|awaited| awaited.until).min().unwrap_or(Instant::NEVER);
+        self.ledger.pool.alarm().min(self.link.alarm()).min(awaited).min(self.finish_at).min(self.flow_at)
     }
 
     fn notes(&mut self, into: &mut Vec<String>) {

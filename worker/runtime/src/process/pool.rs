@@ -187,6 +187,8 @@ pub struct Pool {
     /// Never iterated: the order of a hash map must not decide anything.
     functions: HashMap<FunctionId, Function, BuildHasherDefault<AsItIs>>,
     slots: Vec<Place>,
+    /// Calls that are somewhere.
+    calls: u32,
     /// Functions whose queue is not empty, the one that waits longest first.
     hungry: VecDeque<FunctionId>,
     /// Nothing is due before this.
@@ -211,10 +213,16 @@ impl Pool {
             free: (0..sandboxes).rev().collect(),
             functions: HashMap::default(),
             slots: vec![Place::Nowhere; slots as usize],
+            calls: 0,
             hungry: VecDeque::new(),
             alarm: Instant::NEVER,
             actions: VecDeque::new(),
         }
+    }
+
+    /// Calls that wait or run.
+    pub fn calls(&self) -> u32 {
+        self.calls
     }
 
     /// The next thing to do.
@@ -299,6 +307,7 @@ impl Pool {
         assert_eq!(self.slots[slot.0 as usize], Place::Nowhere, "slot {} is taken", slot.0);
         let known = self.functions.get_mut(&function).expect("the function is published");
         if let Some(place) = known.available.last().copied() {
+            self.calls += 1;
             return Arrived::Given(self.give(slot, place));
         }
         if known.live == 0
@@ -311,6 +320,7 @@ impl Pool {
             known.grow_at = known.grow_at.max(now + known.patience());
         }
         known.queue.push_back(slot);
+        self.calls += 1;
         self.slots[slot.0 as usize] = Place::Queued(function);
         if !std::mem::replace(&mut known.hungry, true) {
             self.hungry.push_back(function);
@@ -324,7 +334,7 @@ impl Pool {
     /// # Panics
     /// If it is in none.
     pub fn done(&mut self, slot: SlotId, now: Instant) -> SandboxId {
-        let Place::In(place) = std::mem::replace(&mut self.slots[slot.0 as usize], Place::Nowhere) else {
+        let Place::In(place) = self.forget(slot) else {
             panic!("the call in slot {} is in no sandbox", slot.0);
         };
         self.leave(slot, place, now);
@@ -336,7 +346,7 @@ impl Pool {
     /// # Panics
     /// If the pool has no such call.
     pub fn stop(&mut self, slot: SlotId, now: Instant) -> Was {
-        match std::mem::replace(&mut self.slots[slot.0 as usize], Place::Nowhere) {
+        match self.forget(slot) {
             Place::Nowhere => panic!("slot {} holds no call", slot.0),
             Place::Queued(function) => {
                 if let Some(function) = self.functions.get_mut(&function) {
@@ -425,7 +435,7 @@ impl Pool {
         let sandbox = &mut self.sandboxes[place as usize];
         let (function, phase, was_condemned) = (sandbox.function, sandbox.phase, sandbox.condemned);
         for slot in std::mem::take(&mut sandbox.calls) {
-            self.slots[slot.0 as usize] = Place::Nowhere;
+            self.forget(slot);
             self.actions.push_back(Action::Fail { slot, status, text: text.into() });
         }
         self.withdraw(place);
@@ -504,6 +514,12 @@ impl Pool {
     fn known(&self, id: SandboxId) -> Option<u32> {
         let sandbox = self.sandboxes.get(id.place as usize)?;
         (sandbox.generation == id.generation && sandbox.phase != Phase::Free).then_some(id.place)
+    }
+
+    /// The call is nowhere from now on. Where it was.
+    fn forget(&mut self, slot: SlotId) -> Place {
+        self.calls -= 1;
+        std::mem::replace(&mut self.slots[slot.0 as usize], Place::Nowhere)
     }
 
     fn give(&mut self, slot: SlotId, place: u32) -> SandboxId {
@@ -606,8 +622,8 @@ impl Pool {
     fn fail_queue(&mut self, id: FunctionId, status: Status, text: &str) {
         let Some(function) = self.functions.get_mut(&id) else { return };
         function.hungry = false;
-        for slot in function.queue.drain(..) {
-            self.slots[slot.0 as usize] = Place::Nowhere;
+        for slot in std::mem::take(&mut function.queue) {
+            self.forget(slot);
             self.actions.push_back(Action::Fail { slot, status, text: text.into() });
         }
         self.hungry.retain(|other| *other != id);
@@ -720,6 +736,7 @@ impl Pool {
         let queued: usize = self.functions.values().map(|function| function.queue.len()).sum();
         let placed = self.slots.iter().filter(|place| **place != Place::Nowhere).count();
         assert_eq!(calls + queued, placed, "each call is in one place");
+        assert_eq!(self.calls as usize, placed, "each call is counted");
     }
 }
 

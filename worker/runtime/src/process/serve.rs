@@ -256,8 +256,11 @@ impl ProcessRuntime {
             FromJailer::Denied { sandbox, attempt } => {
                 let id = SandboxId::from_number(sandbox);
                 if let Some(place) = self.places.get_mut(id.place as usize).filter(|place| place.is(id)) {
-                    self.ledger
-                        .remark(&mut place.desk, &format!("millrace: denied: {attempt} (network.allow)"));
+                    if !self.ledger.denied(&mut place.desk, &attempt) {
+                        let function = self.functions.get(&place.desk.function);
+                        let name = function.map_or("?", |function| &function.spec.function);
+                        self.note(format!("event=denied function={name} attempt=\"{attempt}\" call=none"));
+                    }
                 }
             }
             FromJailer::Pressure { memory_full_permille, .. } => {

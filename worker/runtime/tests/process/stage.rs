@@ -26,6 +26,8 @@ pub struct Stage {
     ready: Vec<(SlotId, Progress)>,
     ended: BTreeMap<u32, Told>,
     calls: u128,
+    /// Times that the runtime and its driver asked for memory, in calls and turns.
+    pub allocations: u64,
     pub notes: Vec<String>,
 }
 
@@ -101,6 +103,7 @@ impl Stage {
             ready: Vec::new(),
             ended: BTreeMap::new(),
             calls: 0,
+            allocations: 0,
             notes: Vec::new(),
         };
         stage.turn();
@@ -140,7 +143,10 @@ impl Stage {
         let (frame, _) = Frame::parse(&frame).unwrap();
         let arguments = arguments(frame.body()).unwrap();
         let begin = Begin { call, function, arguments, attempt: 2 };
-        if self.runtime.begin(SlotId(slot), &begin) == Progress::Ended {
+        let before = counting::allocations();
+        let progress = self.runtime.begin(SlotId(slot), &begin);
+        self.allocations += counting::allocations() - before;
+        if progress == Progress::Ended {
             self.take(slot);
         }
         call
@@ -158,15 +164,19 @@ impl Stage {
     /// One round, as the core makes it.
     pub fn turn(&mut self) {
         let now = self.driver.now();
+        let before = counting::allocations();
         self.runtime.serve(&mut self.driver, &self.arrivals, now, &mut self.ready);
-        for (slot, progress) in std::mem::take(&mut self.ready) {
+        self.allocations += counting::allocations() - before;
+        while let Some((slot, progress)) = self.ready.pop() {
             assert_eq!(progress, Progress::Ended);
             self.take(slot.0);
         }
+        let before = counting::allocations();
         self.runtime.flush(&mut self.driver);
         self.runtime.notes(&mut self.notes);
         let until = self.runtime.alarm().min(self.driver.precise() + Duration::from_millis(5));
         self.driver.reap(until, &mut self.arrivals);
+        self.allocations += counting::allocations() - before;
     }
 
     /// Turns until something holds.
