@@ -17,6 +17,8 @@ struct Costly {
     scripted: Scripted,
     world: World,
     published: u32,
+    /// Of what it says to be in force.
+    edition: Option<u32>,
 }
 
 impl Costly {
@@ -70,6 +72,9 @@ impl Runtime for Costly {
     fn backends(&self) -> Vec<(String, String)> {
         self.scripted.backends()
     }
+    fn edition(&self) -> Option<u32> {
+        self.edition
+    }
 }
 
 /// An outcome as the node saw it.
@@ -95,6 +100,9 @@ struct Stage {
     sent: u64,
     credits: u32,
     connections: u32,
+    /// Hellos of a core that was greeted already.
+    hellos: u32,
+    greeted: Option<ConnectionId>,
     drained: bool,
     seen: Vec<Seen>,
     arrivals: (Arrivals, Arrivals),
@@ -126,7 +134,8 @@ impl Stage {
             round: crate::plan::ROUND,
             drain: Duration::from_secs(1),
         };
-        let runtime = Costly { scripted: Scripted::new(slots), world: world.clone(), published: 0 };
+        let runtime =
+            Costly { scripted: Scripted::new(slots), world: world.clone(), published: 0, edition: Some(0) };
         let core = Core::new(plan, Limits::default(), world.boot("here", sizes), runtime);
         Stage {
             world,
@@ -137,6 +146,8 @@ impl Stage {
             sent: 0,
             credits: 0,
             connections: 0,
+            hellos: 0,
+            greeted: None,
             drained: false,
             seen: Vec::new(),
             arrivals: (Arrivals::new(), Arrivals::new()),
@@ -220,7 +231,11 @@ impl Stage {
 
     fn node_frame(&mut self, frame: &Frame<'_>) {
         match frame.kind() {
-            Kind::Hello => self.greet(),
+            Kind::Hello if self.greeted == self.connection => self.hellos += 1,
+            Kind::Hello => {
+                self.greeted = self.connection;
+                self.greet();
+            }
             Kind::Credit => {
                 assert!(frame.stamp() >= self.granted, "credits are never taken back");
                 (self.granted, self.credits) = (frame.stamp(), self.credits + 1);
@@ -589,11 +604,34 @@ fn a_node_that_is_not_there_is_tried_less_and_less_often() {
 }
 
 #[test]
+fn a_core_says_what_is_in_force_when_it_is_known_and_when_it_changes() {
+    let mut stage = Stage::new(4);
+    stage.core.runtime.edition = None;
+    stage.run(SETTLE / 2);
+    assert_eq!((stage.connections, stage.core.is_settled()), (0, false), "it waits for what is in force");
+    stage.core.runtime.edition = Some(1);
+    stage.until(|stage| stage.granted > 0);
+    stage.run(Duration::from_secs(1));
+    assert_eq!((stage.connections, stage.hellos), (1, 0));
+    for (edition, hellos) in [(Some(2), 1), (Some(2), 1), (Some(3), 2)] {
+        stage.core.runtime.edition = edition;
+        stage.run(Duration::from_millis(100));
+        assert_eq!((stage.connections, stage.hellos), (1, hellos));
+    }
+    // What never comes is not waited for.
+    let mut stage = Stage::new(4);
+    stage.core.runtime.edition = None;
+    stage.until(|stage| stage.granted > 0);
+    assert_eq!((stage.connections, stage.hellos, stage.core.is_settled()), (1, 0, true));
+}
+
+#[test]
 fn outcomes_wait_for_room_and_none_is_lost() {
     let small = Sizes { queue_bytes: 4096, ..Sizes::default() };
     let narrow = Conditions { window_bytes: 4096, ..Conditions::default() };
     let mut stage = Stage::with(64, Sizes::default(), narrow);
-    let runtime = Costly { scripted: Scripted::new(64), world: stage.world.clone(), published: 0 };
+    let world = stage.world.clone();
+    let runtime = Costly { scripted: Scripted::new(64), world, published: 0, edition: Some(0) };
     stage.core =
         Core::new(stage.core.plan.clone(), Limits::default(), stage.world.boot("here", small), runtime);
     stage.until(|stage| stage.granted > 0);
