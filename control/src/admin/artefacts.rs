@@ -34,7 +34,7 @@ pub async fn put(
         Some(bytes) => Ok((StatusCode::OK, Json(Stored { artefact: sha256, bytes }))),
         None => receive(&admin, sha256, &mut body).await,
     };
-    let mut left = ARTEFACT_BYTES_MAX as usize;
+    let mut left = ARTEFACT_BYTES_MAX;
     while let Some(Ok(chunk)) = next(&mut body).await
         && chunk.len() <= left
     {

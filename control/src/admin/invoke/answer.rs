@@ -151,7 +151,13 @@ impl Invoked {
             return std::mem::take(&mut outcome.output);
         }
         let wrote = text(&outcome.stderr);
-        let wrote = wrote.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        let mut lines = wrote.lines().filter(|line| !line.trim().is_empty());
+        // A fault begins with its name; of a process, what led to its end is what it wrote last.
+        let wrote = match outcome.status {
+            Status::Exit | Status::Killed | Status::Syscall | Status::BadReply => lines.next_back(),
+            _ => lines.next(),
+        };
+        let wrote = wrote.unwrap_or_default();
         let (usage, call) = (&outcome.usage, self.call);
         let because = |said: String| if wrote.is_empty() { said } else { format!("{said}: {wrote}") };
         let (kind, message) = match outcome.status {
@@ -159,6 +165,7 @@ impl Invoked {
                 ("Sandbox.Timedout", format!("Task timed out after {:.2} seconds", usage.run_ns as f64 / 1e9))
             }
             Status::Exit => ("Runtime.ExitError", because(format!("exit status {}", usage.exit_code))),
+            Status::Killed if usage.exit_code == 0 => ("Runtime.ExitError", because("ended".into())),
             Status::Killed => ("Runtime.ExitError", because(format!("ended by signal {}", usage.exit_code))),
             Status::Memory => {
                 ("Runtime.OutOfMemory", because("the function needs more memory than it may have".into()))
@@ -233,7 +240,10 @@ mod tests {
         assert_eq!(timed_out["errorType"], "Sandbox.Timedout");
         assert!(timed_out["errorMessage"].as_str().unwrap().ends_with("Task timed out after 3.00 seconds"));
         assert!(
-            payload(Status::Exit, b"", b"\noh no\n")["errorMessage"].as_str().unwrap().contains("9: oh no")
+            payload(Status::Exit, b"", b"hi\n\noh no\n")["errorMessage"]
+                .as_str()
+                .unwrap()
+                .contains("9: oh no")
         );
         for status in Status::ALL {
             let payload = payload(status, b"", b"\xff");
