@@ -51,7 +51,13 @@ pub trait Prepare: Send + 'static {
 /// The host's cache of compiled modules and unpacked bundles.
 struct Artefacts {
     cache: PathBuf,
+    /// Whether this worker has a jailer. Without one a process function is never ready here.
+    has_jailer: bool,
 }
+
+/// Why a process function is not ready on a host whose worker has no jailer.
+const NO_JAILER: &str = "this host runs no process functions: its worker has no jailer (--no-process-functions); start \
+                         the worker without that flag, or deploy to other hosts";
 
 impl Prepare for Artefacts {
     fn ensure(&self, spec: &FunctionSpec) -> Result<bool, String> {
@@ -61,6 +67,7 @@ impl Prepare for Artefacts {
                 Err(ArtefactError::Missing(_)) => Ok(false),
                 Err(error) => Err(error.to_string()),
             },
+            RuntimeKind::Process if !self.has_jailer => Err(NO_JAILER.into()),
             RuntimeKind::Process => {
                 let found = bundle::ensure(&self.cache, &spec.artefact).map_err(|error| error.to_string())?;
                 found.as_ref().map_or(Ok(false), |contents| startable(contents, spec).map(|()| true))
@@ -111,7 +118,7 @@ impl Shared {
 /// If a thread cannot be started.
 pub fn start(plan: &Plan) -> io::Result<()> {
     bundle::sweep(&plan.cache);
-    start_with(plan, Artefacts { cache: plan.cache.clone() })
+    start_with(plan, Artefacts { cache: plan.cache.clone(), has_jailer: plan.jailer.is_some() })
 }
 
 fn start_with(plan: &Plan, prepare: impl Prepare) -> io::Result<()> {
@@ -374,6 +381,20 @@ mod tests {
         host
     }
 
+    fn plan(node: &TcpListener, store: &std::path::Path) -> Plan {
+        Plan {
+            host: "here".into(),
+            node: Endpoint::Tcp(node.local_addr().unwrap()),
+            host_node: Endpoint::Tcp(node.local_addr().unwrap()),
+            cache: store.into(),
+            artefacts: Some(store.into()),
+            cpus: vec![0],
+            slots: 1,
+            jailer: None,
+            drain: Duration::ZERO,
+        }
+    }
+
     /// Serves one body to each GET.
     fn serve_http(body: &'static [u8]) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -399,17 +420,7 @@ mod tests {
     fn a_host_makes_functions_ready_or_says_why_not() {
         let store = tempfile::tempdir().unwrap();
         let node = TcpListener::bind("127.0.0.1:0").unwrap();
-        let plan = Plan {
-            host: "here".into(),
-            node: Endpoint::Tcp(node.local_addr().unwrap()),
-            host_node: Endpoint::Tcp(node.local_addr().unwrap()),
-            cache: store.path().into(),
-            artefacts: Some(store.path().into()),
-            cpus: vec![0],
-            slots: 1,
-            jailer: None,
-            drain: Duration::ZERO,
-        };
+        let plan = plan(&node, store.path());
         let (good, bad) = (artefact::sha256(b"good"), artefact::sha256(b"bad"));
         std::fs::write(store.path().join(format!("{bad}.wasm")), b"bad").unwrap();
         std::fs::write(store.path().join("0000.wasm"), b"changed").unwrap();
@@ -437,9 +448,32 @@ mod tests {
     }
 
     #[test]
+    fn without_a_jailer_no_process_function_is_ready_and_wasm_goes_on() {
+        let store = tempfile::tempdir().unwrap();
+        let node = TcpListener::bind("127.0.0.1:0").unwrap();
+        let wasm = *b"\0asm\x01\0\0\0";
+        std::fs::write(store.path().join(format!("{}.wasm", artefact::sha256(&wasm))), wasm).unwrap();
+        super::start(&plan(&node, store.path())).unwrap();
+
+        let mut host = greeted(&node, "http://127.0.0.1:1");
+        let spec = FunctionSpec {
+            name: "process".into(),
+            version: 3,
+            runtime: RuntimeKind::Process,
+            ..FunctionSpec::default()
+        };
+        let header = Header { function: spec.id(), ..Header::new(Kind::Publish) };
+        send(&mut host, header, &serde_json::to_vec(&spec).unwrap());
+        let answer = answered(&mut host, "process");
+        assert!(answer.starts_with("this host runs no process functions"), "{answer}");
+        publish(&mut host, "wasm", artefact::sha256(&wasm));
+        assert_eq!(answered(&mut host, "wasm"), "");
+    }
+
+    #[test]
     fn a_bundle_is_unpacked_checked_and_found_again() {
         let directory = tempfile::tempdir().unwrap();
-        let artefacts = Artefacts { cache: directory.path().into() };
+        let artefacts = Artefacts { cache: directory.path().into(), has_jailer: true };
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o755);
         header.set_size(2);
