@@ -127,8 +127,8 @@ impl<W: Runtime, P: Runtime> Runtime for ByKind<W, P> {
         backends
     }
 
-    fn edition(&self) -> Option<u32> {
-        Some(self.wasm.edition()?.wrapping_add(self.process.edition()?))
+    fn edition(&self) -> u32 {
+        self.wasm.edition().wrapping_add(self.process.edition())
     }
 }
 

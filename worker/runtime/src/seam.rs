@@ -103,8 +103,8 @@ pub trait Runtime {
     fn notes(&mut self, _into: &mut Vec<String>) {}
     /// Which backend is in force for each thing, for people.
     fn backends(&self) -> Vec<(String, String)>;
-    /// A number that changes when `backends` does. `None` for the short time at the start in which it is not known yet.
-    fn edition(&self) -> Option<u32> {
-        Some(0)
+    /// A number that changes when `backends` does.
+    fn edition(&self) -> u32 {
+        0
     }
 }

@@ -1,6 +1,7 @@
 //! The connection to the jailer.
 
 use call::Instant;
+use call::admin::SOON;
 use driver::{ConnectionId, Driver, SendError};
 use sandbox::protocol::{self, ToJailer};
 use std::collections::VecDeque;
@@ -12,6 +13,10 @@ use std::time::Duration;
 const RETRY_MIN: Duration = Duration::from_millis(10);
 /// Longest wait: a jailer that restarts is found within a second.
 const RETRY_MAX: Duration = Duration::from_secs(1);
+/// How long calls wait for a jailer that is being started, or started again.
+const AWAIT: Duration = Duration::from_secs(5);
+/// What they are told then.
+pub(super) const AWAY: &str = "the host's jailer, which makes sandboxes, is not there";
 /// How long the jailer may take to say hello.
 const GREET: Duration = Duration::from_secs(5);
 
@@ -25,40 +30,65 @@ enum State {
     Up { connection: ConnectionId },
 }
 
+/// How long calls wait for a jailer that is not there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Patience {
+    /// It is there, or nobody has looked yet.
+    Fresh,
+    /// It is expected until then.
+    Until(Instant),
+    /// It has been away for too long: calls are refused until it is back.
+    Over,
+}
+
 /// See the module.
 pub(super) struct Link {
     /// Where the jailer listens, if there is one.
     path: Option<PathBuf>,
     state: State,
     wait: Duration,
-    /// Messages that wait to be sent.
+    /// What is said first, once it can be.
+    hello: Option<Vec<u8>>,
+    /// Messages that wait to be sent, until both have said hello at least.
     outgoing: VecDeque<Vec<u8>>,
     /// What is in force at the jailer, as it said.
     pub backends: Vec<(String, String)>,
-    /// How often it came and went.
+    /// Until when calls wait for a jailer that is not there.
+    patience: Patience,
+    /// How often what is in force changed.
     changes: u32,
 }
 
 impl Link {
     pub fn new(path: Option<PathBuf>) -> Link {
-        let state = State::Down { retry_at: Instant(0) };
-        Link { path, state, wait: RETRY_MIN, outgoing: VecDeque::new(), backends: Vec::new(), changes: 0 }
+        Link {
+            path,
+            state: State::Down { retry_at: Instant(0) },
+            wait: RETRY_MIN,
+            hello: None,
+            outgoing: VecDeque::new(),
+            backends: Vec::new(),
+            patience: Patience::Fresh,
+            changes: 0,
+        }
     }
 
     /// Why no sandbox can be made now, if so: for good, or for a moment.
     pub fn why_not(&self) -> Option<(call::Status, &'static str)> {
-        match (&self.path, self.state) {
-            (None, _) => Some((
+        if self.path.is_none() {
+            return Some((
                 call::Status::Unavailable,
                 "this worker runs no process functions: it was started without a jailer (millrace worker starts one; \
                  a core by itself takes --jailer PATH)",
-            )),
-            (Some(_), State::Down { .. }) => Some((
-                call::Status::WorkerLost,
-                "the host's jailer, which makes sandboxes, is being started again",
-            )),
-            _ => None,
+            ));
         }
+        (self.patience == Patience::Over).then_some((call::Status::WorkerLost, AWAY))
+    }
+
+    /// Whether the jailer is expected within seconds: what is asked of it meanwhile waits.
+    pub fn is_awaited(&self) -> bool {
+        let is_up = matches!(self.state, State::Up { .. });
+        self.path.is_some() && !is_up && self.patience != Patience::Over
     }
 
     /// Whether this is the connection.
@@ -75,37 +105,48 @@ impl Link {
 
     /// When [`Link::tend`] wants to be called.
     pub fn alarm(&self) -> Instant {
-        match self.state {
-            _ if self.path.is_none() => Instant::NEVER,
+        let alarm = match self.state {
+            _ if self.path.is_none() => return Instant::NEVER,
             State::Down { retry_at } => retry_at,
             State::Greeting { give_up_at, .. } => give_up_at,
-            State::Up { .. } => Instant::NEVER,
+            State::Up { .. } => return Instant::NEVER,
+        };
+        match self.patience {
+            Patience::Until(until) => alarm.min(until),
+            Patience::Fresh | Patience::Over => alarm,
         }
     }
 
-    /// Connects if it is time to. True if the jailer did not greet in time: what was asked of it is lost.
+    /// Connects if it is time to. True once the jailer has been away for too long: what waits for it is not to wait any
+    /// longer.
     pub fn tend(&mut self, driver: &mut dyn Driver, cpu: u32, now: Instant) -> bool {
         let Some(path) = &self.path else { return false };
         match self.state {
             State::Down { retry_at } if now >= retry_at => match driver.connect_messages(path) {
                 Ok(connection) => {
                     self.state = State::Greeting { connection, give_up_at: now + GREET };
-                    self.outgoing.clear();
                     let hello = ToJailer::Hello { version: protocol::VERSION, cpu };
-                    self.say(&hello).expect("a hello is short");
-                    false
+                    self.hello = Some(protocol::encode(&hello).expect("a hello is plain words and numbers"));
                 }
-                Err(_) => {
-                    self.lost(now);
-                    false
-                }
+                Err(_) => _ = self.lost(now),
             },
             State::Greeting { connection, give_up_at } if now >= give_up_at => {
                 driver.abort(connection);
-                true
+                self.lost(now);
             }
-            _ => false,
+            _ => {}
         }
+        match self.patience {
+            Patience::Fresh if self.is_awaited() => self.patience = Patience::Until(now + AWAIT),
+            Patience::Until(until) if now >= until => {
+                self.patience = Patience::Over;
+                self.outgoing.clear();
+                self.changes += 1;
+                return true;
+            }
+            _ => {}
+        }
+        false
     }
 
     /// The jailer said hello.
@@ -113,17 +154,24 @@ impl Link {
         if let State::Greeting { connection, .. } = self.state {
             (self.state, self.wait) = (State::Up { connection }, RETRY_MIN);
             self.backends = backends;
+            self.patience = Patience::Fresh;
             self.changes += 1;
         }
     }
 
-    /// The connection is gone.
-    pub fn lost(&mut self, now: Instant) {
-        self.changes += u32::from(matches!(self.state, State::Up { .. }));
+    /// The connection is gone. Whether anything had been asked by it: all that is lost.
+    pub fn lost(&mut self, now: Instant) -> bool {
+        let was_up = matches!(self.state, State::Up { .. });
         self.state = State::Down { retry_at: now + self.wait };
         self.wait = (self.wait * 2).min(RETRY_MAX);
-        self.outgoing.clear();
-        self.backends.clear();
+        self.hello = None;
+        if was_up {
+            self.patience = Patience::Until(now + AWAIT);
+            self.outgoing.clear();
+            self.backends.clear();
+            self.changes += 1;
+        }
+        was_up
     }
 
     /// Ends the connection: the jailer is not one to speak with.
@@ -152,8 +200,17 @@ impl Link {
 
     /// Gives the driver what was said.
     pub fn flush(&mut self, driver: &mut dyn Driver) {
-        let Some(connection) = self.connection() else { return };
-        while let Some(bytes) = self.outgoing.front() {
+        let (connection, is_up) = match self.state {
+            State::Down { .. } => return,
+            State::Greeting { connection, .. } => (connection, false),
+            State::Up { connection } => (connection, true),
+        };
+        if let Some(hello) = self.hello.take()
+            && driver.send_message(connection, &hello, Vec::new()) == Err(SendError::Full)
+        {
+            self.hello = Some(hello);
+        }
+        while let Some(bytes) = self.outgoing.front().filter(|_| is_up) {
             if driver.send_message(connection, bytes, Vec::new()) == Err(SendError::Full) {
                 return;
             }
@@ -163,16 +220,19 @@ impl Link {
 
     /// What is in force, for people.
     pub fn backend(&self) -> String {
-        match (&self.path, self.state) {
-            (None, _) => "none: process functions are refused (no jailer)".into(),
-            (Some(path), State::Up { .. }) => format!("in sandboxes of the jailer at {}", path.display()),
-            (Some(path), _) => format!("none now: the jailer at {} is waited for", path.display()),
+        match &self.path {
+            None => "none: process functions are refused (no jailer)".into(),
+            Some(path) if self.is_awaited() => format!("{SOON}the jailer at {} is awaited", path.display()),
+            Some(path) if self.patience == Patience::Over => {
+                format!("none: the jailer at {} does not answer", path.display())
+            }
+            Some(path) => format!("in sandboxes of the jailer at {}", path.display()),
         }
     }
 
     /// See [`crate::Runtime::edition`].
-    pub fn edition(&self) -> Option<u32> {
-        (self.path.is_none() || self.changes > 0).then_some(self.changes)
+    pub fn edition(&self) -> u32 {
+        self.changes
     }
 }
 

@@ -22,6 +22,7 @@ mod runs;
 mod serve;
 
 use crate::seam::{Begin, Ended, Progress, Runtime, SlotId};
+use call::admin::SOON;
 use call::{FunctionId, FunctionSpec, Instant, Status, WallTime};
 use driver::{Arrivals, ConnectionId, Driver, ListenerId};
 use function::Function;
@@ -318,7 +319,7 @@ impl Runtime for ProcessRuntime {
             self.finish_runs(driver);
         }
         if self.link.tend(driver, self.options.cpu, now) {
-            self.jailer_lost(driver, "it did not answer");
+            self.lose_sandboxes(driver, "it is not there", link::AWAY);
         }
         self.ledger.pool.tick(now);
         self.act();
@@ -356,10 +357,8 @@ impl Runtime for ProcessRuntime {
     fn backends(&self) -> Vec<(String, String)> {
         let counted = match &self.ledger.counters {
             Some(counters) => format!("of {} sandboxes, mapped: no system call", counters.rows()),
-            None => {
-                "not counted: the jailer has no BPF, or is not there; calls are told 0 CPU time and bytes"
-                    .into()
-            }
+            None if self.link.is_awaited() => format!("{SOON}the jailer tells"),
+            None => "not counted: the jailer has no BPF, or is not there; calls are told 0 CPU time and bytes".into(),
         };
         let of_jailer =
             self.link.backends.iter().map(|(thing, how)| (format!("sandboxes: {thing}"), how.clone()));
@@ -367,7 +366,7 @@ impl Runtime for ProcessRuntime {
         mine.into_iter().chain(of_jailer).collect()
     }
 
-    fn edition(&self) -> Option<u32> {
+    fn edition(&self) -> u32 {
         self.link.edition()
     }
 }

@@ -255,12 +255,12 @@ impl ProcessRuntime {
             }
             FromJailer::Denied { sandbox, attempt } => {
                 let id = SandboxId::from_number(sandbox);
-                if let Some(place) = self.places.get_mut(id.place as usize).filter(|place| place.is(id)) {
-                    if !self.ledger.denied(&mut place.desk, &attempt) {
-                        let function = self.functions.get(&place.desk.function);
-                        let name = function.map_or("?", |function| &function.spec.function);
-                        self.note(format!("event=denied function={name} attempt=\"{attempt}\" call=none"));
-                    }
+                if let Some(place) = self.places.get_mut(id.place as usize).filter(|place| place.is(id))
+                    && !self.ledger.denied(&mut place.desk, &attempt)
+                {
+                    let function = self.functions.get(&place.desk.function);
+                    let name = function.map_or("?", |function| &function.spec.function);
+                    self.note(format!("event=denied function={name} attempt=\"{attempt}\" call=none"));
                 }
             }
             FromJailer::Pressure { memory_full_permille, .. } => {
@@ -372,6 +372,13 @@ impl ProcessRuntime {
 
     /// The connection to the jailer is gone, and with it all sandboxes.
     pub(super) fn jailer_lost(&mut self, driver: &mut dyn Driver, why: &str) {
+        if self.link.lost(self.ledger.now) {
+            self.lose_sandboxes(driver, why, "the host's jailer ended, and the sandbox with it");
+        }
+    }
+
+    /// There are no sandboxes any more, and those that are asked for do not come. Calls are told `text`.
+    pub(super) fn lose_sandboxes(&mut self, driver: &mut dyn Driver, why: &str, text: &str) {
         let count = self.places.iter().filter(|place| place.is_taken).count();
         if count > 0 {
             self.note(format!("event=jailer-lost sandboxes={count} reason=\"{why}\""));
@@ -380,9 +387,7 @@ impl ProcessRuntime {
             let id = self.places[at].desk.id;
             self.clear(driver, id);
         }
-        self.link.lost(self.ledger.now);
         self.ledger.counters = None;
-        let text = "the host's jailer ended, and the sandbox with it";
         self.ledger.pool.lost(Status::WorkerLost, text, self.ledger.now);
         debug_assert!(
             self.owners.values().all(|owner| !self.places[owner.sandbox().place as usize].is_taken)
