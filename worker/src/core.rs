@@ -26,8 +26,6 @@ use std::time::Duration;
 
 /// How long the connection may take to close after the last frame; then the core leaves without waiting for it.
 const LEAVE: Duration = Duration::from_secs(1);
-/// How long a core that has just begun waits for its runtime to know what is in force, before it connects without.
-const SETTLE: Duration = Duration::from_secs(1);
 
 /// Whether the core takes calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,10 +59,8 @@ pub struct Core<D, R> {
     /// Slots whose outcome found no room in the connection.
     pub(crate) unsent: VecDeque<SlotId>,
     pub(crate) phase: Phase,
-    /// Until when the core waits for what is in force to be known.
-    pub(crate) settle_by: Instant,
     /// What the node was told to be in force: [`Runtime::edition`].
-    pub(crate) told: Option<u32>,
+    pub(crate) told: u32,
     pub(crate) stats: Stats,
     pub(crate) notes: Vec<String>,
 }
@@ -84,8 +80,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
             ready: Vec::with_capacity(slots as usize),
             unsent: VecDeque::with_capacity(slots as usize),
             phase: Phase::Serving,
-            settle_by: driver.now() + SETTLE,
-            told: None,
+            told: 0,
             stats: Stats::new(),
             notes: Vec::new(),
             plan,
@@ -147,11 +142,6 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         let mut backends = self.driver.backends();
         backends.extend(self.runtime.backends());
         backends
-    }
-
-    /// Whether [`Core::backends`] says what is in force, and not that something is waited for at the start.
-    pub fn is_settled(&self) -> bool {
-        self.runtime.edition().is_some() || self.driver.now() >= self.settle_by
     }
 
     /// What it has counted.
@@ -265,8 +255,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
             return Instant(0);
         }
         let alarm = match self.link {
-            Link::Down { retry_at, .. } if self.runtime.edition().is_some() => retry_at,
-            Link::Down { retry_at, .. } => retry_at.max(self.settle_by),
+            Link::Down { retry_at, .. } => retry_at,
             Link::Greeting { give_up_at, .. } => give_up_at,
             Link::Up { .. } => self.credits.heartbeat_at(),
         };

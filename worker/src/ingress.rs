@@ -135,7 +135,6 @@ impl<D: Driver, R: Runtime> Core<D, R> {
             Link::Greeting { give_up_at, .. } if now < give_up_at => {}
             Link::Greeting { .. } => self.misunderstood("no hello in time"),
             Link::Down { retry_at, .. } if now < retry_at || self.phase != Phase::Serving => {}
-            Link::Down { .. } if !self.is_settled() => {}
             Link::Down { wait, .. } => {
                 let connection = self.driver.connect(&self.plan.node);
                 self.stats.attempts += 1;

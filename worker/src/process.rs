@@ -98,14 +98,10 @@ async fn serve(
     });
     let runtime = ByKind::new(wasm, processes, plan.slots);
     let mut core = Core::new(plan.core(cpu), limits.clone(), driver, runtime);
+    tell_backends(&core, cpu);
     let mut arrivals = Arrivals::new();
-    let mut has_told = false;
     while !core.finished() {
         let until = core.turn(&arrivals);
-        if !has_told && core.is_settled() {
-            has_told = true;
-            tell_backends(&core, cpu);
-        }
         tend(&mut core, cpu);
         shell.reap(core.driver(), until, &mut arrivals).await;
     }

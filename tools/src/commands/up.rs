@@ -8,7 +8,7 @@ use crate::exit::{Done, Exit, Failure};
 use crate::interrupt;
 use crate::output::pairs;
 use crate::settings::Environment;
-use ::call::admin::{CoreState, NodeStatus};
+use ::call::admin::{CoreState, NodeStatus, SOON};
 use control::Endpoints;
 use driver::notes::say;
 use serde::Serialize;
@@ -198,7 +198,7 @@ impl Platform {
         Ok(None)
     }
 
-    /// Waits until every core has connected; returns early on Ctrl-C.
+    /// Waits until every core has connected and knows what is in force; returns early on Ctrl-C.
     fn until_working(&self, admin: &Admin, worker: &mut Child) -> Result<(), Ended> {
         let until = Instant::now() + START_TIME;
         while !interrupt::is_asked() {
@@ -206,7 +206,9 @@ impl Platform {
                 return Err(Ended::Early(status));
             }
             let cores: Vec<CoreState> = admin.get("/v1/workers")?;
-            if cores.iter().filter(|core| core.state == "live").count() >= self.worker_cpus.len() {
+            let is_known = |core: &&CoreState| !core.backends.iter().any(|(_, how)| how.starts_with(SOON));
+            let live = cores.iter().filter(|core| core.state == "live");
+            if live.filter(is_known).count() >= self.worker_cpus.len() {
                 return Ok(());
             }
             check_time(until, "not all worker cores have connected")?;

@@ -293,6 +293,9 @@ pub struct QueueState {
     pub oldest_due_ms: u64,
 }
 
+/// A backend whose text begins so is not in force yet; what is will be told within seconds.
+pub const SOON: &str = "soon: ";
+
 /// A worker core as the node sees it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct CoreState {

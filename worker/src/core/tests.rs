@@ -18,7 +18,7 @@ struct Costly {
     world: World,
     published: u32,
     /// Of what it says to be in force.
-    edition: Option<u32>,
+    edition: u32,
 }
 
 impl Costly {
@@ -72,7 +72,7 @@ impl Runtime for Costly {
     fn backends(&self) -> Vec<(String, String)> {
         self.scripted.backends()
     }
-    fn edition(&self) -> Option<u32> {
+    fn edition(&self) -> u32 {
         self.edition
     }
 }
@@ -135,7 +135,7 @@ impl Stage {
             drain: Duration::from_secs(1),
         };
         let runtime =
-            Costly { scripted: Scripted::new(slots), world: world.clone(), published: 0, edition: Some(0) };
+            Costly { scripted: Scripted::new(slots), world: world.clone(), published: 0, edition: 0 };
         let core = Core::new(plan, Limits::default(), world.boot("here", sizes), runtime);
         Stage {
             world,
@@ -604,25 +604,13 @@ fn a_node_that_is_not_there_is_tried_less_and_less_often() {
 }
 
 #[test]
-fn a_core_says_what_is_in_force_when_it_is_known_and_when_it_changes() {
-    let mut stage = Stage::new(4);
-    stage.core.runtime.edition = None;
-    stage.run(SETTLE / 2);
-    assert_eq!((stage.connections, stage.core.is_settled()), (0, false), "it waits for what is in force");
-    stage.core.runtime.edition = Some(1);
-    stage.until(|stage| stage.granted > 0);
-    stage.run(Duration::from_secs(1));
-    assert_eq!((stage.connections, stage.hellos), (1, 0));
-    for (edition, hellos) in [(Some(2), 1), (Some(2), 1), (Some(3), 2)] {
+fn a_core_says_what_is_in_force_when_it_changes() {
+    let mut stage = Stage::ready(4);
+    for (edition, hellos) in [(0, 0), (2, 1), (2, 1), (3, 2)] {
         stage.core.runtime.edition = edition;
         stage.run(Duration::from_millis(100));
         assert_eq!((stage.connections, stage.hellos), (1, hellos));
     }
-    // What never comes is not waited for.
-    let mut stage = Stage::new(4);
-    stage.core.runtime.edition = None;
-    stage.until(|stage| stage.granted > 0);
-    assert_eq!((stage.connections, stage.hellos, stage.core.is_settled()), (1, 0, true));
 }
 
 #[test]
@@ -631,7 +619,7 @@ fn outcomes_wait_for_room_and_none_is_lost() {
     let narrow = Conditions { window_bytes: 4096, ..Conditions::default() };
     let mut stage = Stage::with(64, Sizes::default(), narrow);
     let world = stage.world.clone();
-    let runtime = Costly { scripted: Scripted::new(64), world, published: 0, edition: Some(0) };
+    let runtime = Costly { scripted: Scripted::new(64), world, published: 0, edition: 0 };
     stage.core =
         Core::new(stage.core.plan.clone(), Limits::default(), stage.world.boot("here", small), runtime);
     stage.until(|stage| stage.granted > 0);

@@ -358,7 +358,10 @@ impl Runtime for ProcessRuntime {
         let counted = match &self.ledger.counters {
             Some(counters) => format!("of {} sandboxes, mapped: no system call", counters.rows()),
             None if self.link.is_awaited() => format!("{SOON}the jailer tells"),
-            None => "not counted: the jailer has no BPF, or is not there; calls are told 0 CPU time and bytes".into(),
+            None => {
+                "not counted: the jailer has no BPF, or is not there; calls are told 0 CPU time and bytes"
+                    .into()
+            }
         };
         let of_jailer =
             self.link.backends.iter().map(|(thing, how)| (format!("sandboxes: {thing}"), how.clone()));
