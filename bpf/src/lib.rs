@@ -22,5 +22,6 @@ pub use counters::{Counters, ROW_BYTES, Usage};
 pub use enforcement::{Backend, Enforcement, Options, Sandbox, Strangers, cgroup_id};
 pub use error::BpfError;
 pub use events::{Event, Operation};
+pub use pins::LeftPins;
 pub use policy::{Device, Endpoints, Network, Policy, PolicyError, Transport};
 pub use runq::{CoreSched, Delays, RunQueue};

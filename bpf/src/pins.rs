@@ -7,9 +7,11 @@ use crate::abi;
 use crate::error::BpfError;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{major, minor};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const BPFFS: &str = "/sys/fs/bpf";
@@ -83,11 +85,71 @@ impl Pins {
         Ok(())
     }
 
-    /// Removes everything: the links first, so that programs end before their maps are out of reach.
+    /// Removes everything.
     pub fn remove(self) -> Result<(), BpfError> {
-        remove_all(&self.folder.join("links"))?;
-        remove_all(&self.folder)
+        remove_folder(&self.folder)
     }
+}
+
+/// The folder of pins of a worker that has ended, held while it is removed.
+#[derive(Debug)]
+pub struct LeftPins {
+    folder: PathBuf,
+    _held: Flock<File>,
+}
+
+impl LeftPins {
+    /// The names of all folders of pins on this host, in use or not; nothing where bpffs is not mounted.
+    pub fn names() -> Vec<String> {
+        if !is_mounted() {
+            return Vec::new();
+        }
+        names(&Path::new(BPFFS).join("millrace")).unwrap_or_default()
+    }
+
+    /// The names of those whose lock nobody has, by `/proc/locks`: no lock is tried, so that nobody is kept from his own.
+    pub fn abandoned() -> Vec<String> {
+        let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+        let folder = |name: &String| std::fs::metadata(Path::new(BPFFS).join("millrace").join(name));
+        let is_abandoned = |name: &String| folder(name).is_ok_and(|found| !is_locked(&locks, &found));
+        LeftPins::names().into_iter().filter(is_abandoned).collect()
+    }
+
+    /// Holds a worker's folder; none: the worker lives.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn hold(name: &str) -> Result<Option<LeftPins>, BpfError> {
+        let folder = Path::new(BPFFS).join("millrace").join(name);
+        let opened = File::open(&folder).map_err(|error| at(&folder, "open a folder of pins", &error))?;
+        let held = Flock::lock(opened, FlockArg::LockExclusiveNonblock);
+        Ok(held.ok().map(|held| LeftPins { folder, _held: held }))
+    }
+
+    /// Removes everything: the programs end. The caller knows that no process is left for which they were.
+    ///
+    /// # Errors
+    /// If a pin cannot be removed.
+    pub fn remove(self) -> Result<(), BpfError> {
+        remove_folder(&self.folder)
+    }
+}
+
+/// Whether `/proc/locks` has a lock of this file: `1: FLOCK ADVISORY WRITE <pid> <major>:<minor>:<inode> 0 EOF`, the
+/// device in hexadecimal.
+fn is_locked(locks: &str, file: &Metadata) -> bool {
+    let (major, minor) = (major(file.dev()), minor(file.dev()));
+    let place = format!("{major:02x}:{minor:02x}:{}", file.ino());
+    locks.lines().any(|line| line.split_whitespace().any(|word| word == place))
+}
+
+/// Removes a folder: the links first, so that programs end before their maps are out of reach.
+fn remove_folder(folder: &Path) -> Result<(), BpfError> {
+    let links = folder.join("links");
+    if links.exists() {
+        remove_all(&links)?;
+    }
+    remove_all(folder)
 }
 
 /// The last part of the names in a folder.
@@ -100,8 +162,11 @@ fn remove_all(path: &Path) -> Result<(), BpfError> {
     std::fs::remove_dir_all(path).map_err(|error| at(path, "remove a folder of pins", &error))
 }
 
+fn is_mounted() -> bool {
+    statfs(BPFFS).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
+}
+
 fn mount_bpffs() -> Result<(), BpfError> {
-    let is_mounted = || statfs(BPFFS).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
     if is_mounted() {
         return Ok(());
     }

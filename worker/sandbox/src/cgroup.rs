@@ -9,7 +9,8 @@
 //! group in the v2 tree, which BPF programs attach to and whose `cgroup.kill` ends everything at once.
 //!
 //! Nothing here starts a thread or sleeps, but for [`Group::kill`] on a host without `cgroup.kill` (milliseconds, for
-//! the freezer) and where a name says `within`.
+//! the freezer), where a name says `within`, and for [`Parent::open`] while another platform's jailer removes these very
+//! groups (milliseconds).
 
 mod device;
 mod error;
@@ -17,6 +18,7 @@ mod files;
 mod group;
 mod hierarchy;
 mod kill;
+mod leftovers;
 mod limits;
 mod mounts;
 mod parent;
@@ -25,5 +27,6 @@ mod subtree;
 pub use error::CgroupError;
 pub use group::{Entry, Group, Interest, Watch};
 pub use hierarchy::{Controller, Delegation, Hierarchy, Version};
+pub use leftovers::{Leftovers, Verdict};
 pub use limits::Limits;
 pub use parent::Parent;

@@ -8,6 +8,7 @@
 mod cell;
 mod cores;
 mod enforcement;
+mod leftovers;
 mod make;
 mod settings;
 mod start;

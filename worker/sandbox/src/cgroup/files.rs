@@ -1,12 +1,20 @@
 //! The kernel's files: small texts, written in one piece.
 
 use super::error::CgroupError;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// No file that is read here is longer, but for lists of processes.
 const TEXT_BYTES_MAX: u64 = 1 << 20;
+/// How long a lock is waited for: removing a platform's empty groups takes milliseconds.
+const HELD_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at a lock.
+const HELD_PAUSE: Duration = Duration::from_millis(5);
 
 pub(super) fn write(path: &Path, text: &str) -> Result<(), CgroupError> {
     // Without O_CREAT and O_TRUNC: the file is the kernel's.
@@ -57,6 +65,43 @@ pub(super) fn make(group: &Path) -> Result<bool, CgroupError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(CgroupError::file("make", group, error)),
     }
+}
+
+/// Makes a group if it is not there and says, for as long as what is returned lives, that its platform is in use. Waits
+/// while somebody removes it.
+pub(super) fn make_and_hold(group: &Path) -> Result<Flock<File>, CgroupError> {
+    let until = Instant::now() + HELD_MAX;
+    loop {
+        make(group)?;
+        let held = match hold(group, FlockArg::LockSharedNonblock) {
+            Err(error) if error.errno() == Some(libc::ENOENT) => None,
+            held => held?,
+        };
+        if let Some(held) = held.filter(|held| is_at(held, group)) {
+            return Ok(held);
+        }
+        if Instant::now() > until {
+            let busy = io::Error::from_raw_os_error(libc::EWOULDBLOCK);
+            return Err(CgroupError::file("lock (another platform's jailer removes it)", group, busy));
+        }
+        std::thread::sleep(HELD_PAUSE);
+    }
+}
+
+/// Locks a group's directory; none: somebody else has.
+pub(super) fn hold(group: &Path, how: FlockArg) -> Result<Option<Flock<File>>, CgroupError> {
+    let failed = |error| CgroupError::file("lock", group, error);
+    match Flock::lock(File::open(group).map_err(failed)?, how) {
+        Ok(held) => Ok(Some(held)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(failed(errno.into())),
+    }
+}
+
+/// Whether the directory that is locked is still the one at this path.
+fn is_at(held: &File, group: &Path) -> bool {
+    let number = |found: io::Result<fs::Metadata>| found.ok().map(|found| found.ino());
+    number(held.metadata()).is_some_and(|own| number(fs::metadata(group)) == Some(own))
 }
 
 /// Removes a group that is empty. False: it is not. One that is not there is removed.

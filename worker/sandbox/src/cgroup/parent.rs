@@ -7,6 +7,8 @@ use super::group::Group;
 use super::hierarchy::{Controller, Hierarchy, Tree, Version};
 use super::kill;
 use super::subtree::{LEAF, Whose};
+use nix::fcntl::Flock;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +36,8 @@ pub(super) struct Inner {
     pub has_kill: bool,
     /// `major:minor`, or why there is none.
     pub disk: Result<String, String>,
+    /// Shared locks of the directories: nobody removes them as a dead platform's; see [`super::leftovers`].
+    _held: Vec<Flock<File>>,
 }
 
 impl Inner {
@@ -68,8 +72,9 @@ impl Parent {
         }
         let name = name_of(data_dir);
         let tops: Vec<PathBuf> = hierarchy.trees.iter().map(|tree| tree.base.join(&name)).collect();
+        let mut held = Vec::new();
         for (tree, top) in hierarchy.trees.iter().zip(&tops) {
-            files::make(top)?;
+            held.push(files::make_and_hold(top)?);
             match tree.version {
                 Version::One if tree.controllers.contains(&Controller::Cpuset) => {
                     inherit_cpus(Version::One, top)?;
@@ -81,7 +86,7 @@ impl Parent {
         let unified = hierarchy.unified();
         let has_kill = unified.is_some_and(|index| tops[index].join("cgroup.kill").exists());
         let (trees, disk) = (hierarchy.trees.clone(), device::disk(data_dir));
-        Ok(Parent { inner: Arc::new(Inner { name, trees, tops, unified, has_kill, disk }) })
+        Ok(Parent { inner: Arc::new(Inner { name, trees, tops, unified, has_kill, disk, _held: held }) })
     }
 
     /// Its directory's name in each tree.
@@ -160,6 +165,13 @@ fn name_of(data_dir: &Path) -> String {
     format!("millrace-{hash:016x}")
 }
 
+/// Whether a group or folder of this name is a platform's.
+pub(super) fn is_platform(name: &str) -> bool {
+    name.strip_prefix("millrace-").is_some_and(|hash| {
+        hash.len() == 16 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
 /// Gives a group all CPUs of the one above. A v1 group takes no process before it has CPUs and memory nodes; a v2 one
 /// with processes cannot go back to having none of its own (ENOSPC on Linux 6.1).
 pub(super) fn inherit_cpus(version: Version, group: &Path) -> Result<(), CgroupError> {
@@ -227,24 +239,32 @@ fn vacate(base: &Path, whose: Whose) -> Result<(), CgroupError> {
 
 /// All groups of a name below a directory.
 fn found_below(at: &Path, name: &str) -> Vec<PathBuf> {
+    groups_below(at, |other| other == name).0
+}
+
+/// All groups below a directory whose names are such, and whether all were looked at.
+pub(super) fn groups_below(at: &Path, is_such: impl Fn(&str) -> bool) -> (Vec<PathBuf>, bool) {
     let (mut found, mut looks) = (Vec::new(), 0);
+    let mut is_all = true;
     let mut next = vec![(at.to_owned(), 0)];
     while let Some((group, depth)) = next.pop() {
         looks += 1;
         if looks > LOOKS_MAX {
-            break;
+            return (found, false);
         }
         // One that vanishes meanwhile is not ours.
         for child in files::children(&group).unwrap_or_default() {
             let path = group.join(&child);
-            if child == name {
+            if is_such(&child) {
                 found.push(path);
             } else if depth + 1 < DEPTH_MAX {
                 next.push((path, depth + 1));
+            } else {
+                is_all = false;
             }
         }
     }
-    found
+    (found, is_all)
 }
 
 #[cfg(test)]
@@ -260,6 +280,10 @@ mod tests {
             name_of(&one.path().join("..").join(one.path().file_name().unwrap()))
         );
         assert_eq!(name_of(Path::new("/nowhere")), "millrace-ea2512283dfc3920");
+        assert!(is_platform(&name_of(one.path())));
+        for other in ["millrace-worker", "millrace-EA2512283DFC3920", "ea2512283dfc3920", "millrace-ea25"] {
+            assert!(!is_platform(other), "{other}");
+        }
     }
 
     #[test]

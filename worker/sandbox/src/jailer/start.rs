@@ -1,7 +1,7 @@
 //! How the jailer comes up: what it finds, what it takes over, what it says is in force.
 
 use super::enforcement::Rules;
-use super::{EpollCreateFlags, EpollFlags, Jailer, Settings, Token, say};
+use super::{EpollCreateFlags, EpollFlags, Jailer, Settings, Token, leftovers, say};
 use crate::cgroup::{Hierarchy, Parent};
 use crate::jail::{Ids, Jail, JailError, Kind, enter, host_fault};
 use crate::pressure::{Eviction, Pressure};
@@ -41,6 +41,9 @@ impl Jailer {
         let is_root = nix::unistd::geteuid().is_root();
         let (parent, cgroups) = cgroups(&settings, is_root)?;
         let rules = Rules::start(parent.as_ref(), settings.sandboxes_max);
+        if let (true, Some(parent)) = (is_root, &parent) {
+            leftovers::remove(parent.name());
+        }
         enter(is_root)?;
         let ids = ids(&settings, is_root);
         let jail = Jail::new(&staging, &settings.expose, &settings.devices, ids)

@@ -172,6 +172,30 @@ impl Host {
         }
     }
 
+    /// This host's subtree; while it lives nobody takes it for a dead platform's.
+    pub fn parent(&self) -> Option<sandbox::cgroup::Parent> {
+        sandbox::cgroup::Parent::open(&sandbox::cgroup::Hierarchy::discover(), self.data.path()).ok()
+    }
+
+    /// What the kernel keeps for this host: its directory in each tree, its folder of pins.
+    pub fn traces(&self) -> Vec<PathBuf> {
+        let Some(parent) = self.parent() else { return Vec::new() };
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let trees = mounts.lines().filter(|line| line.contains(" - cgroup"));
+        let places = trees.filter_map(|line| line.split(' ').nth(4)).chain(["/sys/fs/bpf/millrace"]);
+        places.map(|at| Path::new(at).join(parent.name())).filter(|path| path.exists()).collect()
+    }
+
+    /// A process of the test's own in this host's v2 group.
+    pub fn put_in_its_group(&self) -> Child {
+        let ghost = Command::new("sleep").arg("300").spawn().unwrap();
+        let parent = self.parent().expect("there are groups");
+        let group = parent.unified().expect("there is a v2 tree").join("ghost");
+        std::fs::create_dir(&group).unwrap();
+        std::fs::write(group.join("cgroup.procs"), ghost.id().to_string()).unwrap();
+        ghost
+    }
+
     pub fn core(&self) -> Core {
         let mut core = Core::connect(&self.socket());
         core.hello();

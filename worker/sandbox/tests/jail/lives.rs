@@ -4,6 +4,7 @@ use crate::host::*;
 use sandbox::protocol::*;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::path::PathBuf;
 
 #[test]
 fn a_function_reaches_its_core_through_the_listener() {
@@ -142,12 +143,15 @@ fn nothing_outlives_a_jailer_that_is_killed_and_the_next_one_finds_what_is_left(
     let made = core.make(shell(bundle.path()));
     core.make(service(bundle.path(), "setsid sleep 1000 & exec sleep 1000"));
     assert!(host.inmates().len() >= 4);
+    // So that no other test's jailer removes what is left.
+    let held = host.parent();
     host.signal(libc::SIGKILL);
     wait("the end of all", || host.inmates().is_empty().then_some(()));
     assert!(core.hear_or_end().is_none(), "the core hears of it");
     let _ = made;
     let before = host.groups();
     host.restart();
+    drop(held);
     let mut core = host.core();
     if core.force.cgroups {
         assert!(!before.is_empty(), "a killed jailer leaves its groups");
@@ -157,6 +161,50 @@ fn nothing_outlives_a_jailer_that_is_killed_and_the_next_one_finds_what_is_left(
     }
     let made = core.make(shell(bundle.path()));
     assert_eq!(core.script(made.id, "echo again").stdout, "again\n");
+}
+
+#[test]
+fn what_a_killed_platform_leaves_goes_when_another_starts_and_what_lives_stays() {
+    if !has_root("what_a_killed_platform_leaves") {
+        return;
+    }
+    let (mut dead, live, bundle) = (Host::start(), Host::start(), bundle());
+    let (mut core, mut other) = (dead.core(), live.core());
+    core.make(service(bundle.path(), "exec sleep 1000"));
+    let made = other.make(shell(bundle.path()));
+    let (left, kept) = (dead.traces(), live.traces());
+    if !core.force.cgroups || left.iter().all(|path| !path.starts_with("/sys/fs/bpf")) {
+        return skip("what_a_killed_platform_leaves", "nothing is pinned here");
+    }
+    // A platform that lives and has no process in its groups.
+    let data = tempfile::tempdir().unwrap();
+    let idle = sandbox::cgroup::Parent::open(&sandbox::cgroup::Hierarchy::discover(), data.path()).unwrap();
+    let idle_group = idle.unified().expect("BPF is in force").to_owned();
+    // A platform whose jailer is dead and whose process is not: somebody put it there.
+    let haunted = Host::start();
+    let mut ghost = haunted.put_in_its_group();
+    let occupied = haunted.traces();
+    for (host, core) in [(&haunted, None), (&dead, Some(core))] {
+        host.signal(libc::SIGKILL);
+        wait("the end of all", || host.inmates().is_empty().then_some(()));
+        drop(core);
+    }
+    dead.process.wait().unwrap();
+    let next = Host::start();
+    // Another test's jailer may be about it just now.
+    let is_gone = |paths: &[PathBuf]| (!paths.iter().any(|path| path.exists())).then_some(());
+    wait("the end of what a dead platform left", || is_gone(&left));
+    for path in kept.iter().chain(&occupied).chain(&next.traces()).chain([&idle_group]) {
+        assert!(path.exists(), "{} is in use", path.display());
+    }
+    assert_eq!(other.script(made.id, "echo alive").stdout, "alive\n");
+    other.make(service(bundle.path(), "exec sleep 1000"));
+    ghost.kill().unwrap();
+    ghost.wait().unwrap();
+    drop(idle);
+    let _last = Host::start();
+    wait("the end of what it left, now that its last process has ended", || is_gone(&occupied));
+    wait("the end of one that nobody holds any more", || (!idle_group.exists()).then_some(()));
 }
 
 #[test]
