@@ -54,6 +54,10 @@ impl Limits {
     }
 }
 
+/// Part of a group's memory that may be in buffers of TCP and UDP besides, where version 1 counts them apart.
+const SOCKETS_PART: u64 = 4;
+/// But so much at least: a few busy connections.
+const SOCKETS_BYTES_MIN: u64 = 4 << 20;
 /// A fresh group's `cpu.weight`.
 const WEIGHT: u32 = 100;
 /// The kernel's default period of CPU quotas, microseconds.
@@ -187,6 +191,14 @@ fn memory_v1(old: &Limits, new: &Limits) -> Vec<Change> {
         true => changes.extend(with_swap.into_iter().chain(alone)),
         false => changes.extend(alone.into_iter().chain(with_swap)),
     }
+    if old.memory_max_bytes != new.memory_max_bytes {
+        // Beyond it connections get slower, and nothing is ended.
+        let bytes = match new.memory_max_bytes {
+            0 => 0,
+            bytes => (bytes / SOCKETS_PART).max(SOCKETS_BYTES_MIN),
+        };
+        changes.push(optional("memory.kmem.tcp.limit_in_bytes", most(bytes, "-1")));
+    }
     changes
 }
 
@@ -252,11 +264,17 @@ mod tests {
             Limits { memory_max_bytes: 900, may_swap: false, ..Limits::NONE },
         );
         let up = written(Version::One, Controller::Memory, &small, &large);
-        assert_eq!(up, ["memory.memsw.limit_in_bytes=900", "memory.limit_in_bytes=900"]);
+        let sockets = "memory.kmem.tcp.limit_in_bytes=4194304";
+        assert_eq!(up, ["memory.memsw.limit_in_bytes=900", "memory.limit_in_bytes=900", sockets]);
         let down = written(Version::One, Controller::Memory, &large, &small);
-        assert_eq!(down, ["memory.limit_in_bytes=100", "memory.memsw.limit_in_bytes=100"]);
+        assert_eq!(down, ["memory.limit_in_bytes=100", "memory.memsw.limit_in_bytes=100", sockets]);
         let off = written(Version::One, Controller::Memory, &small, &Limits::NONE);
-        let expected = ["memory.swappiness=60", "memory.memsw.limit_in_bytes=-1", "memory.limit_in_bytes=-1"];
+        let expected = [
+            "memory.swappiness=60",
+            "memory.memsw.limit_in_bytes=-1",
+            "memory.limit_in_bytes=-1",
+            "memory.kmem.tcp.limit_in_bytes=-1",
+        ];
         assert_eq!(off, expected);
     }
 
