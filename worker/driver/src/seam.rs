@@ -253,6 +253,9 @@ pub trait Driver {
     /// Reads `bytes` at `offset` into a block; both multiples of 4096. [`crate::Event::Read`] follows.
     fn read(&mut self, file: FileId, offset: u64, block: BlockId, bytes: usize, token: Token);
 
+    /// Whether what is awaited comes from processes that may need this CPU for it: then a reap without news sleeps at
+    /// once, where it would otherwise look for news for a moment. Until said otherwise.
+    fn make_way(&mut self, _now: bool) {}
     /// Gives everything queued to the world, then takes what has arrived, sleeping until something has or `until`
     /// has come. May return early with nothing. Recycles what `into` held before.
     fn reap(&mut self, until: Instant, into: &mut Arrivals);

@@ -2,7 +2,8 @@
 //!
 //! A worker core or control node is a loop of `reap` and one step of its state machine. Inside [`run_pinned`] that
 //! loop is one task of a glommio executor that owns the CPU: while there is work it ticks the ring and lets others
-//! run when their share is due; without work it spins for a moment, then parks on an eventfd that the ring rings.
+//! run when their share is due; without work it spins for a moment, sleeps in the ring until that share is due, then
+//! parks on an eventfd that the ring rings.
 //! Cold tasks (timers, housekeeping of files) share the thread without locks.
 //!
 //! Worker cores run here; the control node's ring loop may as well. Clients, tools and tests use
@@ -64,6 +65,8 @@ pub fn run_pinned<T, F: Future<Output = T>>(
     // glommio panics where no ring may be made.
     uring::check()?;
     topology::pin(cpu)?;
+    // Without it the loop runs, only later beside others that want its CPU.
+    let _ = topology::take_short_slices();
     let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
         .name("millrace")
         .io_memory(COLD_IO_BYTES)
@@ -97,7 +100,11 @@ impl Shell {
     /// As [`Driver::reap`], leaving the thread to other tasks instead of sleeping on it.
     pub async fn reap(&mut self, driver: &mut Uring, until: Instant, into: &mut Arrivals) {
         if driver.tick(into) == 0 && until > driver.now() {
-            if !driver.spin_for_news(until) {
+            // Sleeping in the ring is one system call, parking more than ten: it is for long pauses.
+            if !driver.spin_for_news(until)
+                && !driver.sleep_for_news(until.min(self.turn_ends))
+                && until > self.turn_ends
+            {
                 self.park(driver, until).await;
             }
             driver.tick(into);

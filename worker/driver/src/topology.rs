@@ -37,6 +37,43 @@ pub fn pin(cpu: usize) -> io::Result<()> {
     })
 }
 
+/// Gives the calling thread the shortest slice that the kernel has for ordinary threads (0.1 ms, by
+/// `sched_setattr`): it waits no longer than that behind others that want its CPU, and runs as much as before.
+/// With the usual slice of some milliseconds it does. Kernels before 6.12 do not know of this, and lose nothing.
+///
+/// # Errors
+/// If the kernel refuses, as some sandboxes do.
+pub fn take_short_slices() -> io::Result<()> {
+    const SLICE_NS: u64 = 100_000;
+    // SAFETY: plain numbers. An error looks like a niceness of -1; that is what it would be then.
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    let mut attributes = SchedulingAttributes {
+        size: size_of::<SchedulingAttributes>() as u32,
+        nice,
+        runtime: SLICE_NS,
+        ..SchedulingAttributes::default()
+    };
+    // SAFETY: the struct outlives the call and says its size; 0 is the calling thread.
+    match unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw mut attributes, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// `struct sched_attr` in its first version; policy 0 is that of ordinary threads.
+#[repr(C)]
+#[derive(Default)]
+struct SchedulingAttributes {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
 /// Bytes that this process may lock in memory; `None` without a limit.
 pub fn memlock_limit() -> Option<u64> {
     let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK).ok()?;

@@ -434,6 +434,10 @@ impl Driver for Uring {
         self.disk.begin(&mut self.ring, false, (file, offset), (block, bytes), token);
     }
 
+    fn make_way(&mut self, now: bool) {
+        self.spin.make_way(now);
+    }
+
     fn reap(&mut self, until: Instant, into: &mut Arrivals) {
         self.tick_or_sleep(until, into);
     }

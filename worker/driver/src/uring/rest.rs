@@ -31,20 +31,30 @@ pub(super) struct Spin {
     next_ns: u64,
     /// When the present pause began.
     since: Instant,
+    /// Sleep at once; see [`crate::Driver::make_way`].
+    makes_way: bool,
 }
 
 impl Spin {
     pub(super) fn new(whole: Duration) -> Spin {
         let whole_ns = nanos(whole);
-        Spin { whole_ns, next_ns: whole_ns, since: Instant(0) }
+        Spin { whole_ns, next_ns: whole_ns, since: Instant(0), makes_way: false }
     }
 
     /// The pause is over.
     fn learn(&mut self) {
+        // What comes when we have made way says nothing of the traffic.
+        if self.makes_way {
+            return;
+        }
         let pause = clock::monotonic().0.saturating_sub(self.since.0);
         let traffic = pause <= self.whole_ns * TRAFFIC_PAUSES;
         let next = if traffic { self.next_ns * 2 } else { self.next_ns / 2 };
         self.next_ns = next.clamp(self.whole_ns / SHARE_MIN, self.whole_ns);
+    }
+
+    pub(super) fn make_way(&mut self, now: bool) {
+        self.makes_way = now;
     }
 
     pub(super) fn backend(&self) -> String {
@@ -80,6 +90,9 @@ impl Uring {
             return true;
         }
         self.spin.since = clock::monotonic();
+        if self.spin.makes_way {
+            return false;
+        }
         let stop = Instant(self.spin.since.0.saturating_add(self.spin.next_ns).min(until.0));
         while clock::monotonic() < stop {
             for _ in 0..LOOKS {
@@ -91,6 +104,12 @@ impl Uring {
             }
         }
         false
+    }
+
+    /// Sleeps in the ring; whether there is news then.
+    pub fn sleep_for_news(&mut self, until: Instant) -> bool {
+        self.sleep(until);
+        self.has_news()
     }
 
     fn sleep(&mut self, until: Instant) {
