@@ -193,6 +193,8 @@ impl Init<'_> {
             sys::set_uid(0).at(Step::Identity)?;
         }
         die_with_jailer()?;
+        // Where the kernel refuses, functions wait longer for each other, and nothing else changes.
+        let _ = sys::take_short_slices();
         let _ = sys::prctl(libc::PR_SET_NAME, c"sandbox-init".as_ptr() as libc::c_ulong, 0);
         // SAFETY: a plain number. Only now, so that the namespace's root is the sandbox's group and not the jailer's.
         Errno::result(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) }).at(Step::CgroupNamespace)?;
