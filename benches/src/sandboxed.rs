@@ -7,6 +7,7 @@ use call::function::{Abi, Base, RuntimeKind};
 use call::limits::Limits;
 use driver::Endpoint;
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sandbox::jailer::Settings;
 use std::io;
@@ -87,7 +88,7 @@ impl Stage {
             let mut command = Command::new(std::env::current_exe()?);
             command.args(["core", &cpu.to_string(), &node.to_string()]).arg(&self.directory);
             let said = std::fs::File::create(self.directory.join(format!("core-{cpu}.log")))?;
-            core = Some(Core(command.env("RUST_LIB_BACKTRACE", "0").stderr(said).spawn()?));
+            core = Some(Core(ours(command.env("RUST_LIB_BACKTRACE", "0").stderr(said)).spawn()?));
             Ok(())
         })?;
         Ok((core.expect("just started"), leases))
@@ -97,7 +98,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         let pid = Pid::from_raw(self.jailer.id() as i32);
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = kill(pid, Signal::SIGTERM);
         let begun = Instant::now();
         while matches!(self.jailer.try_wait(), Ok(None)) {
             if begun.elapsed() > PATIENCE {
@@ -199,12 +200,18 @@ pub fn quietly(command: &mut Command) -> &mut Command {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())
 }
 
-/// A child that may run on any CPU, whatever this thread is pinned to.
+/// A child that may run on any CPU, whatever this thread is pinned to. It ends with this process.
 pub fn anywhere(command: &mut Command) -> &mut Command {
     let mut all = CpuSet::new();
     for cpu in 0..CpuSet::count() {
         all.set(cpu).expect("below the set's size");
     }
     // SAFETY: one system call between fork and exec, and no memory is allocated.
-    unsafe { command.pre_exec(move || Ok(sched_setaffinity(Pid::from_raw(0), &all)?)) }
+    unsafe { ours(command).pre_exec(move || Ok(sched_setaffinity(Pid::from_raw(0), &all)?)) }
+}
+
+/// A child that ends with this process: asked to, so that a jailer removes what it made.
+pub fn ours(command: &mut Command) -> &mut Command {
+    // SAFETY: as above.
+    unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?)) }
 }
