@@ -57,7 +57,19 @@ fn look(directory: &Path) -> Vec<Finding> {
     let groups = Hierarchy::discover();
     findings.push(cgroups(&groups));
     findings.push(delegation(&groups));
+    findings.extend(pins(&bpf::LeftPins::abandoned()));
     findings
+}
+
+/// Programs that a platform left which was killed; nothing is said where there are none.
+fn pins(abandoned: &[String]) -> Option<Finding> {
+    let first = abandoned.first()?;
+    let detail = format!(
+        "{} of platforms that were killed, in /sys/fs/bpf/millrace ({first}...): they slow down every context switch",
+        abandoned.len()
+    );
+    const REMEDY: &str = "start a worker as root: it removes those that nothing uses";
+    Some(Finding::degraded("pinned programs", detail, REMEDY))
 }
 
 fn cgroups(groups: &Hierarchy) -> Finding {
@@ -144,6 +156,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let names: Vec<&str> = look(directory.path()).iter().map(|finding| finding.name).collect();
         assert!(OPTIONAL.iter().all(|optional| names.contains(optional)), "{names:?}");
+    }
+
+    #[test]
+    fn pins_without_an_owner_are_counted() {
+        assert!(pins(&[]).is_none());
+        let finding = pins(&["millrace-1".into(), "millrace-2".into()]).expect("there are some");
+        assert_eq!(finding.state, State::Degraded);
+        assert!(finding.detail.starts_with("2 of platforms"), "{}", finding.detail);
     }
 
     #[test]
