@@ -2,6 +2,7 @@
 
 use crate::stage::{Stage, spec, with};
 use call::Status;
+use call::admin::SOON;
 use call::function::Abi;
 use runtime::Runtime;
 use std::time::Duration;
@@ -142,14 +143,26 @@ fn calls_of_a_jailer_that_dies_are_lost_and_later_ones_served() {
     stage.jailer.die();
     stage.until("the calls are lost", |stage| stage.has_ended(0) && stage.has_ended(1));
     assert_eq!((stage.end(0).status, stage.end(1).status), (Status::WorkerLost, Status::WorkerLost));
-    assert_eq!(stage.call(f, "echo x").status, Status::WorkerLost);
+    // Calls that come while it is started again wait for it.
+    stage.begin(0, f, "echo x");
+    stage.pass(Duration::from_millis(50));
+    assert!(!stage.has_ended(0) && stage.runtime.backends().iter().any(|(_, how)| how.starts_with(SOON)));
     stage.jailer.restart();
-    stage.until("the jailer is back", |stage| stage.call(f, "echo again").output == "again");
+    let told = stage.end(0);
+    assert_eq!((told.status, told.output.as_str()), (Status::Ok, "x"));
+    assert!(!stage.runtime.backends().iter().any(|(_, how)| how.starts_with(SOON)));
     assert!(
         stage.notes.iter().any(|note| note.starts_with("event=jailer-lost sandboxes=1")),
         "{:?}",
         stage.notes
     );
+    // One that does not come is not waited for.
+    stage.jailer.die();
+    stage.begin(0, f, "echo x");
+    assert_eq!(stage.end(0).status, Status::WorkerLost);
+    let told = stage.call(f, "echo x");
+    assert!(told.status == Status::WorkerLost && told.log.contains("is not there"), "{told:?}");
+    assert_eq!(stage.call(f, "echo x").status, Status::WorkerLost);
 }
 
 #[test]
