@@ -43,6 +43,9 @@ assert (result["errorType"], result["errorMessage"]) == ("ValueError", "a reason
 assert "stackTrace" in result and "a reason" in base64.b64decode(answer["LogResult"]).decode()
 answer, result = invoke({"do": "exit", "code": 3})
 assert answer["FunctionError"] == "Unhandled" and result["errorType"] == "Runtime.ExitError", result
+assert "exit status 3: the process ended with exit status 3 before it answered" in result["errorMessage"], result
+answer, result = invoke({"do": "exit", "code": 0})
+assert "Error: ended: the process ended, with exit status 0, before it answered" in result["errorMessage"], result
 
 # Accepted; the test looks for its log.
 answer, _ = invoke({"do": "event"}, InvocationType="Event")

@@ -76,13 +76,21 @@ fn up_and_workers_say_what_is_in_force_for_processes() {
         return;
     }
     let (site, up) = up("1");
-    let told = site.ok(&["workers", "--backends"]);
-    for told in [up.output(), told] {
-        let line = told.lines().find(|line| line.contains("process counters")).expect("a line").to_owned();
-        assert!(line.contains("mapped") || told.contains("bpf"), "{line}\n{told}");
-        assert!(told.contains("sandboxes: "), "{told}");
-        assert!(!told.contains("is waited for"), "{told}");
+    let backends = || site.ok(&["workers", "--backends"]);
+    for told in [up.output(), backends()] {
+        for word in ["in sandboxes of the jailer at", "sandboxes: namespaces", "mapped: no system call"] {
+            assert!(told.contains(word), "no `{word}` in:\n{told}");
+        }
     }
+    // A jailer that dies is started again, and heard of.
+    let output = up.output();
+    let pid = output.split("event=jailer-started pid=").nth(1).and_then(|rest| rest.lines().next());
+    let pid = pid.and_then(|pid| pid.trim().parse().ok()).expect("a jailer");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+        .expect("it runs");
+    let connected = || up.output().matches("event=jailer-connected").count();
+    until("another one", || (connected() == 2).then_some(()));
+    until("word of it", || backends().contains("in sandboxes of the jailer at").then_some(()));
 }
 
 #[test]
