@@ -2,7 +2,7 @@
 
 mod peer;
 
-use call::admin::{Answer, Ask};
+use call::admin::{Answer, Ask, Hello};
 use call::frame::{Frame, Header, Kind, flag};
 use call::limits::Limits;
 use call::{CallId, FunctionId, Status, VerdictCode, body};
@@ -360,4 +360,28 @@ fn an_operator_waits_for_a_call_and_sees_where_it_is() {
     let Answer::Workers(workers) = node.admin().ask(&Ask::Workers) else { panic!("no workers") };
     assert_eq!((workers[0].host.as_str(), workers[0].finished, workers[0].leased), ("here", 1, 0));
     assert_eq!(workers[0].state, "live");
+}
+
+#[test]
+fn a_core_may_say_anew_what_is_in_force() {
+    let directory = directory();
+    let node = start(&directory);
+    let (_host, mut core) = node.ready_core(4, 1);
+    let mut admin = node.admin();
+    let backends = |admin: &mut Peer| match admin.ask(&Ask::Workers) {
+        Answer::Workers(workers) => workers[0].backends.clone(),
+        other => panic!("no workers: {other:?}"),
+    };
+    assert_eq!(backends(&mut admin), [("runtime".into(), "scripted".into())]);
+    let now = vec![("runtime".to_owned(), "another".to_owned())];
+    let hello = Hello::Core { host: "here".into(), cpu: 0, pid: 1, slots: 4, backends: now.clone() };
+    core.send(&Header::new(Kind::Hello), &serde_json::to_vec(&hello).unwrap());
+    while backends(&mut admin) != now {}
+    let mut client = node.client();
+    assert_eq!(client.submitted(1, echo(), true), VerdictCode::Accepted);
+    assert_eq!(serve_one(&mut core, b""), CallId(1), "the core serves on");
+    // Not as somebody else.
+    let hello = Hello::Client { name: "test".into() };
+    core.send(&Header::new(Kind::Hello), &serde_json::to_vec(&hello).unwrap());
+    while !matches!(admin.ask(&Ask::Workers), Answer::Workers(workers) if workers.is_empty()) {}
 }
