@@ -69,6 +69,7 @@ pub struct Leases {
     driver: Uring,
     arrivals: Arrivals,
     connection: ConnectionId,
+    greeted: bool,
     /// Functions, in the order of their numbers.
     pub functions: Vec<Leased>,
     granted: u64,
@@ -154,6 +155,7 @@ impl Leases {
             driver,
             arrivals: Arrivals::new(),
             connection: ConnectionId::default(),
+            greeted: false,
             functions,
             granted: 0,
             sent: 0,
@@ -306,7 +308,8 @@ impl Leases {
                 self.end(frame.stamp(), now);
             }
             Kind::Credit => self.granted = frame.stamp(),
-            Kind::Hello => self.greet(),
+            // A core says it again when it learns something.
+            Kind::Hello if !self.greeted => self.greet(),
             _ => {}
         }
     }
@@ -331,6 +334,7 @@ impl Leases {
     }
 
     fn greet(&mut self) {
+        self.greeted = true;
         let hello = Hello::Node { version: "bench".into(), incarnation: 1, admin: String::new() };
         let mut out = FrameBuf::new();
         frame::append(&mut out, &Header::new(Kind::Hello), &serde_json::to_vec(&hello).expect("words"));
