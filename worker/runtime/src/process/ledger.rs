@@ -12,11 +12,14 @@ use std::time::Duration;
 
 /// How long a call that has ended waits for the jailer's word of what was denied to it: that comes by way of another
 /// process, and what the function answered may be faster.
-const DENIAL_WAIT: Duration = Duration::from_millis(50);
+const DENIAL_WAIT: Duration = Duration::from_secs(1);
+/// And how long that word still counts as this call's when it ended without.
+const DENIAL_LATE: Duration = Duration::from_secs(10);
 
 /// A call that has ended, of which the counters say that more was denied than the jailer has told.
 pub(super) struct Awaited {
-    pub slot: SlotId,
+    /// None: it waits no longer.
+    pub slot: Option<SlotId>,
     sandbox: SandboxId,
     missing: u64,
     pub until: Instant,
@@ -172,7 +175,7 @@ impl Ledger {
             missing => {
                 desk.denied += missing;
                 let until = self.now + DENIAL_WAIT;
-                self.awaited.push(Awaited { slot, sandbox: desk.id, missing, until });
+                self.awaited.push(Awaited { slot: Some(slot), sandbox: desk.id, missing, until });
             }
         }
     }
@@ -190,19 +193,27 @@ impl Ledger {
         let Awaited { slot, missing, .. } = &mut self.awaited[at];
         let (slot, is_last) = (*slot, *missing <= 1);
         *missing -= 1;
-        self.slot(slot).tell(&text);
         if is_last {
             self.awaited.remove(at);
-            self.ended.push(slot);
+            self.ended.extend(slot);
         }
-        true
+        if let Some(slot) = slot {
+            self.slot(slot).tell(&text);
+        }
+        slot.is_some()
     }
 
     /// Calls that have waited long enough have ended.
     pub fn end_wait(&mut self) {
         let now = self.now;
-        let due = self.awaited.extract_if(.., |awaited| awaited.until <= now);
-        self.ended.extend(due.map(|awaited| awaited.slot));
+        let Ledger { awaited, ended, .. } = self;
+        awaited.retain_mut(|awaited| {
+            if awaited.until > now {
+                return true;
+            }
+            awaited.until = now + DENIAL_LATE;
+            awaited.slot.take().inspect(|slot| ended.push(*slot)).is_some()
+        });
     }
 
     /// A call has ended since the pool says so.

@@ -271,7 +271,7 @@ impl Runtime for ProcessRuntime {
             // It ended a moment ago, and nobody was told.
             State::Ended => {
                 ended.retain(|other| *other != slot);
-                awaited.retain(|awaited| awaited.slot != slot);
+                awaited.retain(|awaited| awaited.slot != Some(slot));
             }
             State::Waiting => match pool.stop(slot, *now) {
                 Was::Queued => held.tell("no sandbox was ready for the call in time"),
