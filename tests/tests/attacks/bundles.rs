@@ -6,7 +6,8 @@ use std::process::Command;
 
 /// Packs with Python's tar, which packs what it is told to.
 fn pack(at: &Path, script: &str) {
-    let program = format!("import io, sys, tarfile\nt = tarfile.open(sys.argv[1], 'w')\n{script}\nt.close()\n");
+    let program =
+        format!("import io, sys, tarfile\nt = tarfile.open(sys.argv[1], 'w')\n{script}\nt.close()\n");
     let done = Command::new("python3").args(["-c", &program]).arg(at).status().expect("python3");
     assert!(done.success(), "{script}");
 }
@@ -19,9 +20,8 @@ fn a_bundle_that_leads_out_is_refused_and_nothing_is_written() {
     let stage = stage();
     let mut client = stage.client();
     let name = format!("escaped-{}", stage.mark);
-    let file = |path: &str| {
-        format!("i = tarfile.TarInfo('{path}'); i.size = 4; t.addfile(i, io.BytesIO(b'evil'))")
-    };
+    let file =
+        |path: &str| format!("i = tarfile.TarInfo('{path}'); i.size = 4; t.addfile(i, io.BytesIO(b'evil'))");
     let link = |path: &str, to: &str, kind: &str| {
         format!("i = tarfile.TarInfo('{path}'); i.type = tarfile.{kind}; i.linkname = '{to}'; t.addfile(i)")
     };
@@ -41,13 +41,16 @@ fn a_bundle_that_leads_out_is_refused_and_nothing_is_written() {
         stage.neighbours_answer(&mut client, "before a bundle");
         let tar = stage.site.file(&format!("{what}.tar"), "");
         pack(Path::new(&tar), &script);
-        let manifest = format!("name = \"{what}\"\nruntime = \"process\"\nbundle = \"{what}.tar\"\ncommand = [\"sh\"]\n");
+        let manifest = format!(
+            "name = \"{what}\"\nruntime = \"process\"\nbundle = \"{what}.tar\"\ncommand = [\"sh\"]\n"
+        );
         let path = stage.site.file(&format!("{what}.toml"), manifest);
         let ran = stage.site.run(&["deploy", &path]);
         assert_ne!(ran.code(), 0, "{what} was deployed: {ran}");
         assert!(ran.stderr().contains("hint: "), "{what}: {ran}");
         eprintln!("bundle {what}: {}", ran.stderr().lines().next().unwrap_or_default());
-        for place in [Path::new("/tmp"), Path::new("/"), &stage.site.data(), &stage.site.data().join("cache")] {
+        for place in [Path::new("/tmp"), Path::new("/"), &stage.site.data(), &stage.site.data().join("cache")]
+        {
             assert!(!place.join(&name).exists(), "{what} wrote to {}", place.display());
         }
         stage.neighbours_answer(&mut client, "after a bundle");

@@ -12,15 +12,42 @@ fn nothing_outside_of_tmp_is_written() {
     }
     let stage = stage();
     let name = format!("attack-{}", stage.mark);
-    let places = ["", "/var/task", "/usr", "/usr/bin", "/etc", "/dev", "/var", "/proc", "/proc/self", "/usr/lib"];
+    let places =
+        ["", "/var/task", "/usr", "/usr/bin", "/etc", "/dev", "/var", "/proc", "/proc/self", "/usr/lib"];
     let fresh: Vec<String> = places.iter().map(|place| format!("{place}/{name}")).collect();
     let there = [
-        "/var/task/attacker", "/usr/bin/env", "/bin/sh", "/etc/passwd", "/etc/hosts", "/etc/ld.so.cache", "/etc/resolv.conf",
-        "/proc/self/uid_map", "/proc/self/gid_map", "/proc/self/setgroups", "/proc/self/oom_score_adj", "/proc/1/oom_score_adj",
-        "/proc/sys/kernel/core_pattern", "/proc/sys/vm/drop_caches", "/proc/sys/kernel/hostname", "/proc/sysrq-trigger",
-        "/proc/self/loginuid", "/proc/self/timerslack_ns", "/proc/1/mem", "/proc/self/ns/net",
-        "/sys/kernel/mm/transparent_hugepage/enabled", "/sys/power/state", "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/bpf/x", "/dev/mem", "/dev/kmsg", "/dev/sda", "/dev/vda", "/dev/ptmx", "/dev/shm/x", "/run/x", "/root/x",
+        "/var/task/attacker",
+        "/usr/bin/env",
+        "/bin/sh",
+        "/etc/passwd",
+        "/etc/hosts",
+        "/etc/ld.so.cache",
+        "/etc/resolv.conf",
+        "/proc/self/uid_map",
+        "/proc/self/gid_map",
+        "/proc/self/setgroups",
+        "/proc/self/oom_score_adj",
+        "/proc/1/oom_score_adj",
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sys/vm/drop_caches",
+        "/proc/sys/kernel/hostname",
+        "/proc/sysrq-trigger",
+        "/proc/self/loginuid",
+        "/proc/self/timerslack_ns",
+        "/proc/1/mem",
+        "/proc/self/ns/net",
+        "/sys/kernel/mm/transparent_hugepage/enabled",
+        "/sys/power/state",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/bpf/x",
+        "/dev/mem",
+        "/dev/kmsg",
+        "/dev/sda",
+        "/dev/vda",
+        "/dev/ptmx",
+        "/dev/shm/x",
+        "/run/x",
+        "/root/x",
     ];
     let all: Vec<&str> = fresh.iter().map(String::as_str).chain(there).collect();
     let before = fs::read(stage.site.folder().join("bundle/attacker")).expect("the bundle");
@@ -41,10 +68,37 @@ fn files_of_the_host_and_of_others_are_not_read() {
     let stage = stage();
     let data = stage.site.data().display().to_string();
     let paths = [
-        "/etc/shadow", "/etc/sudoers", "/etc/ssh", "/root", "/home", "/run", "/sys", "/boot", "/var/lib", "/var/log", "/var/task/..",
-        "/proc/kcore", "/proc/kallsyms", "/proc/kmsg", "/proc/keys", "/proc/cmdline", "/proc/mounts/..", "/proc/sys", "/proc/1",
-        "/proc/1/environ", "/proc/1/root", "/proc/self/root/root", "/dev/mem", "/dev/kmsg", "/dev/vda", "/dev/sda",
-        "/etc/machine-id", &data, &stage.run_path("up.json"), &format!("{data}/artefacts"), &format!("{data}/cache"),
+        "/etc/shadow",
+        "/etc/sudoers",
+        "/etc/ssh",
+        "/root",
+        "/home",
+        "/run",
+        "/sys",
+        "/boot",
+        "/var/lib",
+        "/var/log",
+        "/var/task/..",
+        "/proc/kcore",
+        "/proc/kallsyms",
+        "/proc/kmsg",
+        "/proc/keys",
+        "/proc/cmdline",
+        "/proc/mounts/..",
+        "/proc/sys",
+        "/proc/1",
+        "/proc/1/environ",
+        "/proc/1/root",
+        "/proc/self/root/root",
+        "/dev/mem",
+        "/dev/kmsg",
+        "/dev/vda",
+        "/dev/sda",
+        "/etc/machine-id",
+        &data,
+        &stage.run_path("up.json"),
+        &format!("{data}/artefacts"),
+        &format!("{data}/cache"),
     ];
     // What is not there is not read either; `/var` has its two entries, which are the sandbox's.
     let told = stage.attack("attacker", &format!("read {}", paths.join(" ")));
@@ -71,7 +125,10 @@ fn names_lead_nowhere_else() {
     told.is_refused();
     assert!(outside.contains(": ok") && outside.contains("hard link: ok"), "the canary: {outside}");
     stage.attack("attacker", "links /tmp /etc/shadow").is_refused();
-    assert!(stage.attack("attacker", "echo still here").output.contains("still here"), "its program is whole");
+    assert!(
+        stage.attack("attacker", "echo still here").output.contains("still here"),
+        "its program is whole"
+    );
 }
 
 #[test]

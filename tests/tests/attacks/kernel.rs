@@ -78,7 +78,9 @@ fn forbidden_system_calls_end_the_function_and_are_named() {
     for (probe, name, _) in KILLED {
         let name = format!("`{}`", name.unwrap_or(probe));
         for function in ["attacker", "strict"] {
-            stage.attack(function, &format!("syscall {probe}")).ended(Status::Syscall, &[&name, "not allowed"]);
+            stage
+                .attack(function, &format!("syscall {probe}"))
+                .ended(Status::Syscall, &[&name, "not allowed"]);
         }
     }
     // The numbers of another architecture, of which the names would be others.

@@ -21,6 +21,7 @@ pub fn run(arguments: &str, user: As) -> String {
     let mut command = Command::new(attacker());
     command.env("AWS_LAMBDA_RUNTIME_API", listener.local_addr().expect("an address").to_string());
     command.env("HOME", "/tmp").current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
+    command.process_group(0);
     if user == As::Nobody {
         command.uid(65_534).gid(65_534);
     }
@@ -32,7 +33,8 @@ pub fn run(arguments: &str, user: As) -> String {
             let none = std::ptr::null();
             if user == As::Root
                 && (libc::unshare(own) != 0
-                    || libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) != 0)
+                    || libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast())
+                        != 0)
             {
                 return Err(std::io::Error::last_os_error());
             }
@@ -50,7 +52,9 @@ pub fn run(arguments: &str, user: As) -> String {
     );
     stream.write_all(head.as_bytes()).expect("it reads");
     let answer = request(&mut stream);
-    let _ = child.kill();
+    // With what it forked.
+    let group = nix::unistd::Pid::from_raw(child.id() as i32);
+    let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
     let _ = child.wait();
     answer
 }
@@ -77,5 +81,8 @@ fn request(stream: &mut TcpStream) -> String {
 pub fn succeeds(arguments: &str, user: As) {
     let answer = run(arguments, user);
     let is_ok = |line: &str| !line.contains(": ") || line.ends_with(": ok");
-    assert!(answer.contains(": ok") && answer.lines().all(is_ok), "outside a sandbox `{arguments}` gives: {answer}");
+    assert!(
+        answer.contains(": ok") && answer.lines().all(is_ok),
+        "outside a sandbox `{arguments}` gives: {answer}"
+    );
 }

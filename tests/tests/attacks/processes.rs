@@ -55,7 +55,10 @@ fn others_are_neither_seen_nor_signalled_nor_moved() {
     let outside = outside::run(&format!("signal {}", other.id()), As::Root);
     let _ = other.kill();
     let _ = other.wait();
-    assert!(outside.contains("see") && outside.contains("end") && outside.contains(": ok"), "the canary: {outside}");
+    assert!(
+        outside.contains("see") && outside.contains("end") && outside.contains(": ok"),
+        "the canary: {outside}"
+    );
 }
 
 #[test]
@@ -91,7 +94,9 @@ fn daemons_end_with_their_sandbox() {
     // By stdio as well: a call's process is gone, and what it left has no call's output in hand.
     let told = stage.attack("shell", "setsid sleep 1000 & sleep 1000 & echo done");
     told.says(&["done"]);
-    stage.attack("shell", "setsid sleep 1000 </dev/null >/dev/null 2>&1 & sleep 1000").ended(Status::Timeout, &[]);
+    stage
+        .attack("shell", "setsid sleep 1000 </dev/null >/dev/null 2>&1 & sleep 1000")
+        .ended(Status::Timeout, &[]);
     stage.is_gone("shell");
 }
 

@@ -12,13 +12,14 @@ fn a_fork_bomb_stays_within_its_limit() {
     }
     let stage = stage();
     let mut most = 0;
-    let told = stage.attack_while("bomb", "forks 1500", || most = most.max(stage.processes("bomb").len()));
+    let told =
+        stage.attack_while("forker", "forks 1500", || most = most.max(stage.processes("forker").len()));
     told.says(&["fork: EAGAIN"]);
     assert!(most > 10 && most <= PIDS, "{most} processes were seen at once, {PIDS} are allowed");
     // They live still, and may not keep the next call or anybody else from being served.
-    let told = stage.attack("bomb", "daemons exit");
+    let told = stage.attack("forker", "daemons exit");
     told.ended(Status::Exit, &["exit status 7"]);
-    stage.is_gone("bomb");
+    stage.is_gone("forker");
     let told = stage.attack("attacker", "threads 1000");
     told.says(&["thread: EAGAIN"]);
     assert!(told.number("made ") < PIDS, "{told:?}");
@@ -84,7 +85,10 @@ fn descriptors_run_out_for_the_function_only() {
         assert!(told.number("made ") < FILES, "{told:?}");
     }
     let told = stage.attack("attacker", "flight 100000");
-    assert!(told.output.contains("flight: ETOOMANYREFS") && told.number("made ") < 4 * FILES + 500, "{told:?}");
+    assert!(
+        told.output.contains("flight: ETOOMANYREFS") && told.number("made ") < 4 * FILES + 500,
+        "{told:?}"
+    );
     for what in ["files 1000 0", "sockets 1000 0", "epoll 1000 0"] {
         outside::succeeds(&format!("open {what}"), As::Root);
     }

@@ -9,7 +9,9 @@ fn a_process_per_call_is_held_as_well() {
         return;
     }
     let stage = stage();
-    for (probe, name) in [("mount", "`mount`"), ("ptrace 1", "`ptrace`"), ("bpf", "`bpf`"), ("unshare", "`unshare`")] {
+    for (probe, name) in
+        [("mount", "`mount`"), ("ptrace 1", "`ptrace`"), ("bpf", "`bpf`"), ("unshare", "`unshare`")]
+    {
         stage.attack("stdio", &format!("syscall {probe}")).ended(Status::Syscall, &[name]);
     }
     stage.attack("stdio", "write /x /usr/x /var/task/x /etc/passwd").is_refused();
