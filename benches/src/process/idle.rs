@@ -67,7 +67,8 @@ impl Bench {
         let groups: Vec<f64> = firsts.iter().filter_map(|pid| memory_group_kib(*pid)).collect();
         let group = groups.iter().sum::<f64>() / groups.len().max(1) as f64;
         let first = private / firsts.len().max(1) as f64;
-        let jailer = (pss_kib(pid)? - jailer) / made.max(1) as f64;
+        // What it shares with first processes counts there: it may have less than before.
+        let jailer = ((pss_kib(pid)? - jailer) / made.max(1) as f64).max(0.0);
         Ok(((after - before) / made.max(1) as f64, group, (first, jailer)))
     }
 
