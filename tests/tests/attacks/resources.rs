@@ -120,20 +120,24 @@ fn nobody_makes_the_host_write_its_disks() {
     }
     let stage = stage();
     let file = stage.site.folder().join("dirty");
-    fs::write(&file, vec![1u8; 8 << 20]).expect("a file");
     let dirty = || {
         let text = fs::read_to_string("/proc/meminfo").expect("meminfo");
         let line = text.lines().find(|line| line.starts_with("Dirty:")).expect("a line");
         line.split_whitespace().nth(1).expect("a number").parse::<u64>().expect("a number")
     };
-    let before = dirty();
-    let told = stage.attack("attacker", "sync");
-    told.says(&["syncfs: ok", "fsync: ok"]);
-    let after = dirty();
-    // Others write, too; most of it must still be there.
-    assert!(before < 4096 || after > before / 4, "dirty memory went from {before} to {after} KiB");
-    outside::succeeds("sync", As::Root);
-    assert!(dirty() < 4096, "the canary: a sync leaves little");
+    // The kernel and others write, too, so that what is looked for may take more than one try.
+    let is_left = (0..5).any(|_| {
+        fs::write(&file, vec![1u8; 8 << 20]).expect("a file");
+        let told = stage.attack("attacker", "sync");
+        told.says(&["syncfs: ok", "fsync: ok"]);
+        dirty() >= 8 << 10
+    });
+    assert!(is_left, "a function's sync wrote out what others had written");
+    let is_written = (0..5).any(|_| {
+        outside::succeeds("sync", As::Root);
+        dirty() < 8 << 10
+    });
+    assert!(is_written, "the canary: a sync leaves little");
 }
 
 #[test]
