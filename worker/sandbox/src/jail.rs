@@ -378,7 +378,8 @@ pub fn enter(is_root: bool) -> Result<(), JailError> {
     if !is_root {
         let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
         // SAFETY: a plain number; the process has one thread.
-        let made = nix::errno::Errno::result(unsafe { libc::unshare(libc::CLONE_NEWUSER) });
+        let unshare = || nix::errno::Errno::result(unsafe { libc::unshare(libc::CLONE_NEWUSER) });
+        let made = sys::keeping_parent_death_signal(unshare);
         made.map_err(|errno| host_fault("this user may not make a user namespace", namespace_remedy(errno)))?;
         let write = |file: &str, text: String| {
             fs::write(Path::new("/proc/self").join(file), text)

@@ -200,8 +200,23 @@ pub fn set_effective_uid(id: u32) -> Result<()> {
     const UNCHANGED: libc::uid_t = libc::uid_t::MAX;
     // By its number: the C library would ask all threads.
     // SAFETY: plain numbers.
-    let set = unsafe { libc::syscall(libc::SYS_setresuid, UNCHANGED, id, UNCHANGED) };
-    Errno::result(set).map(drop)
+    let set = || unsafe { libc::syscall(libc::SYS_setresuid, UNCHANGED, id, UNCHANGED) };
+    keeping_parent_death_signal(|| Errno::result(set()).map(drop))
+}
+
+/// Does what changes this process's ids or capabilities, with which the kernel forgets that it is to be ended with its
+/// parent. If the parent died meanwhile it ends here.
+pub fn keeping_parent_death_signal<T>(change: impl FnOnce() -> Result<T>) -> Result<T> {
+    let parent = nix::unistd::getppid();
+    let signal = nix::sys::prctl::get_pdeathsig()?;
+    let changed = change();
+    if let Some(signal) = signal {
+        nix::sys::prctl::set_pdeathsig(signal)?;
+        if nix::unistd::getppid() != parent {
+            nix::sys::signal::raise(signal)?;
+        }
+    }
+    changed
 }
 
 /// Sends a signal to exactly the process of a pidfd.

@@ -27,9 +27,10 @@ fn process_under_test() {
     // SAFETY: the child runs the jailer, which wants to be the only thread, and never returns here.
     match unsafe { libc::fork() } {
         0 => {
+            become_user();
+            // Afterwards: the kernel forgets it with a change of ids.
             // SAFETY: plain numbers.
             unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-            become_user();
             std::fs::write(data.join("pid"), std::process::id().to_string()).unwrap();
             let ended = jailer::run(settings(&data));
             if let Err(error) = &ended {

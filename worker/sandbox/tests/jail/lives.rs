@@ -4,7 +4,7 @@ use crate::host::*;
 use sandbox::protocol::*;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[test]
 fn a_function_reaches_its_core_through_the_listener() {
@@ -161,6 +161,23 @@ fn nothing_outlives_a_jailer_that_is_killed_and_the_next_one_finds_what_is_left(
     }
     let made = core.make(shell(bundle.path()));
     assert_eq!(core.script(made.id, "echo again").stdout, "again\n");
+}
+
+#[test]
+fn a_jailer_ends_with_the_process_that_started_it() {
+    if !has_root("a_jailer_ends_with_the_process_that_started_it") {
+        return;
+    }
+    for user in [None, Some(65_534)] {
+        let mut host = Host::start_as(&How { user, without_limits: user.is_some(), ..How::default() });
+        // Blanks are made under other ids, and with a change of them the kernel forgets whose end ends a process.
+        wait("blanks", || (user.is_some() || host.inmates().len() == 2).then_some(()));
+        host.process.kill().unwrap();
+        host.process.wait().unwrap();
+        let is_gone = || !Path::new(&format!("/proc/{}", host.pid())).exists();
+        wait("the end of the jailer", || is_gone().then_some(()));
+        wait("the end of all", || host.inmates().is_empty().then_some(()));
+    }
 }
 
 #[test]
