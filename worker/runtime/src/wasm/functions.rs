@@ -120,9 +120,9 @@ impl Functions {
     pub fn insert(&mut self, function: FunctionId, spec: &FunctionSpec) {
         self.generation += 1;
         // Of two versions before, the one that is known to run.
-        let former = self.functions.remove(&function).and_then(|mut before| match before.former.take() {
-            Some(former) if before.code.is_none() => Some(former),
-            _ => Some(Box::new(before)),
+        let former = self.functions.remove(&function).map(|mut before| match before.former.take() {
+            Some(former) if before.code.is_none() => former,
+            _ => Box::new(before),
         });
         let published = Function {
             name: spec.name.as_str().into(),
