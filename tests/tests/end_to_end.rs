@@ -282,3 +282,22 @@ fn everything_stopped_and_started_again_goes_on() {
     let loops = site.json(&["dlq", "list", "--function", "loop"]);
     assert_eq!(text(&loops[0], "status"), "timeout", "the call that ran into the drain has ended: {loops}");
 }
+
+#[test]
+fn who_gave_a_busy_core_its_cpu_is_told_by_the_kernel() {
+    let site = Site::new();
+    let _up = site.up(&["--cores", "1"]);
+    site.deploy("loop", LOOP, "timeout = \"20s\"\n[retry]\nattempts = 1");
+    site.ok(&["submit", "loop"]);
+    until("the loop to run", || (site.status()?["leased_now"] == 1).then_some(()));
+    if !nix::unistd::geteuid().is_root() {
+        // What it says to someone who may not ask is part of the promise.
+        eprintln!("SKIPPED: the kernel's view of a core needs root, and this runs as another user");
+        return site.run(&["workers", "--sched", "100ms"]).fails(8, &["eBPF", "root"]);
+    }
+    let seen = site.json(&["workers", "--sched", "500ms"]);
+    let pid = &site.json(&["workers"])[0]["pid"];
+    assert_eq!((seen.as_array().map(Vec::len), &seen[0]["pid"]), (Some(1), pid), "{seen}");
+    assert!(seen[0]["ran_thousandths"].as_u64() > Some(0), "a core with an endless loop ran: {seen}");
+    assert!(site.ok(&["workers", "--sched", "100ms"]).contains("run-queue delay"));
+}

@@ -350,7 +350,11 @@ mod tests {
     fn no_core_outlives_its_supervisor() {
         let directory = tempfile::tempdir().unwrap();
         let mut child = supervisor(directory.path());
-        let cores = [pid(directory.path(), "jailer", None), pid(directory.path(), "0", None), pid(directory.path(), "1", None)];
+        let cores = [
+            pid(directory.path(), "jailer", None),
+            pid(directory.path(), "0", None),
+            pid(directory.path(), "1", None),
+        ];
         child.kill().unwrap();
         child.wait().unwrap();
         wait("the end of the cores", || cores.into_iter().all(is_gone).then_some(()));

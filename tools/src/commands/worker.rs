@@ -151,7 +151,8 @@ impl Worker {
             command
         };
         let jailer: Option<&dyn Fn() -> Command> = if own_jailer { Some(&jailer) } else { None };
-        ::worker::supervisor::run(&plan, jailer, command).map_err(|error| failed("cannot start the cores", error))?;
+        ::worker::supervisor::run(&plan, jailer, command)
+            .map_err(|error| failed("cannot start the cores", error))?;
         Ok(Exit::Ok)
     }
 }
