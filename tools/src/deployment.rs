@@ -203,8 +203,10 @@ fn route(spec: &FunctionSpec) -> String {
 
 /// A manifest's error already says place, what, and what is allowed.
 fn manifest_failure(error: &SpecError) -> Failure {
-    let (what, remedy) =
-        error.message.split_once("; ").unwrap_or((&error.message, "see call::manifest for all keys"));
+    let (what, remedy) = error
+        .message
+        .split_once("; ")
+        .unwrap_or((&error.message, "`millrace init` writes a function.toml that describes every key"));
     Failure::input(what, error.place.clone(), remedy)
 }
 
