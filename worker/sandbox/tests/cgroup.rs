@@ -110,30 +110,32 @@ fn canary_a_limit_of_processes_that_is_not_there_is_seen() {
     unreachable_if_skipped("the bomb went off");
 }
 
+/// Part of a CPU that the group of [`check_quota`] may have.
+const QUOTA: f64 = 0.1;
+
 /// Part of a CPU that a group got, and for how long it was held back.
 fn check_quota(platform: &Platform, limits: &Limits) {
     let mut group = platform.group("busy");
     told(group.apply(limits));
     let _busy = Actor::start(&group, "spin");
-    // A busy host may give less than the quota; more it must never be.
     let (start, before) = (Instant::now(), told(group.cpu_ns()));
-    until("2 s, or an end of the quota", || {
+    let share = || (told(group.cpu_ns()) - before) as f64 / start.elapsed().as_nanos() as f64;
+    // A host that is busy with other tests may give less than the quota for seconds on end, and then nothing has to be
+    // held back; more than the quota it must never be.
+    until("2 s, and an end of the quota", || {
         let is_throttled = told(group.throttled_ns()) > 0;
-        let elapsed = start.elapsed();
-        (elapsed > Duration::from_secs(2) && is_throttled) || elapsed > Duration::from_secs(8)
+        start.elapsed() > Duration::from_secs(2) && (is_throttled || share() > 2.0 * QUOTA)
     });
-    let used = told(group.cpu_ns()) - before;
-    let share = used as f64 / start.elapsed().as_nanos() as f64;
-    eprintln!("got {share:.3} of a CPU, held back for {} ms", told(group.throttled_ns()) / 1_000_000);
-    assert!(share < 0.2 * 1.3, "it got {share:.3} of a CPU");
-    assert!(told(group.throttled_ns()) > 0);
+    let (share, held) = (share(), told(group.throttled_ns()));
+    eprintln!("got {share:.3} of a CPU, held back for {} ms", held / 1_000_000);
+    assert!(share < QUOTA * 1.3, "it got {share:.3} of a CPU");
     told(group.kill());
     told(group.remove_within(PATIENCE));
 }
 
 #[test]
 fn a_quota_of_cpu_time_holds() {
-    each(|platform| check_quota(platform, &Limits { cpu_milli: 200, ..Limits::NONE }));
+    each(|platform| check_quota(platform, &Limits { cpu_milli: 100, ..Limits::NONE }));
 }
 
 #[test]
