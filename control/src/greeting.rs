@@ -169,7 +169,7 @@ impl<D: Driver> Node<D> {
         let entry = self.workers.core_mut(core).expect("its session is there");
         entry.is_up = true;
         let (host, slots, granted, draining) = (entry.host, entry.slots, entry.granted, entry.draining);
-        self.scheduler.step(Input::CoreUp { core, host, slots }, &mut self.effects);
+        self.scheduler.step(Input::CoreUp { core, host, slots, far: false }, &mut self.effects);
         if draining || matches!(self.phase, Phase::Draining { .. }) {
             self.scheduler.step(Input::CoreDrain { core }, &mut self.effects);
         }

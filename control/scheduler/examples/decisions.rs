@@ -52,7 +52,7 @@ impl Node {
     fn deploy(&mut self) {
         let host = HostRef(0);
         for core in (0..CORES).map(CoreRef) {
-            self.tell(Input::CoreUp { core, host, slots: SLOTS });
+            self.tell(Input::CoreUp { core, host, slots: SLOTS, far: false });
         }
         for function in (0..self.queues.len() as u32).map(FunctionRef) {
             self.tell(Input::Function { function, version: 1, concurrency: 1000 });

@@ -26,6 +26,8 @@
 //! 6. **Conservation**: each call that was offered is dispatched and then forgotten at its end, or is given back.
 //! 7. **Flow control**: the fuller the RunQ, the fewer calls a poll asks for; an empty FuncBuffer may always have
 //!    one, so that each function's head is seen.
+//! 8. **Near before far**: a core that stands for another region gets a call only if no near core that is ready for
+//!    it has credits.
 //!
 //! Deliberately absent: quotas, slow start and back-pressure, which change what `may_run` says; and the lease, its
 //! time-out and retries, which are the durable queue's.

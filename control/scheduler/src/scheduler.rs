@@ -49,7 +49,7 @@ impl Scheduler {
             Input::FunctionGone { function } => self.retire(function),
             Input::Ready { host, function, version } => self.ready(host, function, version),
             Input::HostDown { host } => self.host_down(host),
-            Input::CoreUp { core, host, slots } => self.core_up(core, host, slots),
+            Input::CoreUp { core, host, slots, far } => self.core_up(core, host, slots, far),
             Input::Credit { core, granted } => {
                 if self.lb.credit(core, granted) {
                     self.unblock(core);
@@ -132,8 +132,8 @@ impl Scheduler {
         }
     }
 
-    fn core_up(&mut self, core: CoreRef, host: HostRef, slots: u32) {
-        self.lb.up(core, host, slots);
+    fn core_up(&mut self, core: CoreRef, host: HostRef, slots: u32, far: bool) {
+        self.lb.up(core, host, slots, far);
         for function in self.functions.all() {
             let of = self.functions.get_mut(function);
             if of.ready_hosts.has(usize::from(host.0)) {

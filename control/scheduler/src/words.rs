@@ -64,6 +64,8 @@ pub enum Input {
         host: HostRef,
         /// Calls it serves at once: the RunQ grows with their sum.
         slots: u32,
+        /// It stands for another region, which pulls: it gets a call only if no near core that is ready has credits.
+        far: bool,
     },
     /// A core granted slots.
     Credit {

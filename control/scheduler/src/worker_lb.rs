@@ -1,4 +1,5 @@
-//! WorkerLB: the better of two random cores that are ready for the function, by credits left.
+//! WorkerLB: the better of two random cores that are ready for the function, by credits left; near ones before far
+//! ones, which stand for other regions.
 
 use crate::CORES_MAX;
 use crate::mask::{MASK_BITS, Mask};
@@ -27,6 +28,8 @@ pub struct WorkerLb {
     open: Mask,
     /// Open cores with credits left.
     free: Mask,
+    /// Connected cores that stand for other regions.
+    far: Mask,
     /// Slots of all open cores.
     slots: u64,
     random: u64,
@@ -41,17 +44,19 @@ impl WorkerLb {
             up: Mask::default(),
             open: Mask::default(),
             free: Mask::default(),
+            far: Mask::default(),
             slots: 0,
             random: 0,
         }
     }
 
     /// A core connected, without credits.
-    pub fn up(&mut self, core: CoreRef, host: HostRef, slots: u32) {
+    pub fn up(&mut self, core: CoreRef, host: HostRef, slots: u32, far: bool) {
         assert!(!self.up.has(usize::from(core.0)), "{core:?} is up");
         self.cores[usize::from(core.0)] = Core { host, slots, granted: 0, used: 0 };
         self.up.set(usize::from(core.0), true);
         self.open.set(usize::from(core.0), true);
+        self.far.set(usize::from(core.0), far);
         self.slots += u64::from(slots);
     }
 
@@ -131,9 +136,12 @@ impl WorkerLb {
         self.random = random;
     }
 
-    /// Two random ones of the ready cores that have credits, and of the two the one with more; none if none has.
+    /// Two random ones of the ready cores that have credits, and of the two the one with more; none if none has. Far
+    /// cores are candidates only while no near one is.
     pub fn pick(&mut self, ready: Mask) -> Option<CoreRef> {
-        let candidates = ready & self.free;
+        let all = ready & self.free;
+        let near = all.without(self.far);
+        let candidates = if near.is_empty() { all } else { near };
         let count = candidates.count();
         if count < 2 {
             return candidates.nth(0).map(|core| CoreRef(core as u16));
@@ -179,7 +187,7 @@ mod tests {
     fn with_credits(credits: &[u64]) -> (WorkerLb, Mask) {
         let (mut lb, mut all) = (WorkerLb::new(CORES_MAX), Mask::default());
         for (at, &granted) in credits.iter().enumerate() {
-            lb.up(CoreRef(at as u16), HostRef(0), 8);
+            lb.up(CoreRef(at as u16), HostRef(0), 8, false);
             lb.credit(CoreRef(at as u16), granted);
             all.set(at, true);
         }
@@ -220,6 +228,23 @@ mod tests {
         assert!(lb.unspend(CoreRef(3)), "the only credit came back");
         lb.close(CoreRef(3));
         assert_eq!(lb.pick(ready), None);
+    }
+
+    #[test]
+    fn a_far_core_is_taken_only_while_no_near_one_has_credits() {
+        let (mut lb, mut all) = with_credits(&[2]);
+        lb.up(CoreRef(1), HostRef(1), 8, true);
+        lb.credit(CoreRef(1), 100);
+        all.set(1, true);
+        let mut taken = Vec::new();
+        for random in 0..4 {
+            lb.seed(random);
+            let core = lb.pick(all).unwrap();
+            lb.spend(core);
+            taken.push(core.0);
+        }
+        assert_eq!(taken, [0, 0, 1, 1]);
+        lb.check();
     }
 
     #[test]

@@ -223,6 +223,12 @@ fn canary_readiness() {
 }
 
 #[test]
+#[should_panic(expected = "a far core got a call")]
+fn canary_near_before_far() {
+    planted(Bug::FarToldNear);
+}
+
+#[test]
 #[should_panic(expected = "equals do not take turns")]
 fn canary_fairness() {
     assert!(goes_round(&[0, 0, 1].map(FunctionRef)), "equals do not take turns");

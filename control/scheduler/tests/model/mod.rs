@@ -21,6 +21,11 @@ pub fn host_of(core: u16) -> HostRef {
     HostRef(core / 2)
 }
 
+/// Whether a core stands for another region.
+fn is_far(core: CoreRef) -> bool {
+    core.0 % 3 == 2
+}
+
 /// A call as the durable queue holds it.
 #[derive(Clone, Copy, Debug)]
 pub struct Pending {
@@ -59,6 +64,8 @@ pub enum Bug {
     EndForgotten,
     /// The scheduler is told of readiness that is not there.
     ReadyInvented,
+    /// The scheduler is told that a far core is near.
+    FarToldNear,
 }
 
 /// The node.
@@ -76,6 +83,8 @@ pub struct Model {
     versions: u32,
     cores: BTreeMap<CoreRef, Connected>,
     free: Vec<CallRef>,
+    /// A dispatch of this turn was refused.
+    refused: bool,
 }
 
 /// Limits that random inputs reach.
@@ -105,6 +114,7 @@ impl Model {
             versions: 0,
             cores: BTreeMap::new(),
             free: (0..limits.calls_max as u32).rev().map(CallRef).collect(),
+            refused: false,
         }
     }
 
@@ -160,7 +170,8 @@ impl Model {
     pub fn core_up(&mut self, core: CoreRef, slots: u32) {
         if let Entry::Vacant(free) = self.cores.entry(core) {
             free.insert(Connected { granted: 0, used: 0, draining: false });
-            self.tell(Input::CoreUp { core, host: host_of(core.0), slots });
+            let far = is_far(core) && self.bug != Bug::FarToldNear;
+            self.tell(Input::CoreUp { core, host: host_of(core.0), slots, far });
         }
     }
 
@@ -212,6 +223,7 @@ impl Model {
     /// One turn, and more while the effects fill their room.
     pub fn turn(&mut self, random: u64, refuse_one: bool) {
         let mut refuse = refuse_one;
+        self.refused = false;
         loop {
             self.tell(Input::Turn { random });
             let full = self.out.is_full();
@@ -221,6 +233,7 @@ impl Model {
                     Effect::Dispatch { call, function, core } => {
                         self.judge(call, function, core);
                         if std::mem::take(&mut refuse) {
+                            self.refused = true;
                             self.cores.get_mut(&core).expect("judged").used -= 1;
                             self.running.remove(&call);
                             self.free.push(call);
@@ -259,6 +272,14 @@ impl Model {
         assert!(!connected.draining, "dispatched to a draining core");
         connected.used += 1;
         assert!(connected.used <= connected.granted, "more calls than credits");
+        // What was decided before a refusal gave a credit back is not judged by it.
+        if is_far(core) && !self.refused {
+            let is_free = |(core, near): (&CoreRef, &Connected)| {
+                let ready = deployed.ready.contains(&host_of(core.0));
+                !is_far(*core) && ready && !near.draining && near.used < near.granted
+            };
+            assert!(!self.cores.iter().any(is_free), "a far core got a call that a near one could take");
+        }
         self.running.insert(call, (function, core));
         let at_once = self.running.values().filter(|(of, _)| *of == function).count();
         assert!(
