@@ -3,11 +3,17 @@
 //! A controller publishes versioned snapshots; a consumer caches the newest and goes on with it when the controller
 //! is slow or gone, so that no call ever waits for one. Pure deciders: no clock, no I/O, no allocation after `new`.
 //!
-//! Here so far: the [`utilization`] controller. The rate limiter, the locality optimizer and the Global Traffic
-//! Conductor publish the same way when there is more than one region and a quota to share.
+//! A controller that starts again has forgotten everything. Consumers tell it what they hold (`Input::Held`), and it
+//! goes on from there under versions above all of theirs.
 
+pub mod words;
 pub mod snapshot;
 pub mod utilization;
+pub mod gtc;
 
-pub use snapshot::{Cache, Publisher, Snapshot};
-pub use utilization::{Permille, Settings, Utilization};
+pub use snapshot::{Board, Cache, Publisher, Snapshot};
+pub use utilization::{Settings, Utilization};
+pub use words::{
+    DownstreamRef, Effects, FunctionRef, GroupRef, MilliCalls, Millicores, Permille, RegionRef, SchedulerRef,
+    WorkerRef,
+};

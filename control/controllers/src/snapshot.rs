@@ -1,7 +1,11 @@
 //! Versioned snapshots: what passes between a controller and those who use its conclusions.
+//!
+//! As JSON: `{"version": 7, "value": ...}`.
+
+use serde::{Deserialize, Serialize};
 
 /// One conclusion of a controller.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Snapshot<T> {
     /// Larger is newer. A controller that starts again continues above what it has published.
     pub version: u64,
@@ -33,6 +37,100 @@ impl<T: Clone + PartialEq> Publisher<T> {
         }
         self.newest = Snapshot { version: self.newest.version + 1, value };
         Some(&self.newest)
+    }
+
+    /// Changes the newest value in place, for one that is too large to be made anew each time. `change` says whether
+    /// it changed anything; only then there is a new version.
+    pub fn revise(&mut self, change: impl FnOnce(&mut T) -> bool) -> bool {
+        let changed = change(&mut self.newest.value);
+        self.newest.version += u64::from(changed);
+        changed
+    }
+
+    /// Goes on from what a consumer holds, if that is not older: a controller that starts again has forgotten it.
+    pub fn resume(&mut self, held: &Snapshot<T>) {
+        if held.version >= self.newest.version {
+            self.newest.clone_from(held);
+        }
+    }
+}
+
+/// A snapshot per key: a controller of many functions publishes those that changed. The versions of all keys are
+/// drawn from one count, so that a controller that starts again needs one number only to continue above it.
+#[derive(Debug)]
+pub struct Board<T> {
+    /// The newest version drawn.
+    drawn: u64,
+    newest: Vec<Snapshot<T>>,
+    /// What should be published and is not yet, for want of room.
+    wanted: Vec<T>,
+    /// Keys below it have been looked at; none of those waits.
+    looked_at: usize,
+}
+
+impl<T: Copy + PartialEq> Board<T> {
+    /// Begins with `value` for each of `keys`, which is safe without any controller and therefore not published.
+    /// Versions are above `published`.
+    pub fn new(published: u64, keys: usize, value: T) -> Board<T> {
+        Board {
+            drawn: published,
+            newest: vec![Snapshot { version: 0, value }; keys],
+            wanted: vec![value; keys],
+            looked_at: keys,
+        }
+    }
+
+    /// The newest snapshot of a key; version 0 if none has been published.
+    pub fn newest(&self, key: usize) -> &Snapshot<T> {
+        &self.newest[key]
+    }
+
+    /// The newest version of all keys.
+    pub fn drawn(&self) -> u64 {
+        self.drawn
+    }
+
+    /// What has been concluded for a key, published or not.
+    pub fn wanted(&self, key: usize) -> T {
+        self.wanted[key]
+    }
+
+    /// Concludes; [`Board::publish_next`] gives it out if it differs from what is published.
+    pub fn conclude(&mut self, key: usize, value: T) {
+        self.wanted[key] = value;
+        self.looked_at = self.looked_at.min(key);
+    }
+
+    /// Goes on from what a consumer of a key holds, if that is not older than what is known here.
+    pub fn resume(&mut self, key: usize, held: Snapshot<T>) {
+        self.drawn = self.drawn.max(held.version);
+        if held.version >= self.newest[key].version {
+            self.newest[key] = held;
+            self.wanted[key] = held.value;
+        }
+    }
+
+    /// The next key whose conclusion is not published yet, now under a new version; none if all are.
+    pub fn publish_next(&mut self) -> Option<(usize, Snapshot<T>)> {
+        while self.looked_at < self.wanted.len() {
+            let key = self.looked_at;
+            self.looked_at += 1;
+            if self.newest[key].value != self.wanted[key] {
+                self.drawn += 1;
+                self.newest[key] = Snapshot { version: self.drawn, value: self.wanted[key] };
+                return Some((key, self.newest[key]));
+            }
+        }
+        None
+    }
+
+    /// Panics if a version is above those drawn.
+    pub fn check(&self) {
+        for (key, snapshot) in self.newest.iter().enumerate() {
+            assert!(snapshot.version <= self.drawn, "key {key}: version above the {} drawn", self.drawn);
+            let waits = key >= self.looked_at || snapshot.value == self.wanted[key];
+            assert!(waits, "key {key}: a conclusion is never published");
+        }
     }
 }
 
@@ -93,5 +191,53 @@ mod tests {
             }
             prop_assert!(newest.is_some() || (cache.version(), *cache.get()) == (0, 1000));
         }
+
+        #[test]
+        fn a_board_publishes_each_change_once_and_survives_its_controller(
+            changes in proptest::collection::vec((0..5usize, 0..3u32, any::<bool>(), any::<bool>()), 1..60),
+        ) {
+            let mut board = Board::new(0, 5, 0u32);
+            let mut caches: Vec<Cache<u32>> = (0..5).map(|_| Cache::new(0)).collect();
+            for (key, value, publishes, dies) in changes {
+                if dies {
+                    // What consumers hold is all that is left.
+                    board = Board::new(0, 5, 0);
+                    for (key, cache) in caches.iter().enumerate() {
+                        board.resume(key, Snapshot { version: cache.version(), value: *cache.get() });
+                    }
+                }
+                board.conclude(key, value);
+                board.check();
+                while publishes && let Some((key, snapshot)) = board.publish_next() {
+                    prop_assert_eq!(snapshot.version, board.drawn());
+                    prop_assert_ne!(snapshot.value, *caches[key].get(), "published and nothing changed");
+                    prop_assert!(caches[key].offer(snapshot), "older than what is held");
+                }
+                if publishes {
+                    let held: Vec<u32> = caches.iter().map(|cache| *cache.get()).collect();
+                    prop_assert_eq!(held, (0..5).map(|key| board.wanted(key)).collect::<Vec<_>>());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_value_is_revised_in_place_and_resumed() {
+        let mut publisher = Publisher::new(3, vec![1, 2]);
+        assert!(!publisher.revise(|_| false));
+        assert!(publisher.revise(|list| std::mem::replace(&mut list[0], 9) != 9));
+        assert_eq!(*publisher.newest(), Snapshot { version: 5, value: vec![9, 2] });
+        publisher.resume(&Snapshot { version: 4, value: vec![0, 0] });
+        assert_eq!(publisher.newest().version, 5, "an older one says nothing");
+        publisher.resume(&Snapshot { version: 8, value: vec![7, 7] });
+        assert_eq!(publisher.publish(vec![7, 8]).map(|newest| newest.version), Some(9));
+    }
+
+    #[test]
+    #[should_panic(expected = "a conclusion is never published")]
+    fn canary_board() {
+        let mut board = Board::new(0, 2, 0);
+        board.wanted[1] = 5;
+        board.check();
     }
 }

@@ -6,9 +6,7 @@
 //! (XFaaS section 4.6; the paper gives neither period nor target, so they are [`Settings`].)
 
 use crate::snapshot::{Publisher, Snapshot};
-
-/// Thousandths: of a core's time, or of a quota.
-pub type Permille = u32;
+use crate::words::Permille;
 
 /// What an operator may choose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
