@@ -137,6 +137,7 @@ impl Submitter {
             criticality: 0,
             want_outcome: false,
             arguments: Arguments { payload: &self.payload, attributes: &[] },
+            ..Submit::default()
         };
         body::append_submit(&mut self.out, &submit).expect("a small payload fits");
         self.in_flight.push_back(intended);

@@ -45,6 +45,7 @@ impl Leased {
             criticality: 0,
             want_outcome: false,
             arguments: Arguments { payload, attributes: &[] },
+            ..Submit::default()
         };
         body::append_submit(&mut submit, &call).expect("arguments within limits");
         let exact = Frame::parse(&submit).expect("just encoded").0.bytes().len();

@@ -12,7 +12,7 @@ use durableq::{Fate, Origin};
 use scheduler::{CallRef, CoreRef, FunctionRef, Input};
 
 /// For calls of a function that was deleted while they ran.
-const NO_RETRY: RetrySpec = RetrySpec { attempts: 1, backoff_ms: 0, backoff_max_ms: 0 };
+const NO_RETRY: RetrySpec = RetrySpec { attempts: 1, backoff_ms: 0, backoff_max_ms: 0, budget_percent: 0 };
 
 impl<D: Driver> Node<D> {
     /// A core reports how a lease ended. Validated here, once, like a submit.

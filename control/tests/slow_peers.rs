@@ -67,6 +67,7 @@ impl Client {
                 criticality: 0,
                 want_outcome: false,
                 arguments: Arguments { payload, attributes: &[] },
+                ..Submit::default()
             };
             append_submit(&mut frame, &submit).unwrap();
             match self.driver.send(self.connection, &frame) {

@@ -153,6 +153,7 @@ impl Running<'_> {
             criticality: batch.criticality,
             want_outcome: batch.wait,
             arguments: Arguments { payload: &row.payload, attributes: &[] },
+            ..Submit::default()
         };
         self.open.insert(row.line);
         client.enqueue(&submit)?;

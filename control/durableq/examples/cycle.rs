@@ -71,6 +71,7 @@ fn submit(number: usize, function: FunctionId) -> FrameBuf {
         criticality: 0,
         want_outcome: false,
         arguments: Arguments { payload: &[7; 128], attributes: &[] },
+        ..Submit::default()
     };
     append_submit(&mut out, &submit).expect("small");
     out

@@ -1,7 +1,7 @@
 //! What goes into the durable queue and what comes out of it.
 
 use call::limits::Limits;
-use call::{CallId, Epoch, Frame, FunctionId, Status, VerdictCode, WallTime};
+use call::{CallId, CallKey, Epoch, Frame, FunctionId, Label, Status, VerdictCode, WallTime};
 
 /// A pending call or dead letter: its place in the queue's table, below `limits.calls_max`.
 ///
@@ -137,6 +137,10 @@ pub struct Offer {
     pub criticality: u8,
     /// When it should be done.
     pub deadline: WallTime,
+    /// As the call says.
+    pub key: CallKey,
+    /// Of its arguments.
+    pub label: Label,
 }
 
 /// A call that may run now: everything of the lease frame. `body` is the submit frame as the client wrote it, so that

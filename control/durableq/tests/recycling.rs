@@ -64,6 +64,7 @@ fn next_group(segment: u64, last: &GroupHeader, key: u64) -> Vec<u8> {
         criticality: 0,
         want_outcome: false,
         arguments: Arguments { payload: b"never submitted", attributes: &[] },
+        ..Submit::default()
     };
     append_submit(&mut block, &submit).expect("small arguments");
     let header = GroupHeader {

@@ -68,6 +68,7 @@ pub async fn submit(
         // Whoever comes over HTTP may ask for the result later.
         want_outcome: true,
         arguments: Arguments { payload: &payload, attributes: &[] },
+        ..Submit::default()
     };
     append_submit(&mut frame, &submit).map_err(|_| ApiError::refused(VerdictCode::Malformed, 0))?;
     let (verdict, retry_after_ms) = admin.link.submit(call, frame).await?;

@@ -219,6 +219,10 @@ mod tests {
         same("FunctionSpec", serde_json::to_value(call::FunctionSpec::default()).unwrap());
         same("NodeStatus", serde_json::to_value(call::admin::NodeStatus::default()).unwrap());
         same("RetrySpec", serde_json::to_value(call::function::RetrySpec::default()).unwrap());
+        same("QuotaSpec", serde_json::to_value(call::function::QuotaSpec::default()).unwrap());
+        same("FlowSpec", serde_json::to_value(call::function::FlowSpec::default()).unwrap());
+        same("BreakerSpec", serde_json::to_value(call::function::BreakerSpec::default()).unwrap());
+        same("LocalitySpec", serde_json::to_value(call::function::LocalitySpec::default()).unwrap());
         same("ProcessSpec", serde_json::to_value(call::function::ProcessSpec::default()).unwrap());
         same("LimitSpec", serde_json::to_value(call::function::LimitSpec::default()).unwrap());
         same("NetworkSpec", serde_json::to_value(call::function::NetworkSpec::default()).unwrap());

@@ -178,7 +178,16 @@ fn encode(
 ) -> Result<FrameBuf, AwsError> {
     let want_outcome = kind == Kind::RequestResponse;
     let (start_at, deadline) = (WallTime(0), WallTime(0));
-    let submit = Submit { call, function, start_at, deadline, criticality: 0, want_outcome, arguments };
+    let submit = Submit {
+        call,
+        function,
+        start_at,
+        deadline,
+        criticality: 0,
+        want_outcome,
+        arguments,
+        ..Submit::default()
+    };
     let mut frame = FrameBuf::new();
     append_submit(&mut frame, &submit).map_err(|_| AwsError::too_large(ARGUMENTS_BYTES_MAX))?;
     if !want_outcome {

@@ -77,6 +77,7 @@ impl Peer {
             criticality: 0,
             want_outcome,
             arguments: Arguments { payload, attributes: &[] },
+            ..Submit::default()
         };
         body::append_submit(&mut out, &submit).unwrap();
         self.stream.write_all(&out).expect("the node reads");

@@ -43,6 +43,7 @@ impl Load {
             criticality: 0,
             want_outcome: false,
             arguments: Arguments { payload: &payload[..bytes], attributes: &[] },
+            ..Submit::default()
         };
         out.clear();
         body::append_submit(out, &submit).expect("small arguments");

@@ -94,6 +94,7 @@ impl Peers {
                 criticality: 0,
                 want_outcome: self.submitted.is_multiple_of(2),
                 arguments: Arguments { payload: &[7; 128], attributes: &[] },
+                ..Submit::default()
             };
             append_submit(&mut self.out, &submit).unwrap();
             self.submitted += 1;

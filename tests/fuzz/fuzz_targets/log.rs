@@ -126,7 +126,7 @@ impl Recipe<'_> {
             deadline: self.usually(0),
             level: self.byte() % 12,
             attempt: self.usually(1) as u16,
-            kind,
+            ..Header::new(kind)
         };
         let mut body = FrameBuf::new();
         match self.byte() {

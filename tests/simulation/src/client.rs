@@ -85,6 +85,7 @@ impl Client {
             criticality: wish.criticality,
             want_outcome: wish.want_outcome,
             arguments: Arguments { payload: wish.script.as_bytes(), attributes: &[] },
+            ..Submit::default()
         };
         body::append_submit(&mut frame, &submit).expect("small arguments");
         let (parsed, _) = Frame::parse(&frame).expect("just encoded");

@@ -92,6 +92,7 @@ impl Client {
             criticality: 0,
             want_outcome: false,
             arguments: Arguments { payload, attributes: &[] },
+            ..Submit::default()
         }
     }
 

@@ -361,6 +361,7 @@ mod tests {
             criticality: 0,
             want_outcome,
             arguments: Arguments { payload: b"abc", attributes: &[] },
+            ..Submit::default()
         }
     }
 

@@ -237,6 +237,7 @@ fn the_sender_writes_the_same_frames() {
         criticality: 0,
         want_outcome: true,
         arguments: call::Arguments { payload: b"payload", attributes: &[] },
+        ..call::body::Submit::default()
     };
     let template = Template::new(&like).unwrap();
     for _ in 0..100 {

@@ -159,6 +159,7 @@ impl<'a> Generator<'a> {
             criticality: 0,
             want_outcome: options.want_outcome,
             arguments: Arguments { payload: &options.payload, attributes: &[] },
+            ..Submit::default()
         };
         let connect = |_| Sender::connect(&options.endpoint, "millrace-load");
         Ok(Generator {

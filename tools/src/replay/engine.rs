@@ -165,6 +165,7 @@ impl Replayer<'_> {
                 criticality: 0,
                 want_outcome: true,
                 arguments: Arguments { payload: arguments, attributes: &[] },
+                ..Submit::default()
             };
             client.enqueue(&submit)?;
             self.ledger.entries[next].submitted_ns = self.now_ns();

@@ -113,6 +113,7 @@ pub enum Ask {
 }
 
 /// The answer to an [`Ask`].
+#[expect(clippy::large_enum_variant, reason = "one at a time, and never many in a list")]
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "answer", content = "value")]
 pub enum Answer {

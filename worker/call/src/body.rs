@@ -4,7 +4,8 @@
 //! of an archive stands at its end, so a body must have its exact length: [`crate::Frame::body`] has.
 
 use crate::frame::{self, FrameBuf, FrameError, Header, Kind, flag};
-use crate::ids::{CallId, FunctionId};
+use crate::ids::{CallId, CallKey, FunctionId};
+use crate::label::Label;
 use crate::limits::{
     ARGUMENTS_BYTES_MAX, ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, BODY_BYTES_MAX, OUTPUT_BYTES_MAX,
     STDERR_BYTES_MAX,
@@ -36,6 +37,8 @@ pub mod attribute {
     pub const CLIENT_CONTEXT: &str = "clientcontext";
     /// The trace that the call belongs to, as `X-Amzn-Trace-Id` has it: `Lambda-Runtime-Trace-Id`.
     pub const TRACE_ID: &str = "xamzntraceid";
+    /// The text of the call's key, of which the frame's header has a hash: CloudEvents' extension for partitioning.
+    pub const KEY: &str = "partitionkey";
 }
 
 /// Body of [`Kind::Submit`]: what the function will read.
@@ -325,7 +328,7 @@ pub fn reply(body: &[u8]) -> Result<ReadReply<'_>, FrameError> {
 }
 
 /// A call as a client means it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Submit<'a> {
     /// Made by the client; see [`CallId`].
     pub call: CallId,
@@ -339,6 +342,10 @@ pub struct Submit<'a> {
     pub criticality: u8,
     /// Send the outcome on this connection and keep its body.
     pub want_outcome: bool,
+    /// Whom it is about: at most `concurrency_per_key` calls of one key run at once.
+    pub key: CallKey,
+    /// How its arguments may flow.
+    pub label: Label,
     /// What the function reads.
     pub arguments: Arguments<'a>,
 }
@@ -364,6 +371,8 @@ pub fn append_submit(out: &mut FrameBuf, submit: &Submit<'_>) -> Result<(), Fram
         stamp: submit.start_at.0,
         deadline: submit.deadline.0,
         level: submit.criticality,
+        label: submit.label,
+        key: submit.key,
         ..Header::new(Kind::Submit)
     };
     append_archive(out, &header, arguments)
@@ -426,6 +435,7 @@ mod tests {
             criticality: 3,
             want_outcome: true,
             arguments: Arguments { payload, attributes },
+            ..Submit::default()
         }
     }
 

@@ -15,17 +15,21 @@
 //! | 40 | 8 | stamp | submit: start time; lease, outcome, done, dead, redrive: epoch; retry: executions that failed; credit: slots granted in all; publish, retire, ready: version; incarnation: its number; ask, answer: correlation |
 //! | 48 | 8 | deadline | submit, lease: deadline; retry: not before |
 //! | 56 | 1 | level | submit, lease: criticality; outcome, done, retry, dead, ready: [`Status`] |
-//! | 57 | 1 | | zero |
+//! | 57 | 1 | label | submit: [`Label`] of its arguments; otherwise zero |
 //! | 58 | 2 | attempt | lease, outcome, retry: how many times the call has been delivered, from 1; answer: how many frames with more of the same body follow |
-//! | 60 | 4 | | zero |
+//! | 60 | 4 | key | submit: [`CallKey`], zero for none; otherwise zero |
 //!
 //! The body of a [`Kind::Lease`] is a whole submit frame, byte for byte as the client wrote it: a *sealed* body,
 //! which brings a CRC of its own and is not summed again. The lease is the small envelope for what changes.
 //!
+//! Label and key were reserved, and zero, in earlier builds: a submit without either is the same bytes, and an earlier
+//! build refuses one that has them rather than forget them.
+//!
 //! A broken frame is one whose magic, version, kind, flags, reserved bytes, length or CRC is wrong, or that has a body
 //! although its kind has none; the connection that brought it is closed, the log that holds it ends there.
 
-use crate::ids::{CallId, Epoch, FunctionId};
+use crate::ids::{CallId, CallKey, Epoch, FunctionId};
+use crate::label::Label;
 use crate::limits::{BODY_BYTES_MAX, FRAME_ALIGN, HEADER_BYTES};
 use crate::outcome::Status;
 use crate::time::WallTime;
@@ -217,6 +221,10 @@ pub struct Header {
     pub level: u8,
     /// See the table of the module.
     pub attempt: u16,
+    /// See the table of the module.
+    pub label: Label,
+    /// See the table of the module.
+    pub key: CallKey,
 }
 
 impl Header {
@@ -231,18 +239,22 @@ impl Header {
             deadline: 0,
             level: 0,
             attempt: 0,
+            label: Label::LOWEST,
+            key: CallKey::NONE,
         }
     }
 
     /// The 64 bytes for a body of this length and content. `body` is summed unless the flags say it is sealed.
     ///
     /// # Panics
-    /// If [`Frame::parse`] would refuse the frame: for the body's length, or for flags or a body that its kind does
-    /// not have.
+    /// If [`Frame::parse`] would refuse the frame: for the body's length, or for flags, a body, a label or a key that its
+    /// kind does not have.
     pub fn encode(&self, body: &[u8]) -> [u8; HEADER_BYTES] {
         assert!(body.len() <= BODY_BYTES_MAX, "a writer checks its body's length first");
         assert!(self.flags & !self.kind.flags() == 0, "{:?} has no flags {:#06x}", self.kind, self.flags);
         assert!(body.is_empty() || !self.kind.is_bare(), "{:?} has no body", self.kind);
+        let is_plain = self.label == Label::LOWEST && self.key.is_none();
+        assert!(is_plain || self.kind == Kind::Submit, "{:?} has no label and no key", self.kind);
         let mut out = [0u8; HEADER_BYTES];
         out[0..4].copy_from_slice(&MAGIC);
         out[4] = VERSION;
@@ -254,7 +266,9 @@ impl Header {
         out[40..48].copy_from_slice(&self.stamp.to_le_bytes());
         out[48..56].copy_from_slice(&self.deadline.to_le_bytes());
         out[56] = self.level;
+        out[57] = self.label.0;
         out[58..60].copy_from_slice(&self.attempt.to_le_bytes());
+        out[60..64].copy_from_slice(&self.key.0.to_le_bytes());
         let crc = checksum(&out, if self.flags & flag::SEALED_BODY != 0 { &[] } else { body });
         out[12..16].copy_from_slice(&crc.to_le_bytes());
         out
@@ -340,7 +354,7 @@ fn check_fixed(head: &[u8]) -> Result<Kind, FrameError> {
     if flags & !kind.flags() != 0 {
         return Err(FrameError::Flags(flags));
     }
-    if head[57] != 0 || head[60..64] != [0; 4] {
+    if kind != Kind::Submit && (head[57] != 0 || head[60..64] != [0; 4]) {
         return Err(FrameError::Reserved);
     }
     Ok(kind)
@@ -420,6 +434,8 @@ impl<'a> Frame<'a> {
             deadline: u64_at(self.bytes, 48),
             level: self.bytes[56],
             attempt: self.attempt(),
+            label: self.label(),
+            key: self.key(),
         }
     }
 
@@ -471,6 +487,16 @@ impl<'a> Frame<'a> {
     /// Outcome, done, retry, dead, ready: how it ended.
     pub fn status(&self) -> Result<Status, FrameError> {
         Status::from_wire(self.bytes[56]).ok_or(FrameError::Body)
+    }
+
+    /// Submit: the label of its arguments.
+    pub fn label(&self) -> Label {
+        Label(self.bytes[57])
+    }
+
+    /// Submit: its key.
+    pub fn key(&self) -> CallKey {
+        CallKey(u32_at(self.bytes, 60))
     }
 
     /// How many times the call has been delivered, from 1.
@@ -535,6 +561,24 @@ mod tests {
             }
             let parsed = Frame::parse(&forged(kind, 0, b"x")).map(|_| ());
             assert_eq!(parsed, if kind.is_bare() { Err(FrameError::Body) } else { Ok(()) }, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_submit_has_a_label_and_a_key() {
+        for at in [57, 60, 63] {
+            for kind in Kind::ALL {
+                let mut bytes = forged(kind, 0, b"");
+                bytes[at] = 3;
+                let head: [u8; HEADER_BYTES] = bytes[..HEADER_BYTES].try_into().unwrap();
+                bytes[12..16].copy_from_slice(&checksum(&head, b"").to_le_bytes());
+                let parsed = Frame::parse(&bytes).map(|(frame, _)| (frame.label().0, frame.key().0));
+                match (kind, at) {
+                    (Kind::Submit, 57) => assert_eq!(parsed, Ok((3, 0))),
+                    (Kind::Submit, _) => assert_eq!(parsed.map(|(_, key)| key != 0), Ok(true)),
+                    _ => assert_eq!(parsed, Err(FrameError::Reserved), "{kind:?}"),
+                }
+            }
         }
     }
 

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 pub mod network;
 pub mod process;
+pub mod shaping;
 pub(crate) mod check;
 
 pub use network::{NetworkSpec, Prefix, Protocol, Rule};
 pub use process::{Base, LimitSpec, ProcessSpec, SandboxSpec, Tier};
+pub use shaping::{BreakerSpec, FlowSpec, LocalitySpec, QuotaKind, QuotaSpec};
 
 /// How the function's code runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -61,11 +63,13 @@ pub struct RetrySpec {
     pub backoff_ms: u64,
     /// Longest wait between two executions, ms.
     pub backoff_max_ms: u64,
+    /// Retries of a hundred executions at most, so that retries alone never keep a service down; 0 for no such bound.
+    pub budget_percent: u32,
 }
 
 impl Default for RetrySpec {
     fn default() -> RetrySpec {
-        RetrySpec { attempts: 3, backoff_ms: 100, backoff_max_ms: 60_000 }
+        RetrySpec { attempts: 3, backoff_ms: 100, backoff_max_ms: 60_000, budget_percent: 0 }
     }
 }
 
@@ -108,6 +112,18 @@ pub struct FunctionSpec {
     pub memory_bytes: u64,
     /// Calls of this function executing at once, over all workers.
     pub concurrency: u32,
+    /// Of these, calls with one key; 0 for no such limit.
+    pub concurrency_per_key: u32,
+    /// Names of the services that it uses, whose back-pressure it reports.
+    pub downstreams: Vec<String>,
+    /// What it is promised.
+    pub quota: QuotaSpec,
+    /// Which data it may read.
+    pub flow: FlowSpec,
+    /// When it is left alone for a while.
+    pub breaker: BreakerSpec,
+    /// Which workers run it.
+    pub locality: LocalitySpec,
     /// What happens to a call that failed.
     pub retry: RetrySpec,
     /// How a process function is started.
@@ -138,6 +154,12 @@ impl Default for FunctionSpec {
             timeout_ms: 30_000,
             memory_bytes: 64 << 20,
             concurrency: 1000,
+            concurrency_per_key: 0,
+            downstreams: Vec::new(),
+            quota: QuotaSpec::default(),
+            flow: FlowSpec::default(),
+            breaker: BreakerSpec::default(),
+            locality: LocalitySpec::default(),
             retry: RetrySpec::default(),
             process: ProcessSpec::default(),
             limits: LimitSpec::default(),
@@ -186,7 +208,7 @@ mod tests {
 
     #[test]
     fn backoff_doubles_up_to_its_maximum() {
-        let retry = RetrySpec { attempts: 9, backoff_ms: 100, backoff_max_ms: 1000 };
+        let retry = RetrySpec { attempts: 9, backoff_ms: 100, backoff_max_ms: 1000, ..RetrySpec::default() };
         let waits: Vec<u128> = (1..=6).map(|n| retry.backoff(n).as_millis()).collect();
         assert_eq!(waits, [100, 200, 400, 800, 1000, 1000]);
         assert_eq!(retry.backoff(u16::MAX).as_millis(), 1000);

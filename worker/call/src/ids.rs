@@ -59,6 +59,44 @@ impl FromStr for CallId {
     }
 }
 
+/// What calls of one function have in common that must not be overtaxed: a user, an account, a file. 32 bits of a
+/// stable hash of the text that the submitter gives; zero is no key.
+///
+/// Two texts of one number share what a key may have at once, so a limit is never exceeded for it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct CallKey(pub u32);
+
+impl CallKey {
+    /// No key: the call is in nobody's way.
+    pub const NONE: CallKey = CallKey(0);
+
+    /// Of a text; none of an empty one.
+    pub fn of(text: &str) -> CallKey {
+        if text.is_empty() {
+            return CallKey::NONE;
+        }
+        let FunctionId(hash) = FunctionId::of("", text);
+        CallKey(((hash >> 32) as u32 ^ hash as u32).max(1))
+    }
+
+    /// Whether there is none.
+    pub fn is_none(self) -> bool {
+        self == CallKey::NONE
+    }
+}
+
+impl fmt::Display for CallKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+impl fmt::Debug for CallKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// A function: the first 64 bits of a stable hash of `namespace/name`.
 ///
 /// The id stands in the fixed frame header so that a frame can be routed without reading its body. Two names with
@@ -135,6 +173,12 @@ mod tests {
             let error = wrong.parse::<CallId>().unwrap_err();
             assert!(error.to_string().contains("32 hexadecimal digits"), "{error}");
         }
+    }
+
+    #[test]
+    fn keys_do_not_change_and_only_an_empty_text_has_none() {
+        assert!(CallKey::of("").is_none() && !CallKey::of("user-7").is_none());
+        assert_eq!(CallKey::of("user-7").to_string(), "05213a07");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! The modules stand in the order in which a call meets them.
 
 pub mod ids;
+pub mod label;
 pub mod time;
 pub mod limits;
 pub mod frame;
@@ -17,6 +18,7 @@ pub mod admin;
 pub use body::{Arguments, Attribute, Verdict, VerdictCode};
 pub use frame::{Frame, FrameError, Header, Kind};
 pub use function::{FunctionSpec, SpecError};
-pub use ids::{CallId, Epoch, FunctionId};
+pub use ids::{CallId, CallKey, Epoch, FunctionId};
+pub use label::Label;
 pub use outcome::{Status, Usage};
 pub use time::{Instant, WallTime};

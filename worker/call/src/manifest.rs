@@ -15,11 +15,33 @@
 //! timeout = "30s"                   # of one execution
 //! memory = "64MiB"                  # of one instance
 //! concurrency = 1000                # calls executing at once, over all workers
+//! concurrency_per_key = 0           # of these, calls with one key; 0 for no such limit
+//! downstreams = []                  # services that it uses, like ["tao"]: whose back-pressure it reports
 //!
 //! [retry]
 //! attempts = 3                      # the first one included
 //! backoff = "100ms"                 # doubles with each attempt
 //! backoff_max = "60s"
+//! budget = 0                        # retries of a hundred executions at most; 0 for no such bound
+//!
+//! [quota]                           # of all workers together
+//! kind = "reserved"                 # starts within seconds; or "opportunistic": by its deadline, when there is capacity
+//! cpu = "0"                         # CPU time per time, in cores, like "2.5"; 0 for no limit
+//! rate = 0                          # calls per second that may start; 0 for no limit
+//! burst = 0                         # calls that may start at once above the rate; 0 for a second's
+//! slow_start = true                 # a rate that grows does so by 20% a minute
+//!
+//! [flow]                            # data flows from lower to higher zones only
+//! zone = 0                          # 0 to 7
+//! compartments = []                 # numbers from 1 to 5 that it may read
+//!
+//! [breaker]                         # leaves a failing function alone for a while
+//! failures = 0                      # percent of executions; 0 for never
+//! calls = 20                        # executions before it judges
+//! open = "10s"                      # before one call tries
+//!
+//! [locality]
+//! group = ""                        # functions of one group run on the same workers
 //!
 //! [limits]
 //! cpu_weight = 100                  # share of a busy core beside other functions, 1 to 10000
@@ -70,7 +92,9 @@
 //! function's kind is an error too.
 
 use crate::function::check::for_processes_only;
-use crate::function::{Abi, Base, FunctionSpec, InstanceMode, LimitSpec, RuntimeKind, SpecError, Tier};
+use crate::function::{
+    Abi, Base, FunctionSpec, InstanceMode, LimitSpec, QuotaKind, RuntimeKind, SpecError, Tier,
+};
 use key::{Key, Source};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -98,7 +122,7 @@ pub struct Manifest {
 }
 
 /// Keys that stand alone, before the first table.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 18] = [
     "name",
     "artefact",
     "bundle",
@@ -115,10 +139,16 @@ const KEYS: [&str; 16] = [
     "timeout",
     "memory",
     "concurrency",
+    "concurrency_per_key",
+    "downstreams",
 ];
 /// Tables and their keys.
-const TABLES: [(&str, &[&str]); 4] = [
-    ("retry", &["attempts", "backoff", "backoff_max"]),
+const TABLES: [(&str, &[&str]); 8] = [
+    ("retry", &["attempts", "backoff", "backoff_max", "budget"]),
+    ("quota", &["kind", "cpu", "rate", "burst", "slow_start"]),
+    ("flow", &["zone", "compartments"]),
+    ("breaker", &["failures", "calls", "open"]),
+    ("locality", &["group"]),
     ("limits", &LIMITS),
     ("network", &["allow", "listen", "egress", "ingress"]),
     ("sandbox", &["tier", "devices"]),
@@ -149,6 +179,8 @@ const ABIS: [(&str, Abi); 5] = [
     ("runtime-api", Abi::RuntimeApi),
     ("stdio", Abi::Stdio),
 ];
+const QUOTAS: [(&str, QuotaKind); 2] =
+    [("reserved", QuotaKind::Reserved), ("opportunistic", QuotaKind::Opportunistic)];
 const INSTANCES: [(&str, InstanceMode); 2] = [("reuse", InstanceMode::Reuse), ("fresh", InstanceMode::Fresh)];
 const BASES: [(&str, Base); 2] = [("host", Base::Host), ("none", Base::None)];
 const TIERS: [(&str, Tier); 2] = [("default", Tier::Default), ("strict", Tier::Strict)];
@@ -268,16 +300,40 @@ fn read_key(manifest: &mut Manifest, key: &Key<'_>) -> Result<(), SpecError> {
         "timeout" => spec.timeout_ms = key.duration_ms()?,
         "memory" => spec.memory_bytes = key.bytes()?,
         "concurrency" => spec.concurrency = key.number_u32()?,
+        "concurrency_per_key" => spec.concurrency_per_key = key.number_u32()?,
+        "downstreams" => spec.downstreams = key.texts("a list of texts, like [\"tao\"]")?,
         "retry.attempts" => spec.retry.attempts = key.number(u64::from(u16::MAX))? as u16,
         "retry.backoff" => spec.retry.backoff_ms = key.duration_ms()?,
         "retry.backoff_max" => spec.retry.backoff_max_ms = key.duration_ms()?,
+        "retry.budget" => spec.retry.budget_percent = key.number_u32()?,
         "network.allow" => spec.network.allow = key.rules()?,
         "network.listen" => spec.network.listen = key.rules()?,
         "network.egress" => spec.network.egress_bytes_per_s = key.bytes()?,
         "network.ingress" => spec.network.ingress_bytes_per_s = key.bytes()?,
         "sandbox.tier" => spec.sandbox.tier = key.one_of(&TIERS)?,
         "sandbox.devices" => spec.sandbox.devices = key.texts("a list of paths, like [\"/dev/fuse\"]")?,
-        _ => read_limit(&mut spec.limits, key)?,
+        name if name.starts_with("limits.") => read_limit(&mut spec.limits, key)?,
+        _ => read_shaping(spec, key)?,
+    }
+    Ok(())
+}
+
+fn read_shaping(spec: &mut FunctionSpec, key: &Key<'_>) -> Result<(), SpecError> {
+    match key.name.as_str() {
+        "quota.kind" => spec.quota.kind = key.one_of(&QUOTAS)?,
+        "quota.cpu" => spec.quota.cpu_millis = key.thousandths()?.into(),
+        "quota.rate" => spec.quota.calls_per_s = key.number(u64::from(u32::MAX))?,
+        "quota.burst" => spec.quota.burst = key.number(u64::from(u32::MAX))?,
+        "quota.slow_start" => spec.quota.slow_start = key.truth()?,
+        "flow.zone" => spec.flow.zone = key.number(u64::from(u8::MAX))? as u8,
+        "flow.compartments" => {
+            spec.flow.compartments = key.small_numbers("a list of numbers, like [1, 4]")?
+        }
+        "breaker.failures" => spec.breaker.failures_percent = key.number_u32()?,
+        "breaker.calls" => spec.breaker.calls = key.number_u32()?,
+        "breaker.open" => spec.breaker.open_ms = key.duration_ms()?,
+        "locality.group" => spec.locality.group = key.text("a text, like \"feeds\"")?.into(),
+        other => unreachable!("`{other}` is among the known keys and is not read"),
     }
     Ok(())
 }

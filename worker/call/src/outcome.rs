@@ -33,11 +33,13 @@ pub enum Status {
     Killed = 11,
     /// The function made a system call that its tier refuses; the text names it.
     Syscall = 12,
+    /// The function reported that a service behind it is overloaded: see [`back_pressure`].
+    BackPressure = 13,
 }
 
 impl Status {
     /// All, in the order of their numbers.
-    pub const ALL: [Status; 13] = [
+    pub const ALL: [Status; 14] = [
         Status::Ok,
         Status::Exit,
         Status::Trap,
@@ -51,6 +53,7 @@ impl Status {
         Status::Init,
         Status::Killed,
         Status::Syscall,
+        Status::BackPressure,
     ];
 
     /// From its number on the wire.
@@ -79,7 +82,30 @@ impl Status {
             Status::Init => "init",
             Status::Killed => "killed",
             Status::Syscall => "syscall",
+            Status::BackPressure => "back-pressure",
         }
+    }
+}
+
+/// How a function says that a service behind it is overloaded. The execution ends with [`Status::BackPressure`], is
+/// tried again by the function's retry rules, and counts for the service, whose owner's threshold slows down all
+/// functions that use it.
+///
+/// A function that uses several services names the one: as the message of the Runtime API's error, the argument of the
+/// host call, or on a line `back-pressure: NAME` on stderr. Without a name all services of its manifest count.
+pub mod back_pressure {
+    /// Exit status of a command: `EX_TEMPFAIL` of sysexits.h, "temporary failure, the user is invited to retry".
+    pub const EXIT_STATUS: i32 = 75;
+    /// `errorType` of the Runtime API.
+    pub const ERROR_TYPE: &str = "Millrace.BackPressure";
+    /// What a line on stderr begins with that names the service.
+    pub const LINE: &str = "back-pressure: ";
+
+    /// The service that an execution named: the last line of its stderr that says so.
+    pub fn service(stderr: &[u8]) -> Option<&str> {
+        let lines = stderr.rsplit(|byte| *byte == b'\n');
+        let named = lines.filter_map(|line| line.strip_prefix(LINE.as_bytes()));
+        named.filter_map(|name| std::str::from_utf8(name).ok()).map(str::trim).find(|name| !name.is_empty())
     }
 }
 
@@ -116,12 +142,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_last_line_that_names_a_service_counts() {
+        let said = |text: &str| back_pressure::service(text.as_bytes()).map(str::to_owned);
+        assert_eq!(said("x\nback-pressure: tao\nback-pressure: cache \r\nbye\n").as_deref(), Some("cache"));
+        assert_eq!((said("no back-pressure: tao"), said("back-pressure: \n"), said("")), (None, None, None));
+        assert_eq!(back_pressure::service(b"back-pressure: \xff"), None);
+    }
+
+    #[test]
     fn numbers_and_names_are_stable() {
         for (number, status) in Status::ALL.into_iter().enumerate() {
             assert_eq!(status as usize, number);
             assert_eq!(Status::from_wire(number as u8), Some(status));
             assert_eq!(serde_json::to_value(status).unwrap(), status.name());
         }
-        assert_eq!(Status::from_wire(13), None);
+        assert_eq!(Status::from_wire(14), None);
     }
 }

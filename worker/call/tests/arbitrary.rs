@@ -20,6 +20,7 @@ fn specimens(payload: &[u8]) -> Vec<FrameBuf> {
         criticality: 3,
         want_outcome: true,
         arguments: Arguments { payload, attributes: &attributes },
+        ..Submit::default()
     };
     let mut all: Vec<FrameBuf> = (0..4).map(|_| FrameBuf::new()).collect();
     body::append_submit(&mut all[0], &submit).expect("within limits");

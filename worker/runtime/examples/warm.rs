@@ -84,6 +84,7 @@ fn measure(runtime: &mut WasmRuntime, function: FunctionId, name: &str) {
         criticality: 0,
         want_outcome: true,
         arguments: Arguments { payload: &[b'x'; 128], attributes: &[] },
+        ..Submit::default()
     };
     append_submit(&mut frame, &submit).expect("within limits");
     let (frame, _) = Frame::parse(&frame).expect("whole");

@@ -15,6 +15,7 @@ pub fn submit(payload: &[u8], attributes: &[Attribute<'_>]) -> FrameBuf {
         criticality: 0,
         want_outcome: true,
         arguments: Arguments { payload, attributes },
+        ..Submit::default()
     };
     append_submit(&mut out, &submit).expect("arguments of a test are within the limits");
     out

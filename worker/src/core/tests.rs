@@ -293,6 +293,7 @@ fn submit(name: &str, call: u64, script: &str) -> FrameBuf {
         criticality: 0,
         want_outcome: false,
         arguments: Arguments { payload: script.as_bytes(), attributes: &[] },
+        ..Submit::default()
     };
     body::append_submit(&mut out, &submit).expect("small arguments");
     let exact = Frame::parse(&out).expect("a frame").0.bytes().len();

@@ -27,7 +27,8 @@ impl DurableQ {
         of.offered += 1;
         self.calls[call].place = Place::Offered;
         let (criticality, deadline) = self.urgency(call, defaults);
-        Some(Offer { call, criticality, deadline })
+        let frame = Frame::parsed_before(self.store.get(self.calls[call].frame));
+        Some(Offer { call, criticality, deadline, key: frame.key(), label: frame.label() })
     }
 
     /// Takes an offered call back from the scheduler: it is due again, at its old place.
@@ -59,7 +60,6 @@ impl DurableQ {
         self.holders.leases(holder).push_back(&mut self.calls, call);
         let leased = &self.calls[call];
         let header = Header {
-            kind: Kind::Lease,
             flags: SEALED_BODY | if leased.is(flag::WANT) { WANT_OUTCOME } else { 0 },
             call: leased.id,
             function,
@@ -67,6 +67,7 @@ impl DurableQ {
             deadline: deadline.0,
             level: criticality,
             attempt: leased.deliveries,
+            ..Header::new(Kind::Lease)
         };
         let (start_at, due_at) = (WallTime(leased.start_at), WallTime(leased.when));
         Some(Lease { header, body: self.store.get(leased.frame), start_at, due_at })

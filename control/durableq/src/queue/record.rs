@@ -146,7 +146,6 @@ impl DurableQ {
             return None;
         }
         let header = Header {
-            kind,
             flags: if body.is_empty() { 0 } else { SEALED_BODY },
             call: call.id,
             function: self.functions[call.function].id,
@@ -154,6 +153,7 @@ impl DurableQ {
             deadline: if retry && call.place == Place::Scheduled { call.when } else { 0 },
             level: call.status.map_or(0, |status| status as u8),
             attempt: call.deliveries,
+            ..Header::new(kind)
         };
         Some(self.log.append(blocks, &header.encode(body), body))
     }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub const SECTOR: usize = 512;
 pub const DEFAULTS: Defaults = Defaults { criticality: 100, deadline_ns: 1_000_000 };
-pub const RETRY: RetrySpec = RetrySpec { attempts: 3, backoff_ms: 1, backoff_max_ms: 10 };
+pub const RETRY: RetrySpec = RetrySpec { attempts: 3, backoff_ms: 1, backoff_max_ms: 10, budget_percent: 0 };
 pub const ENOSPC: i32 = 28;
 /// Of the log.
 pub const KEY: u64 = 0x6b65_79ab_cdef_0123;
@@ -183,8 +183,16 @@ impl World {
         let arguments = Arguments { payload: &payload, attributes: &[] };
         let (function, start_at) = (function(of), WallTime(start_at));
         let (deadline, criticality) = (WallTime(0), 0);
-        let submit =
-            Submit { call: id, function, start_at, deadline, criticality, want_outcome: want, arguments };
+        let submit = Submit {
+            call: id,
+            function,
+            start_at,
+            deadline,
+            criticality,
+            want_outcome: want,
+            arguments,
+            ..Submit::default()
+        };
         let mut out = FrameBuf::new();
         append_submit(&mut out, &submit).expect("small arguments");
         out

@@ -5,10 +5,12 @@ use super::process::{
     COMMAND_PARTS_MAX, DEVICES_MAX, ENVIRONMENT_BYTES_MAX, ENVIRONMENT_MAX, TEXT_BYTES_MAX,
     VARIABLE_BYTES_MAX, VARIABLE_PREFIX_RESERVED, VARIABLES_RESERVED,
 };
+use super::shaping::{DOWNSTREAMS_MAX, QUOTA_CPU_MILLIS_MAX, RATE_MAX};
 use super::{
     Abi, Base, FunctionSpec, InstanceMode, LimitSpec, NetworkSpec, ProcessSpec, RuntimeKind, SandboxSpec,
     SpecError,
 };
+use crate::label::{COMPARTMENT_MAX, Label, ZONE_MAX};
 use crate::limits::{ARTEFACT_BYTES_MAX, NAME_BYTES_MAX};
 use std::ops::RangeInclusive;
 
@@ -34,10 +36,38 @@ impl FunctionSpec {
         check_range("concurrency", u64::from(self.concurrency), 1..=1_000_000, "")?;
         check_range("retry.attempts", u64::from(self.retry.attempts), 1..=1000, "")?;
         check_range("artefact", self.artefact_bytes, 0..=ARTEFACT_BYTES_MAX as u64, " bytes")?;
+        self.validate_shaping()?;
         self.limits.validate()?;
         match self.runtime {
             RuntimeKind::Wasm => self.validate_wasm(),
             RuntimeKind::Process => self.validate_process(),
+        }
+    }
+
+    fn validate_shaping(&self) -> Result<(), SpecError> {
+        check_range("concurrency_per_key", self.concurrency_per_key.into(), 0..=1_000_000, "")?;
+        check_range("retry.budget", self.retry.budget_percent.into(), 0..=100, " percent")?;
+        if self.downstreams.len() > DOWNSTREAMS_MAX {
+            let message =
+                format!("has {} services, at most {DOWNSTREAMS_MAX} allowed", self.downstreams.len());
+            return error("downstreams", message);
+        }
+        self.downstreams.iter().try_for_each(|name| check_name("downstreams", name))?;
+        check_range("quota.cpu", self.quota.cpu_millis, 0..=QUOTA_CPU_MILLIS_MAX, " thousandths of a core")?;
+        check_range("quota.rate", self.quota.calls_per_s, 0..=RATE_MAX, " calls per second")?;
+        check_range("quota.burst", self.quota.burst, 0..=RATE_MAX, " calls")?;
+        check_range("flow.zone", self.flow.zone.into(), 0..=ZONE_MAX.into(), "")?;
+        if Label::new(self.flow.zone, &self.flow.compartments).is_none() {
+            let message = format!("holds a number that is not between 1 and {COMPARTMENT_MAX}");
+            return error("flow.compartments", message);
+        }
+        check_range("breaker.failures", self.breaker.failures_percent.into(), 0..=100, " percent")?;
+        check_range("breaker.calls", self.breaker.calls.into(), 1..=1_000_000, "")?;
+        check_range("breaker.open", self.breaker.open_ms, 1..=DAY_MS, " ms")?;
+        if self.locality.group.is_empty() {
+            Ok(())
+        } else {
+            check_name("locality.group", &self.locality.group)
         }
     }
 

@@ -120,6 +120,15 @@ impl Key<'_> {
         list.iter().map(|element| Ok(element.text("a text")?.to_owned())).collect()
     }
 
+    pub fn small_numbers(&self, expected: &str) -> Result<Vec<u8>, SpecError> {
+        let list = self.list(expected)?;
+        list.iter().map(|element| Ok(element.number(u64::from(u8::MAX))? as u8)).collect()
+    }
+
+    pub fn truth(&self) -> Result<bool, SpecError> {
+        self.value.as_bool().ok_or_else(|| self.expected("true or false"))
+    }
+
     pub fn rules(&self) -> Result<Vec<Rule>, SpecError> {
         let list = self.list("a list of rules, like [\"10.0.0.0/8:443\"]")?;
         let rule = |element: &Key<'_>| {

@@ -1,7 +1,10 @@
 //! Of the manifest's keys, and of errors about them.
 
 use super::*;
-use crate::function::{NetworkSpec, ProcessSpec, RetrySpec, SandboxSpec};
+use crate::function::{
+    BreakerSpec, FlowSpec, LocalitySpec, NetworkSpec, ProcessSpec, QuotaKind, QuotaSpec, RetrySpec,
+    SandboxSpec,
+};
 use proptest::prelude::*;
 
 const WHOLE: &str = r#"
@@ -17,11 +20,33 @@ deadline = "2h"
 timeout = "1m30s"
 memory = "128 MiB"
 concurrency = 64
+concurrency_per_key = 2
+downstreams = ["tao", "cache"]
 
 [retry]
 attempts = 5
 backoff = "250ms"
 backoff_max = "10s"
+budget = 10
+
+[quota]
+kind = "opportunistic"
+cpu = "2.5"
+rate = 300
+burst = 20
+slow_start = false
+
+[flow]
+zone = 3
+compartments = [1, 4]
+
+[breaker]
+failures = 50
+calls = 10
+open = "1m"
+
+[locality]
+group = "feeds"
 
 [limits]
 cpu_weight = 200
@@ -90,7 +115,19 @@ fn every_key_is_read() {
         timeout_ms: 90_000,
         memory_bytes: 128 << 20,
         concurrency: 64,
-        retry: RetrySpec { attempts: 5, backoff_ms: 250, backoff_max_ms: 10_000 },
+        retry: RetrySpec { attempts: 5, backoff_ms: 250, backoff_max_ms: 10_000, budget_percent: 10 },
+        concurrency_per_key: 2,
+        downstreams: vec!["tao".into(), "cache".into()],
+        quota: QuotaSpec {
+            kind: QuotaKind::Opportunistic,
+            cpu_millis: 2500,
+            calls_per_s: 300,
+            burst: 20,
+            slow_start: false,
+        },
+        flow: FlowSpec { zone: 3, compartments: vec![1, 4] },
+        breaker: BreakerSpec { failures_percent: 50, calls: 10, open_ms: 60_000 },
+        locality: LocalitySpec { group: "feeds".into() },
         limits: LimitSpec { cpu_weight: 200, cpu_millis: 500, ..LimitSpec::default() },
         ..FunctionSpec::default()
     };
@@ -221,6 +258,15 @@ fn errors_say_where_what_and_what_instead() {
         ("name = \"b\"", "function.toml:3:1: not valid TOML: duplicate key"),
         ("tenant = \"ä b\"", "function.toml:3:10: `tenant` `ä b` holds 'ä'; use letters"),
         ("x", "function.toml:3:2: not valid TOML"),
+        ("[quota]\nkind = \"oportunistic\"", "4:8: `quota.kind` is \"oportunistic\", must be one of"),
+        ("[quota]\nslow_start = 1", "4:14: `quota.slow_start` is an integer, expected true or false"),
+        ("[flow]\nzone = 8", "4:8: `flow.zone` is 8, must be between 0 and 7"),
+        (
+            "[flow]\ncompartments = [1, 6]",
+            "4:16: `flow.compartments` holds a number that is not between 1 and 5",
+        ),
+        ("[breaker]\nfailures = 101", "4:12: `breaker.failures` is 101 percent, must be between 0 and 100"),
+        ("downstreams = [\"a b\"]", "3:15: `downstreams` `a b` holds ' '; use letters"),
     ] {
         let error = refused(&with(line));
         assert!(error.contains(expected), "{line}:\n  {error}\n  {expected}");

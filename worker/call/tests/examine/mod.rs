@@ -42,6 +42,8 @@ pub fn disguised(bytes: &[u8]) {
         deadline: next(),
         level: next() as u8,
         attempt: next() as u16,
+        label: if kind == Kind::Submit { call::Label(next() as u8) } else { call::Label::LOWEST },
+        key: if kind == Kind::Submit { call::CallKey(next() as u32) } else { call::CallKey::NONE },
         kind,
     };
     let body: Vec<u8> = if kind.is_bare() { Vec::new() } else { bytes.collect() };
@@ -62,6 +64,8 @@ fn read(frame: &Frame<'_>) {
         frame.start_at(),
         frame.deadline(),
         frame.epoch(),
+        frame.label().flows_to(call::Label::LOWEST),
+        frame.key().is_none(),
     ));
     black_box(format!("{frame:?}"));
     if let Ok(inner) = frame.sealed() {

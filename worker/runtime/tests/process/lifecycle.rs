@@ -183,6 +183,7 @@ fn without_a_jailer_process_functions_are_refused_with_the_reason() {
         criticality: 0,
         want_outcome: false,
         arguments: call::Arguments::default(),
+        ..call::body::Submit::default()
     };
     call::body::append_submit(&mut frame, &submit).unwrap();
     let (frame, _) = call::Frame::parse(&frame).unwrap();

@@ -138,6 +138,7 @@ impl Stage {
             criticality: 0,
             want_outcome: true,
             arguments: Arguments { payload: payload.as_bytes(), attributes },
+            ..Submit::default()
         };
         append_submit(&mut frame, &submit).unwrap();
         let (frame, _) = Frame::parse(&frame).unwrap();

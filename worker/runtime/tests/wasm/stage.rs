@@ -113,6 +113,7 @@ pub fn frame(function: FunctionId, payload: &[u8], attributes: &[Attribute<'_>])
         criticality: 0,
         want_outcome: true,
         arguments: Arguments { payload, attributes },
+        ..Submit::default()
     };
     append_submit(&mut out, &submit).unwrap();
     out
