@@ -9,6 +9,7 @@
 pub mod words;
 pub mod snapshot;
 pub mod utilization;
+pub mod aimd;
 pub mod gtc;
 
 pub use snapshot::{Board, Cache, Publisher, Snapshot};
