@@ -9,6 +9,7 @@
 pub mod words;
 pub mod snapshot;
 pub mod utilization;
+pub mod rate;
 pub mod aimd;
 pub mod gtc;
 
