@@ -128,6 +128,32 @@ fn failures_are_retried_and_then_dead() {
 }
 
 #[test]
+fn back_pressure_uses_up_no_attempts_until_it_lasts_too_long() {
+    let limits = Limits { pressures_max: 6, ..limits() };
+    let mut world = World::new(limits, 1);
+    let id = world.submit(0, 0, 10, false);
+    let fate = |world: &mut World, status| {
+        world.settle_disk();
+        world.advance(20_000_000);
+        lease(world, 0);
+        world.settle(0, status, 30).expect("leased").fate
+    };
+    // More than the three attempts and the four deliveries, with a failure among them and a crash behind it.
+    for n in 0..5 {
+        assert!(matches!(fate(&mut world, Status::BackPressure), Fate::Retry { .. }), "{n}");
+    }
+    assert!(matches!(fate(&mut world, Status::Trap), Fate::Retry { .. }));
+    world.settle_disk();
+    world.crash();
+    assert!(matches!(fate(&mut world, Status::BackPressure), Fate::Retry { .. }), "the sixth");
+    assert!(matches!(fate(&mut world, Status::BackPressure), Fate::Retry { .. }), "the second failure");
+    assert_eq!(fate(&mut world, Status::BackPressure), Fate::Dead, "the third");
+    world.settle_disk();
+    let view = world.queue.find(id).expect("a dead letter");
+    assert_eq!((view.state, view.status), (State::Dead, Some(Status::BackPressure)));
+}
+
+#[test]
 fn the_leases_of_a_silent_core_are_offered_again_and_its_outcomes_fenced() {
     let mut world = World::new(limits(), 1);
     let lease_ns = call::time::nanos(world.limits.lease);

@@ -12,7 +12,7 @@
 //! | 12 | 4 | CRC-32C | of bytes 0..12, 16..64 and the body; of the header alone if the body is sealed |
 //! | 16 | 16 | call | [`CallId`] |
 //! | 32 | 8 | function | [`FunctionId`] |
-//! | 40 | 8 | stamp | submit: start time; lease, outcome, done, dead, redrive: epoch; retry: executions that failed; credit: slots granted in all; publish, retire, ready: version; incarnation: its number; ask, answer: correlation |
+//! | 40 | 8 | stamp | submit: start time; lease, outcome, done, dead, redrive: epoch; retry: executions that failed, and above 32 bits those that met back-pressure; credit: slots granted in all; publish, retire, ready: version; incarnation: its number; ask, answer: correlation |
 //! | 48 | 8 | deadline | submit, lease: deadline; retry: not before |
 //! | 56 | 1 | level | submit, lease: criticality; outcome, done, retry, dead, ready: [`Status`] |
 //! | 57 | 1 | label | submit: [`Label`] of its arguments; otherwise zero |

@@ -79,6 +79,9 @@ pub struct Limits {
     pub groups_in_flight: usize,
     /// Deliveries of one call after which a call that keeps killing its worker goes to the dead letters.
     pub deliveries_max: u32,
+    /// Executions of one call that may meet back-pressure before they count as failures. With the longest usual wait
+    /// of a minute between two it is most of a day: the paper's incidents took about two hours.
+    pub pressures_max: u16,
 }
 
 impl Default for Limits {
@@ -99,6 +102,7 @@ impl Default for Limits {
             group_bytes: 256 << 10,
             groups_in_flight: 4,
             deliveries_max: 10,
+            pressures_max: 1000,
         }
     }
 }

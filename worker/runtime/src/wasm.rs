@@ -18,6 +18,7 @@ mod host;
 mod fast;
 mod command;
 mod wasi;
+mod pressure;
 mod ticker;
 mod warm;
 mod functions;
@@ -151,7 +152,7 @@ impl WasmRuntime {
         let slot = &mut self.slots[slot.0 as usize];
         match polled {
             Poll::Pending if seat.desk.served.get() => {
-                slot.collect(&seat.desk, Status::Ok, 0, None);
+                slot.collect(&seat.desk, seat.desk.status(), 0, None);
                 slot.state = State::Served(seat);
                 Progress::Ended
             }

@@ -27,7 +27,7 @@
 //! | kind | meaning |
 //! |---|---|
 //! | `Submit` | a call was accepted; or, if it is pending already, this is a copy that replaces the older record |
-//! | `Retry` | the call is pending: `stamp` executions failed, `attempt` deliveries, not before `deadline` |
+//! | `Retry` | the call is pending: `stamp` executions failed (lower 32 bits) or met back-pressure (higher), `attempt` deliveries, not before `deadline` |
 //! | `Dead` | the call is a dead letter, with `level` for the reason and the last outcome in its body, if it is kept |
 //! | `Redrive` | the call is pending again, as if it had never been delivered |
 //! | `Done` | the call has ended, with the outcome in its body if the client wanted it |

@@ -149,7 +149,11 @@ impl DurableQ {
             flags: if body.is_empty() { 0 } else { SEALED_BODY },
             call: call.id,
             function: self.functions[call.function].id,
-            stamp: if retry { u64::from(call.failures) } else { call.epoch.0 },
+            stamp: if retry {
+                u64::from(call.failures) | u64::from(call.pressures) << 32
+            } else {
+                call.epoch.0
+            },
             deadline: if retry && call.place == Place::Scheduled { call.when } else { 0 },
             level: call.status.map_or(0, |status| status as u8),
             attempt: call.deliveries,

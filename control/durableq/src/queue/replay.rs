@@ -69,9 +69,11 @@ impl DurableQ {
         self.set_outcome(at, Extent::NONE);
         let call = &mut self.calls[at];
         let retry = frame.kind() == Kind::Retry;
-        call.failures = if retry { u16::try_from(frame.stamp()).unwrap_or(u16::MAX) } else { 0 };
+        let counted = if retry { frame.stamp() } else { 0 };
+        let clamped = |count: u64| u16::try_from(count).unwrap_or(u16::MAX);
+        (call.failures, call.pressures) = (clamped(counted & 0xffff_ffff), clamped(counted >> 32));
         (call.deliveries, call.when) = (frame.attempt(), frame.deadline().0);
-        call.status = frame.status().ok().filter(|_| call.failures > 0);
+        call.status = frame.status().ok().filter(|_| call.failures > 0 || call.pressures > 0);
     }
 
     fn replay_dead(&mut self, frame: Frame<'_>, at: CallRef) {

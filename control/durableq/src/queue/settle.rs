@@ -8,6 +8,7 @@ use call::frame::flag::ONCE;
 use call::function::RetrySpec;
 use call::limits::HEADER_BYTES;
 use call::{Frame, Status, WallTime};
+use std::time::Duration;
 
 /// The outcome of a dead letter is kept for whoever looks into it, if it is not larger than this and the client does
 /// not want it anyway: all of a command's stderr, and the text of any trap.
@@ -15,7 +16,8 @@ const DEAD_OUTCOME_BYTES_MAX: usize = 64 << 10;
 
 impl DurableQ {
     /// Takes an outcome frame, its body validated. A call that failed is retried by `retry`, after half the wait and
-    /// a random part of the other half, or goes to the dead letters when its executions are used up.
+    /// a random part of the other half, or goes to the dead letters when its executions are used up. Back-pressure is
+    /// not the call's fault: it waits, longer each time, and uses up none of them, `limits.pressures_max` times.
     ///
     /// # Errors
     /// [`Fenced`] if the epoch is not the one of the call's live lease.
@@ -44,9 +46,14 @@ impl DurableQ {
         if self.is_once(at) {
             return Ok(self.over(blocks, at, outcome, Fate::Failed));
         }
+        if status == Status::BackPressure && self.calls[at].pressures < self.pressures_max {
+            self.calls[at].pressures += 1;
+            let wait = retry.backoff(self.calls[at].pressures);
+            return Ok(self.wait_and_retry(blocks, at, wait, random));
+        }
         let failures = self.calls[at].failures.saturating_add(1);
         self.calls[at].failures = failures;
-        if failures >= retry.attempts || u32::from(self.calls[at].deliveries) >= self.deliveries_max {
+        if failures >= retry.attempts || self.calls[at].is_worn(self.deliveries_max) {
             let settled = self.settled(at, Fate::Dead);
             let wanted = self.calls[at].is(flag::WANT);
             if wanted || outcome.bytes().len() <= DEAD_OUTCOME_BYTES_MAX {
@@ -55,11 +62,22 @@ impl DurableQ {
             self.die(blocks, at);
             return Ok(settled);
         }
-        let wait = call::time::nanos(retry.backoff(failures));
+        Ok(self.wait_and_retry(blocks, at, retry.backoff(failures), random))
+    }
+
+    /// Half the wait and a random part of the other half, so that calls that failed together do not come together.
+    fn wait_and_retry(
+        &mut self,
+        blocks: &mut impl Blocks,
+        at: CallRef,
+        wait: Duration,
+        random: u64,
+    ) -> Settled {
+        let wait = call::time::nanos(wait);
         let jitter = if wait < 2 { 0 } else { random % (wait / 2) };
         let not_before = WallTime(self.wall.0.saturating_add(wait - wait / 2 + jitter));
         self.again_at(blocks, at, not_before);
-        Ok(self.settled(at, Fate::Retry { not_before }))
+        self.settled(at, Fate::Retry { not_before })
     }
 
     /// A core is gone. Call this until `None`: each call leased to it is due again at once, or is a dead letter after
@@ -69,7 +87,7 @@ impl DurableQ {
         let at = self.holders.leases(holder).front()?;
         self.end_lease(at);
         self.counters.leases_lost += 1;
-        if u32::from(self.calls[at].deliveries) >= self.deliveries_max {
+        if self.calls[at].is_worn(self.deliveries_max) {
             self.calls[at].status = Some(Status::WorkerLost);
             let settled = self.settled(at, Fate::Dead);
             self.die(blocks, at);
@@ -194,6 +212,7 @@ impl DurableQ {
         let wall = self.wall.0;
         let again = &mut self.calls[call];
         (again.failures, again.deliveries, again.status, again.when) = (0, 0, None, wall);
+        again.pressures = 0;
         self.make_due(call);
         self.record(blocks, call);
         true

@@ -85,6 +85,8 @@ pub struct Call {
     pub deliveries: u16,
     /// Executions that failed.
     pub failures: u16,
+    /// Executions that met back-pressure: these are deliveries, too.
+    pub pressures: u16,
     /// Of the live lease.
     pub holder: HolderRef,
     /// Where it is.
@@ -115,11 +117,17 @@ impl Call {
             links: [Link { prev: NONE, next: NONE }; 2],
             deliveries: 0,
             failures: 0,
+            pressures: 0,
             holder: HolderRef(0),
             place: Place::Appended,
             status: None,
             flags: 0,
         }
+    }
+
+    /// Whether it has been delivered so often, for other reasons than back-pressure, that it is given up.
+    pub fn is_worn(&self, deliveries_max: u32) -> bool {
+        u32::from(self.deliveries.saturating_sub(self.pressures)) >= deliveries_max
     }
 
     /// Whether a bit of [`flag`] is set.

@@ -2,6 +2,7 @@
 
 use super::api::Event;
 use super::pool::{Pool, SandboxId};
+use super::pressure;
 use super::slot::{Slot, State, fill};
 use crate::seam::SlotId;
 use call::limits::STDERR_BYTES_MAX;
@@ -266,8 +267,13 @@ impl Ledger {
             }
             Event::Failed { kind, output, .. } => {
                 held.put(output);
-                held.tell(if kind.is_empty() { "the function reported an error" } else { kind });
-                Status::Error
+                if let Some(named) = pressure::of(kind, output) {
+                    held.tell(&named);
+                    Status::BackPressure
+                } else {
+                    held.tell(if kind.is_empty() { "the function reported an error" } else { kind });
+                    Status::Error
+                }
             }
             Event::TooLarge { .. } => {
                 held.tell("the result is longer than one may be: 1 MiB");

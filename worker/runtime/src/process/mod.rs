@@ -18,6 +18,7 @@ mod function;
 mod ledger;
 mod place;
 mod link;
+mod pressure;
 mod runs;
 mod serve;
 

@@ -5,7 +5,7 @@ use super::command;
 use super::fast::{self, Exports};
 use super::host::{Desk, Host, Stdout};
 use super::warm::Place;
-use super::{Seat, wasi};
+use super::{Seat, pressure, wasi};
 use crate::seam::Begin;
 use call::function::{Abi, InstanceMode};
 use call::{FunctionId, FunctionSpec};
@@ -99,6 +99,7 @@ impl Functions {
     pub fn new(engine: &Engine, cache_dir: &Path) -> wasmtime::Result<Functions> {
         let mut linker = Linker::new(engine);
         wasi::link(&mut linker)?;
+        pressure::link(&mut linker)?;
         let serve = Module::new(engine, include_bytes!("serve.wasm"))?;
         Ok(Functions {
             functions: HashMap::default(),

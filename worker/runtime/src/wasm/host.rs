@@ -7,6 +7,7 @@
 use super::engine::TABLE_ELEMENTS_MAX;
 use call::Status;
 use call::limits::{OUTPUT_BYTES_MAX, STDERR_BYTES_MAX};
+use call::outcome::back_pressure;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::Deref;
@@ -38,6 +39,8 @@ pub struct Desk {
     pub sleeps_until: Cell<u64>,
     /// The call is done and the guest waits for the next one.
     pub served: Cell<bool>,
+    /// The guest said that a service behind it is overloaded.
+    pub back_pressure: Cell<bool>,
     /// Memory was refused during this call.
     pub memory_refused: Cell<bool>,
     /// Largest size of the guest's memory so far, bytes.
@@ -55,6 +58,7 @@ impl Desk {
         self.truncated.set(false);
         self.sleeps_until.set(0);
         self.served.set(false);
+        self.back_pressure.set(false);
         self.memory_refused.set(false);
     }
 
@@ -73,6 +77,11 @@ impl Desk {
     /// Appends to stderr as much as the limit allows.
     pub fn write_stderr(&self, bytes: &[u8]) {
         self.append(&self.stderr, bytes, STDERR_BYTES_MAX);
+    }
+
+    /// How a call that came to its end has ended.
+    pub fn status(&self) -> Status {
+        if self.back_pressure.get() { Status::BackPressure } else { Status::Ok }
     }
 
     fn append(&self, to: &RefCell<Vec<u8>>, bytes: &[u8], most: usize) {
@@ -197,16 +206,19 @@ impl std::error::Error for BadReply {}
 /// How a guest's end is told: status, exit code, and a text for people unless it ended by itself.
 pub fn verdict(end: &wasmtime::Result<()>, desk: &Desk) -> (Status, i32, Option<String>) {
     let error = match end {
-        Ok(()) => return (Status::Ok, 0, None),
+        Ok(()) => return (desk.status(), 0, None),
         Err(error) => error,
     };
     if let Some(BadReply(told)) = error.downcast_ref() {
         return (Status::BadReply, 0, Some(told.clone()));
     }
     match (error.downcast_ref::<Exit>(), error.downcast_ref::<Trap>()) {
-        (Some(Exit(0)), _) => (Status::Ok, 0, None),
+        (Some(Exit(0)), _) => (desk.status(), 0, None),
         (Some(Exit(code)), _) if desk.memory_refused.get() => {
             (Status::Memory, *code, Some(out_of_memory(error)))
+        }
+        (Some(Exit(code)), _) if *code == back_pressure::EXIT_STATUS || desk.back_pressure.get() => {
+            (Status::BackPressure, *code, None)
         }
         (Some(Exit(code)), _) => (Status::Exit, *code, None),
         _ if desk.memory_refused.get() => (Status::Memory, 0, Some(out_of_memory(error))),

@@ -4,7 +4,7 @@
 use super::command::START;
 use super::engine::{self, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use super::fast::{ALLOC, CALL};
-use super::wasi;
+use super::{pressure, wasi};
 use call::function::Abi;
 use call::limits::ARTEFACT_BYTES_MAX;
 use std::fmt;
@@ -118,7 +118,13 @@ impl fmt::Display for InspectError {
                         write!(f, " (nearest: `{nearest}`)")?;
                     }
                 }
-                write!(f, "; only `{}` is provided", wasi::MODULE)
+                write!(
+                    f,
+                    "; only `{}` and `{}.{}` are provided",
+                    wasi::MODULE,
+                    pressure::MODULE,
+                    pressure::BACK_PRESSURE
+                )
             }
             InspectError::NoAbi(exports) => write!(
                 f,
@@ -278,7 +284,8 @@ impl Contents {
 }
 
 fn provided(module: &str, name: &str) -> bool {
-    module == wasi::MODULE && PREVIEW1.binary_search(&name).is_ok()
+    let own = module == pressure::MODULE && name == pressure::BACK_PRESSURE;
+    own || module == wasi::MODULE && PREVIEW1.binary_search(&name).is_ok()
 }
 
 /// The known import that a name was probably meant to be.

@@ -61,6 +61,8 @@ fn an_error_that_the_function_reports_is_the_calls() {
     let told = stage.call(f, "error Runtime.Boom {\"errorMessage\":\"no\"}");
     assert_eq!((told.status, told.output.as_str()), (Status::Error, "{\"errorMessage\":\"no\"}"));
     assert!(told.log.contains("Runtime.Boom"), "{}", told.log);
+    let told = stage.call(f, "error Millrace.BackPressure {\"errorMessage\":\"tao\"}");
+    assert_eq!((told.status, told.log.lines().last()), (Status::BackPressure, Some("back-pressure: tao")));
     assert_eq!(stage.call(f, "echo on").output, "on");
     assert_eq!(stage.jailer.made(), 1, "an error harms no sandbox");
 }

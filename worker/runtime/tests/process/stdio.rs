@@ -52,6 +52,8 @@ fn a_command_fails_by_its_status_and_is_bounded() {
     let f = stage.publish(&spec(Abi::Stdio));
     let told = stage.call(f, "exit 4");
     assert_eq!((told.status, told.usage.exit_code), (Status::Exit, 4));
+    let told = stage.call(f, "exit 75");
+    assert_eq!((told.status, told.usage.exit_code), (Status::BackPressure, 75));
     let told = stage.call(f, "abort");
     assert_eq!((told.status, told.usage.exit_code), (Status::Killed, 6));
     let told = stage.call(f, "log to stderr");

@@ -67,6 +67,33 @@ fn a_reactor_is_initialized_once_before_its_first_call() {
     assert_eq!([stage.call(function, b"").output, stage.call(function, b"").output], [b"1", b"1"]);
 }
 
+/// Says that the service named by its arguments is overloaded, then replies with them.
+fn pressed() -> String {
+    format!(
+        r#"(module (import "millrace" "back_pressure" (func $pressed (param i32 i32)))
+        (memory (export "memory") 2)
+        (func (export "millrace_alloc") (param $bytes i32) (result i32) {ALLOC})
+        (func (export "millrace_call") (param $at i32) (param $bytes i32) (result i64)
+            (call $pressed (local.get $at) (local.get $bytes)) {REPLY}))"#
+    )
+}
+
+#[test]
+fn back_pressure_is_told_and_the_instance_stays_warm() {
+    let mut stage = Stage::new();
+    let function = stage.deploy(pressed());
+    for (payload, named, cold) in [(&b"tao"[..], Some("tao"), true), (b"", None, false)] {
+        let told = stage.call(function, payload);
+        assert_eq!((told.status, told.output.as_slice()), (Status::BackPressure, payload));
+        assert_eq!(call::outcome::back_pressure::service(told.stderr.as_bytes()), named, "{}", told.stderr);
+        assert_eq!(told.usage.cold, cold);
+    }
+    let told = stage.call(function, &[b'x'; 1000]);
+    assert_eq!(told.status, Status::BadReply, "no service has such a name");
+    let plain = stage.deploy(echo());
+    assert_eq!(stage.call(plain, b"on").status, Status::Ok, "of the call only");
+}
+
 #[test]
 fn a_reply_outside_the_memory_is_a_bad_reply() {
     let mut stage = Stage::new();

@@ -47,6 +47,14 @@ const CAT: &str = "(loop $more
     (br_if $more (i32.load (i32.const 32))))";
 
 #[test]
+fn the_exit_status_of_a_temporary_failure_is_back_pressure() {
+    let mut stage = Stage::new();
+    let function = stage.deploy(command("(call $proc_exit (i32.const 75))"));
+    let told = stage.call(function, b"");
+    assert_eq!((told.status, told.usage.exit_code), (Status::BackPressure, 75));
+}
+
+#[test]
 fn stdin_becomes_stdout() {
     let mut stage = Stage::new();
     let function = stage.deploy(command(CAT));
