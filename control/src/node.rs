@@ -299,7 +299,8 @@ impl<D: Driver> Node<D> {
             // The caller is to look at the phase before it sleeps again.
             Phase::Ended | Phase::Failed { .. } => return self.driver.now(),
         };
-        self.look_at.min(drain).min(self.queue_until()).min(self.waiters.next())
+        let gates = self.scheduler.next_wake().unwrap_or(Instant::NEVER);
+        self.look_at.min(drain).min(gates).min(self.queue_until()).min(self.waiters.next())
     }
 
     /// Ends a connection and says why.

@@ -9,7 +9,7 @@ use call::function::RetrySpec;
 use call::{CallId, FunctionId, Status, Usage};
 use driver::Driver;
 use durableq::{Fate, Origin};
-use scheduler::{CallRef, CoreRef, FunctionRef, Input};
+use scheduler::{CallRef, CoreRef, FunctionRef, How, Input};
 
 /// For calls of a function that was deleted while they ran.
 const NO_RETRY: RetrySpec = RetrySpec { attempts: 1, backoff_ms: 0, backoff_max_ms: 0, budget_percent: 0 };
@@ -27,7 +27,13 @@ impl<D: Driver> Node<D> {
         let random = self.driver.random();
         let mut blocks = self.disk.lend(&mut self.driver);
         let Ok(settled) = self.queue.settle(&mut blocks, *frame, retry, random) else { return };
-        self.scheduler.step(Input::Ended { call: CallRef(settled.call.0) }, &mut self.effects);
+        let how = match status {
+            Status::Ok => How::Ok,
+            Status::BackPressure => How::BackPressure,
+            _ => How::Failed,
+        };
+        let call = CallRef(settled.call.0);
+        self.scheduler.step(Input::Ended { call, how }, &mut self.effects);
         let entry = self.workers.core_mut(CoreRef(settled.holder.0)).expect("who holds a lease is connected");
         entry.leased -= 1;
         entry.finished += 1;

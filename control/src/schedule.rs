@@ -1,10 +1,10 @@
 //! The scheduler's glue: tells it what is due, and does what it decides.
 
 use crate::node::Node;
-use call::FunctionSpec;
+use call::{FunctionSpec, Status};
 use driver::Driver;
 use durableq::Defaults;
-use scheduler::{CallRef, Effect, FunctionRef, Input};
+use scheduler::{CallRef, Effect, FunctionRef, Input, Marks};
 
 impl<D: Driver> Node<D> {
     /// Lets the scheduler decide until it has nothing more to say this round.
@@ -16,8 +16,8 @@ impl<D: Driver> Node<D> {
         }
         self.stalled = false;
         while !self.stalled {
-            let random = self.driver.random();
-            self.scheduler.step(Input::Turn { random }, &mut self.effects);
+            let (now, wall, random) = (self.driver.now(), self.driver.wall(), self.driver.random());
+            self.scheduler.step(Input::Turn { now, wall, random }, &mut self.effects);
             if self.effects.as_slice().is_empty() {
                 return;
             }
@@ -44,9 +44,20 @@ impl<D: Driver> Node<D> {
                 // The queue took these back when the core went down.
                 Effect::Return { core: Some(_), .. } => {}
                 Effect::Return { call, core: None, .. } => self.queue.give_back(durableq::CallRef(call.0)),
+                Effect::Refuse { call, function } => self.refuse(call, function),
             }
         }
         self.effects.clear();
+    }
+
+    /// A call whose data must not reach its function goes to the dead letters.
+    fn refuse(&mut self, call: CallRef, function: FunctionRef) {
+        let at = durableq::CallRef(call.0);
+        self.queue.give_back(at);
+        let mut blocks = self.disk.lend(&mut self.driver);
+        if self.queue.bury(&mut blocks, at, Status::Unavailable) {
+            self.accounts.ended(function, Status::Unavailable);
+        }
     }
 
     fn poll(&mut self, function: FunctionRef, max: u32) {
@@ -56,7 +67,8 @@ impl<D: Driver> Node<D> {
         for _ in 0..max {
             let Some(offer) = self.queue.poll(of, &defaults) else { break };
             let (call, criticality, deadline) = (CallRef(offer.call.0), offer.criticality, offer.deadline);
-            let offered = Input::Offered { call, function, criticality, deadline };
+            let marks = Marks { key: offer.key.0.into(), label: offer.label, retry: offer.retry };
+            let offered = Input::Offered { call, function, criticality, deadline, marks };
             // Inputs other than a turn add no effects: the list being followed stays as it is.
             self.scheduler.step(offered, &mut self.effects);
         }

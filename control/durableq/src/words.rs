@@ -141,6 +141,8 @@ pub struct Offer {
     pub key: CallKey,
     /// Of its arguments.
     pub label: Label,
+    /// It has failed before.
+    pub retry: bool,
 }
 
 /// A call that may run now: everything of the lease frame. `body` is the submit frame as the client wrote it, so that

@@ -6,15 +6,18 @@
 //! durable queue answers the polls, and what was dispatched ends and is submitted anew: the whole life of a call in
 //! the scheduler, not only the choice. One decision is one call dispatched.
 
-use call::WallTime;
 use call::limits::Limits;
+use call::{Instant, WallTime};
 use counting::allocations;
-use scheduler::{CallRef, CoreRef, Effect, Effects, FunctionRef, HostRef, Input, Scheduler};
+use scheduler::{CallRef, CoreRef, Effect, Effects, FunctionRef, HostRef, How, Input, Marks, Scheduler};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 const CORES: u16 = 16;
 const SLOTS: u32 = 64;
 const DECISIONS: u64 = 5_000_000;
+/// What the node's clock shows more in each round: about what 1024 decisions take.
+const ROUND: Duration = Duration::from_micros(500);
 
 /// The durable queue in as few instructions as possible: a ring of calls per function.
 struct Node {
@@ -25,6 +28,7 @@ struct Node {
     queues: Vec<VecDeque<CallRef>>,
     dispatched: Vec<(CallRef, FunctionRef)>,
     granted: u64,
+    now: Instant,
     random: u64,
 }
 
@@ -41,6 +45,7 @@ impl Node {
             queues: (0..limits.functions_max).map(queue).collect(),
             dispatched: Vec::with_capacity(usize::from(CORES) * SLOTS as usize),
             granted: 0,
+            now: Instant(0),
             random: 1,
         }
     }
@@ -73,20 +78,21 @@ impl Node {
             self.tell(Input::Credit { core, granted: self.granted });
         }
         let random = self.random();
-        self.tell(Input::Turn { random });
+        self.now = self.now + ROUND;
+        self.tell(Input::Turn { now: self.now, wall: WallTime(self.now.0), random });
         let spare = self.spare.take().expect("put back each round");
         let mut out = std::mem::replace(&mut self.out, spare);
         for effect in out.drain() {
             match effect {
                 Effect::Poll { function, max } => self.answer(function, max),
                 Effect::Dispatch { call, function, .. } => self.dispatched.push((call, function)),
-                Effect::Return { .. } => unreachable!("no core and no function goes"),
+                Effect::Return { .. } | Effect::Refuse { .. } => unreachable!("no core and no function goes"),
             }
         }
         self.spare = Some(out);
         let dispatched = self.dispatched.len() as u64;
         while let Some((call, function)) = self.dispatched.pop() {
-            self.tell(Input::Ended { call });
+            self.tell(Input::Ended { call, how: How::Ok });
             self.queues[function.0 as usize].push_back(call);
             self.tell(Input::Due { function });
         }
@@ -98,7 +104,7 @@ impl Node {
             let Some(call) = self.queues[function.0 as usize].pop_front() else { break };
             let random = self.random();
             let (criticality, deadline) = (50 + (random % 4) as u8 * 50, WallTime(random));
-            self.tell(Input::Offered { call, function, criticality, deadline });
+            self.tell(Input::Offered { call, function, criticality, deadline, marks: Marks::default() });
         }
         let more = !self.queues[function.0 as usize].is_empty();
         self.tell(Input::Polled { function, more });

@@ -5,8 +5,8 @@
 //! goes into the heap, where putting in and taking out cost O(log n) in the worst case, not only on average. A
 //! function with one call costs what one call costs: 20,000 arrays of the largest length would not fit.
 
-use crate::words::{CallRef, CoreRef, FunctionRef};
-use call::WallTime;
+use crate::words::{CallRef, CoreRef, FunctionRef, Marks};
+use call::{Label, WallTime};
 
 const NONE: u32 = u32::MAX;
 
@@ -22,6 +22,8 @@ pub enum Place {
     Queued,
     /// Dispatched to its core.
     Running,
+    /// Refused, and not told yet.
+    Refused,
 }
 
 /// 32 bytes per call: two to a cache line.
@@ -42,16 +44,23 @@ struct Entry {
 const _: () = assert!(size_of::<Entry>() == 32);
 
 /// The order of one function's calls in one number: more critical first, then the earlier deadline, then the
-/// earlier arrival. 56 bits of arrivals last 700 years at three million a second.
-fn order(criticality: u8, deadline: WallTime, arrival: u64) -> u128 {
-    assert!(arrival < 1 << 56, "arrivals are numbered by 56 bits");
-    (u128::from(u8::MAX - criticality) << 120) | (u128::from(deadline.0) << 56) | u128::from(arrival)
+/// earlier arrival. 55 bits of arrivals last 350 years at three million a second. The last bit decides nothing: it
+/// says whether the call has [`Marks`], so that those of a call that has none are never read.
+fn order(criticality: u8, deadline: WallTime, arrival: u64, marked: bool) -> u128 {
+    assert!(arrival < 1 << 55, "arrivals are numbered by 55 bits");
+    let arrival = u128::from(arrival << 1 | u64::from(marked));
+    (u128::from(u8::MAX - criticality) << 120) | (u128::from(deadline.0) << 56) | arrival
 }
+
+/// In the second number of a call's marks, above its label.
+const RETRY: u64 = 1 << 8;
 
 /// All calls of the scheduler by number, and the heaps over them.
 #[derive(Debug)]
 pub struct Calls {
     entries: Vec<Entry>,
+    /// Key and label of calls that have any. Memory that no such call needs is not touched.
+    marks: Vec<[u64; 2]>,
     arrivals: u64,
 }
 
@@ -92,28 +101,50 @@ impl Calls {
             place: Place::Absent,
             rank: 0,
         };
-        Calls { entries: vec![absent; calls_max], arrivals: 0 }
+        Calls { entries: vec![absent; calls_max], marks: vec![[0; 2]; calls_max], arrivals: 0 }
     }
 
-    /// Takes a call in, into its function's buffer.
+    /// Takes a call in. It stands nowhere yet: [`Calls::put`] or [`Calls::refuse`] follows.
     ///
     /// # Panics
     /// If the scheduler holds the call already.
     pub fn admit(
         &mut self,
-        buffer: &mut FuncBuffer,
         call: CallRef,
         function: FunctionRef,
-        criticality: u8,
-        deadline: WallTime,
+        (criticality, deadline): (u8, WallTime),
+        marks: Marks,
     ) {
-        let order = order(criticality, deadline, self.arrivals);
+        let marked = marks != Marks::default();
+        if marked {
+            let label = u64::from(marks.label.0) | if marks.retry { RETRY } else { 0 };
+            self.marks[call.0 as usize] = [marks.key, label];
+        }
+        let order = order(criticality, deadline, self.arrivals, marked);
         self.arrivals += 1;
         let entry = self.entry_mut(call);
         assert_eq!(entry.place, Place::Absent, "{call:?} is offered while the scheduler holds it");
         entry.order = order;
         entry.function = function;
-        self.put(buffer, call);
+    }
+
+    /// Notes that a call is refused.
+    pub fn refuse(&mut self, call: CallRef) {
+        self.entry_mut(call).place = Place::Refused;
+    }
+
+    /// What a held call carries.
+    pub fn marks(&self, call: CallRef) -> Marks {
+        if self.entry(call).order & 1 == 0 {
+            return Marks::default();
+        }
+        let [key, label] = self.marks[call.0 as usize];
+        Marks { key, label: Label(label as u8), retry: label & RETRY != 0 }
+    }
+
+    /// When a held call should be done.
+    pub fn deadline(&self, call: CallRef) -> WallTime {
+        WallTime((self.entry(call).order >> 56) as u64)
     }
 
     /// Puts a call that is held already into its function's buffer, where its order says.
@@ -156,6 +187,23 @@ impl Calls {
             (_, b) => b,
         };
         (better != NONE).then_some(CallRef(better))
+    }
+
+    /// Whether a call is in a buffer. Walks over the whole buffer: for questions of people only.
+    pub fn holds(&self, buffer: &FuncBuffer, call: CallRef) -> bool {
+        let listed = std::iter::successors(Some(buffer.first), |&at| Some(self.entries[at as usize].right));
+        listed.take_while(|&at| at != NONE).any(|at| at == call.0) || self.heap_holds(buffer.root, call)
+    }
+
+    /// A heap is deep on its left side: down it goes by a loop, to the right, where it is shallow, by recursion.
+    fn heap_holds(&self, root: u32, call: CallRef) -> bool {
+        let down = std::iter::successors(Some(root).filter(|&at| at != NONE), |&at| {
+            Some(self.entries[at as usize].left).filter(|&at| at != NONE)
+        });
+        let wanted = self.entry(call).order;
+        down.into_iter()
+            .take_while(|&at| at == call.0 || self.entries[at as usize].order < wanted)
+            .any(|at| at == call.0 || self.heap_holds(self.entries[at as usize].right, call))
     }
 
     /// Joins two heaps. The recursion goes down their right sides only: at most 2 log2(n + 1) deep.
@@ -271,7 +319,9 @@ mod tests {
     fn filled(calls: &[(u8, u64)]) -> (Calls, FuncBuffer) {
         let (mut all, mut buffer) = (Calls::new(calls.len()), FuncBuffer::EMPTY);
         for (at, &(criticality, deadline)) in calls.iter().enumerate() {
-            all.admit(&mut buffer, CallRef(at as u32), F, criticality, WallTime(deadline));
+            let call = CallRef(at as u32);
+            all.admit(call, F, (criticality, WallTime(deadline)), Marks::default());
+            all.put(&mut buffer, call);
             all.check(&buffer, F);
         }
         (all, buffer)
@@ -308,7 +358,7 @@ mod tests {
     fn canary_order_of_the_heap() {
         // The first and the last are listed, the others are in the heap.
         let (mut all, buffer) = filled(&[(1, 4), (1, 1), (1, 2), (1, 5)]);
-        all.entries[buffer.root as usize].order = order(1, WallTime(9), 0);
+        all.entries[buffer.root as usize].order = order(1, WallTime(9), 0, false);
         all.check(&buffer, F);
     }
 
@@ -316,14 +366,24 @@ mod tests {
     #[should_panic(expected = "is worse than")]
     fn canary_order() {
         let (mut all, buffer) = filled(&[(1, 1), (1, 2), (1, 3)]);
-        all.entries[0].order = order(1, WallTime(9), 0);
+        all.entries[0].order = order(1, WallTime(9), 0, false);
         all.check(&buffer, F);
     }
 
     #[test]
     #[should_panic(expected = "is offered while the scheduler holds it")]
     fn canary_offered_twice() {
-        let (mut all, mut buffer) = filled(&[(1, 1)]);
-        all.admit(&mut buffer, CallRef(0), F, 1, WallTime(1));
+        let (mut all, _) = filled(&[(1, 1)]);
+        all.admit(CallRef(0), F, (1, WallTime(1)), Marks::default());
+    }
+
+    #[test]
+    fn marks_stay_with_their_call() {
+        let mut all = Calls::new(2);
+        let marks = Marks { key: u64::MAX, label: Label::HIGHEST, retry: true };
+        for marks in [marks, Marks::default(), Marks { retry: false, ..marks }] {
+            all.admit(CallRef(1), F, (7, WallTime(u64::MAX)), marks);
+            assert_eq!((all.marks(CallRef(1)), all.deadline(CallRef(1))), (marks, WallTime(u64::MAX)));
+        }
     }
 }

@@ -1,9 +1,13 @@
 //! The functions as the scheduler sees them: whose turn it is to give a call to the RunQ.
 
+use crate::fairness::Fairness;
 use crate::func_buffer::FuncBuffer;
+use crate::gates::OPEN;
 use crate::mask::Mask;
-use crate::rings::{Levels, Rings};
+use crate::policy::{GroupRef, TenantRef};
+use crate::rings::Rings;
 use crate::words::{Depth, FunctionRef};
+use call::Instant;
 
 /// Whether a function may give its best call to the RunQ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,6 +18,8 @@ pub enum Turn {
     Level(u8),
     /// It might, but of the cores ready for it none has credits, while others have.
     Blocked,
+    /// It might, but a gate holds it back.
+    Held,
 }
 
 /// One function.
@@ -39,7 +45,19 @@ pub struct Function {
     pub ready_hosts: Mask,
     /// Open cores of those hosts.
     pub ready_cores: Mask,
+    /// Those of them that run it: of its locality group, if any is.
+    pub cores: Mask,
+    /// Its locality group.
+    pub group: GroupRef,
+    /// Who answers for it.
+    pub tenant: TenantRef,
+    /// Its gates; [`OPEN`] if it has none.
+    pub gate: u32,
+    /// Calls that wait beside its buffer: for their key, for the retry budget, or to be refused.
+    pub aside: u32,
     turn: Turn,
+    /// Since when its turn is what it is; a level counts like another.
+    since: Instant,
 }
 
 impl Function {
@@ -54,12 +72,18 @@ impl Function {
         polling: false,
         ready_hosts: Mask::EMPTY,
         ready_cores: Mask::EMPTY,
+        cores: Mask::EMPTY,
+        group: GroupRef::NONE,
+        tenant: TenantRef(0),
+        gate: OPEN,
+        aside: 0,
         turn: Turn::None,
+        since: Instant(0),
     };
 
     /// How many of its calls are where.
     pub fn depth(&self) -> Depth {
-        Depth { buffered: self.buffer.len(), queued: self.queued, running: self.running }
+        Depth { buffered: self.buffer.len() + self.aside, queued: self.queued, running: self.running }
     }
 
     /// Where it stands.
@@ -67,17 +91,22 @@ impl Function {
         self.turn
     }
 
+    /// Since when it stands there.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
     /// Whether it has a call, a core that could run it, and room below its concurrency limit.
     pub fn may_run(&self) -> bool {
         let room = self.queued + self.running < self.concurrency;
-        self.live && room && !self.buffer.is_empty() && !self.ready_cores.is_empty()
+        self.live && room && !self.buffer.is_empty() && !self.cores.is_empty()
     }
 
     /// Whether a poll of it makes sense when at most `target` calls should wait in its buffer. It is asked for
     /// calls by the half buffer, so that a poll brings many.
     pub fn wants_poll(&self, target: u32) -> bool {
         let low = self.buffer.len() <= target / 2;
-        self.live && self.due && !self.polling && !self.ready_cores.is_empty() && low
+        self.live && self.due && !self.polling && !self.cores.is_empty() && low
     }
 }
 
@@ -85,7 +114,7 @@ impl Function {
 #[derive(Debug)]
 pub struct Functions {
     list: Vec<Function>,
-    levels: Levels,
+    fairness: Fairness,
     /// One ring: blocked ones.
     blocked: Rings,
     /// Two rings: those to poll, and deleted ones whose calls have to be given back.
@@ -99,11 +128,11 @@ const POLLS: usize = 0;
 const LEAVING: usize = 1;
 
 impl Functions {
-    /// No function is deployed; numbers below `functions_max` may come.
-    pub fn new(functions_max: usize) -> Functions {
+    /// No function is deployed; numbers below `functions_max` may come, of tenants below `tenants_max`.
+    pub fn new(functions_max: usize, tenants_max: usize) -> Functions {
         Functions {
             list: vec![Function::UNKNOWN; functions_max],
-            levels: Levels::new(functions_max),
+            fairness: Fairness::new(functions_max, tenants_max),
             blocked: Rings::new(functions_max, 1),
             errands: Rings::new(functions_max, 2),
         }
@@ -119,6 +148,24 @@ impl Functions {
         &mut self.list[function.0 as usize]
     }
 
+    /// How tenants share.
+    pub fn fairness(&mut self) -> &mut Fairness {
+        &mut self.fairness
+    }
+
+    /// How many calls its tenant may give in one turn.
+    pub fn weight(&self, function: FunctionRef) -> u32 {
+        self.fairness.weight(self.get(function).tenant)
+    }
+
+    /// Another tenant answers for it.
+    pub fn set_tenant(&mut self, function: FunctionRef, tenant: TenantRef) {
+        let Function { turn, since, .. } = *self.get(function);
+        self.set_turn(function, Turn::None, since);
+        self.get_mut(function).tenant = tenant;
+        self.set_turn(function, turn, since);
+    }
+
     /// Numbers of all functions.
     pub fn all(&self) -> impl Iterator<Item = FunctionRef> + use<> {
         (0..self.list.len() as u32).map(FunctionRef)
@@ -131,7 +178,7 @@ impl Functions {
     pub fn reset(&mut self, function: FunctionRef) {
         let left = self.get(function);
         assert!(left.depth() == Depth::default() && !left.polling, "{function:?} has calls left: {left:?}");
-        self.set_turn(function, Turn::None);
+        self.set_turn(function, Turn::None, Instant(0));
         if self.errands.is_linked(function.0) {
             self.errands.remove(function.0);
         }
@@ -139,27 +186,37 @@ impl Functions {
     }
 
     /// Puts a function where its turn says: behind all others there, unless it is there already.
-    pub fn set_turn(&mut self, function: FunctionRef, turn: Turn) {
-        let before = self.get(function).turn;
+    pub fn set_turn(&mut self, function: FunctionRef, turn: Turn, now: Instant) {
+        let of = &mut self.list[function.0 as usize];
+        let before = of.turn;
         if before == turn {
             return;
         }
+        if !matches!((before, turn), (Turn::Level(_), Turn::Level(_))) {
+            of.since = now;
+        }
+        of.turn = turn;
+        let tenant = of.tenant;
         match before {
-            Turn::None => {}
-            Turn::Level(level) => self.levels.remove(level, function.0),
+            Turn::None | Turn::Held => {}
+            Turn::Level(level) => self.fairness.remove(level, tenant, function),
             Turn::Blocked => self.blocked.remove(function.0),
         }
         match turn {
-            Turn::None => {}
-            Turn::Level(level) => self.levels.push_back(level, function.0),
+            Turn::None | Turn::Held => {}
+            Turn::Level(level) => self.fairness.push_back(level, tenant, function),
             Turn::Blocked => self.blocked.push_back(BLOCKED, function.0),
         }
-        self.get_mut(function).turn = turn;
     }
 
     /// The function whose turn it is, and the level of its best call.
     pub fn best(&self) -> Option<(u8, FunctionRef)> {
-        self.levels.best().map(|(level, function)| (level, FunctionRef(function)))
+        self.fairness.best()
+    }
+
+    /// The function whose turn it is gave a call: it goes behind its equals.
+    pub fn served(&mut self, level: u8, function: FunctionRef) {
+        self.fairness.served(level, self.get(function).tenant);
     }
 
     /// The first blocked function behind `after`, or of all.
@@ -205,22 +262,31 @@ impl Functions {
 
     /// Panics unless each function stands where it must, given the cores that have credits.
     pub fn check(&self, free: Mask) {
-        self.levels.check();
+        self.fairness.check();
         for at in self.all() {
             let function = self.get(at);
             match function.turn {
                 Turn::None => assert!(!function.may_run(), "{at:?} may run and has no turn"),
-                Turn::Level(_) => assert!(function.may_run(), "{at:?} has a turn and may not run"),
+                Turn::Level(level) => {
+                    assert!(function.may_run(), "{at:?} has a turn and may not run");
+                    assert!(
+                        self.fairness.stands(level, function.tenant),
+                        "{at:?} has a turn without its tenant"
+                    );
+                }
                 Turn::Blocked => {
                     assert!(function.may_run(), "{at:?} is blocked and may not run");
-                    assert!((function.ready_cores & free).is_empty(), "{at:?} is blocked beside a free core");
+                    assert!((function.cores & free).is_empty(), "{at:?} is blocked beside a free core");
+                }
+                Turn::Held => {
+                    assert!(function.may_run() && function.gate != OPEN, "{at:?} is held by nothing")
                 }
             }
             assert_eq!(self.blocked.is_linked(at.0), function.turn == Turn::Blocked, "{at:?}");
             if function.wants_poll(0) {
                 assert!(self.errands.is_linked(at.0), "{at:?} has due calls and nobody polls it");
             }
-            if !function.live && !function.buffer.is_empty() {
+            if !function.live && function.depth().buffered > 0 {
                 assert!(self.errands.is_linked(at.0), "{at:?} is deleted and keeps its calls");
             }
         }

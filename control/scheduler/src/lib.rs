@@ -33,16 +33,37 @@
 //! time-out and retries, which are the durable queue's.
 
 pub mod words;
+pub mod policy;
 pub mod scheduler;
+pub mod explain;
+mod policies;
+mod turn;
 mod func_buffer;
 mod functions;
+mod fairness;
+mod gates;
+pub mod quota;
+pub mod slow_start;
+pub mod breaker;
+pub mod retry_budget;
+mod keys;
+mod locality;
 mod run_q;
 mod worker_lb;
+mod timers;
 mod rings;
 mod mask;
 
+pub use breaker::BreakerRule;
+pub use explain::{Rule, Why};
+pub use fairness::WEIGHT_MAX;
+pub use locality::GROUPS_MAX;
+pub use policy::{GroupRef, Policy, Quota, TenantRef};
+pub use quota::Rate;
+pub use retry_budget::RetryRule;
 pub use scheduler::Scheduler;
-pub use words::{CallRef, CoreRef, Depth, Effect, Effects, FunctionRef, HostRef, Input};
+pub use slow_start::SlowStartRule;
+pub use words::{CallRef, CoreRef, Depth, Effect, Effects, FunctionRef, HostRef, How, Input, Marks};
 
 /// Worker cores and hosts that one scheduler can serve: the bits of a mask that one decision reads.
 pub const CORES_MAX: usize = 256;

@@ -77,6 +77,16 @@ impl Rings {
         self.join(item, item);
     }
 
+    /// Moves the first item of a ring to its end.
+    pub fn rotate(&mut self, ring: usize) {
+        if let Some(first) = self.front(ring)
+            && self.after(ring, first).is_some()
+        {
+            self.remove(first);
+            self.push_back(ring, first);
+        }
+    }
+
     /// Moves all items of one ring behind those of another.
     pub fn append(&mut self, from: usize, to: usize) {
         if self.is_empty(from) {
@@ -164,7 +174,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rings_are_lists(steps in proptest::collection::vec((0..4u8, 0..8u32, 0..3usize, 0..3usize), 0..200)) {
+        fn rings_are_lists(steps in proptest::collection::vec((0..5u8, 0..8u32, 0..3usize, 0..3usize), 0..200)) {
             let (mut rings, mut lists) = (Rings::new(8, 3), vec![Vec::new(); 3]);
             for (what, item, ring, other) in steps {
                 match what {
@@ -180,6 +190,10 @@ mod tests {
                         rings.append(ring, other);
                         let moved = std::mem::take(&mut lists[ring]);
                         lists[other].extend(moved);
+                    }
+                    3 if !lists[ring].is_empty() => {
+                        rings.rotate(ring);
+                        lists[ring].rotate_left(1);
                     }
                     _ => {}
                 }

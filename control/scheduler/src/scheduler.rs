@@ -2,40 +2,60 @@
 
 use crate::func_buffer::{Calls, Place};
 use crate::functions::{Functions, Turn};
+use crate::gates::{Clock, Gates, OPEN};
+use crate::keys::Keys;
+use crate::locality::Locality;
+use crate::policy::GroupRef;
 use crate::rings::Rings;
 use crate::run_q::RunQ;
-use crate::words::{CallRef, CoreRef, Depth, Effect, Effects, FunctionRef, HostRef, Input};
+use crate::words::{CallRef, CoreRef, Depth, Effects, FunctionRef, HostRef, How, Input, Marks};
 use crate::worker_lb::WorkerLb;
-use call::WallTime;
 use call::limits::Limits;
+use call::time::nanos;
+use call::{Instant, WallTime};
+use std::time::Duration;
 
 /// Decides which call runs next and where. See the crate's documentation for the laws it keeps.
 #[derive(Debug)]
 pub struct Scheduler {
-    functions: Functions,
-    calls: Calls,
-    run_q: RunQ,
-    lb: WorkerLb,
-    /// A ring per core of the calls it runs, and behind them the ring of calls whose core is gone.
-    running: Rings,
-    lost: usize,
-    func_buffer_max: u32,
+    pub(crate) functions: Functions,
+    pub(crate) calls: Calls,
+    pub(crate) gates: Gates,
+    pub(crate) keys: Keys,
+    pub(crate) locality: Locality,
+    pub(crate) run_q: RunQ,
+    pub(crate) lb: WorkerLb,
+    /// A ring per core of the calls it runs, behind them the ring of calls whose core is gone, and the ring of those
+    /// that are refused.
+    pub(crate) running: Rings,
+    pub(crate) lost: usize,
+    pub(crate) refused: usize,
+    pub(crate) func_buffer_max: u32,
 }
 
 impl Scheduler {
-    /// A scheduler without functions and cores. The only allocation: 48 bytes per call of `limits.calls_max`
-    /// and about 150 bytes per function of `limits.functions_max`.
+    /// Gates open in steps of this: often enough that nobody waits for it, seldom enough that a fast quota does not
+    /// wake the node for each call.
+    pub const WAKE_STEP: Duration = Duration::from_millis(1);
+
+    /// A scheduler without functions and cores. The only allocation: 48 bytes per call of `limits.calls_max`, about 250
+    /// bytes per function of `limits.functions_max` and 4 KiB per tenant. What only gates need (500 bytes per function
+    /// with a policy, 80 bytes per call with marks) is reserved here and touched when it is needed.
     ///
     /// # Panics
     /// If `limits.cores_max` is above [`crate::CORES_MAX`].
     pub fn new(limits: &Limits) -> Scheduler {
         Scheduler {
-            functions: Functions::new(limits.functions_max),
+            functions: Functions::new(limits.functions_max, limits.tenants_max),
             calls: Calls::new(limits.calls_max),
+            gates: Gates::new(limits.functions_max, nanos(Scheduler::WAKE_STEP)),
+            keys: Keys::new(limits.calls_max),
+            locality: Locality::new(limits.cores_max),
             run_q: RunQ::new(limits.calls_max, limits.runq_max),
             lb: WorkerLb::new(limits.cores_max),
-            running: Rings::new(limits.calls_max, limits.cores_max + 1),
+            running: Rings::new(limits.calls_max, limits.cores_max + 2),
             lost: limits.cores_max,
+            refused: limits.cores_max + 1,
             func_buffer_max: u32::try_from(limits.func_buffer_max).unwrap_or(u32::MAX),
         }
     }
@@ -47,6 +67,11 @@ impl Scheduler {
                 self.publish(function, version, concurrency)
             }
             Input::FunctionGone { function } => self.retire(function),
+            Input::Policy { function, policy } => self.set_policy(function, policy),
+            Input::Limit { function, rate } => self.set_limit(function, rate),
+            Input::Opportunistic { permille } => self.set_s(permille),
+            Input::Tenant { tenant, weight } => self.functions.fairness().set_weight(tenant, weight),
+            Input::Group { core, group } => self.set_group(core, group),
             Input::Ready { host, function, version } => self.ready(host, function, version),
             Input::HostDown { host } => self.host_down(host),
             Input::CoreUp { core, host, slots, far } => self.core_up(core, host, slots, far),
@@ -61,8 +86,8 @@ impl Scheduler {
                 self.functions.get_mut(function).due = true;
                 self.want_poll(function);
             }
-            Input::Offered { call, function, criticality, deadline } => {
-                self.offered(call, function, criticality, deadline);
+            Input::Offered { call, function, criticality, deadline, marks } => {
+                self.offered(call, function, (criticality, deadline), marks);
             }
             Input::Polled { function, more } => {
                 let of = self.functions.get_mut(function);
@@ -70,26 +95,30 @@ impl Scheduler {
                 of.due |= more;
                 self.want_poll(function);
             }
-            Input::Ended { call } => self.end(call),
-            Input::NotSent { call } => {
-                let core = self.calls.core(call);
-                self.end(call);
-                if self.lb.unspend(core) {
-                    self.unblock(core);
-                }
-            }
-            Input::Turn { random } => self.turn(random, out),
+            Input::Ended { call, how } => self.end(call, how),
+            Input::NotSent { call } => self.not_sent(call),
+            Input::Turn { now, wall, random } => self.turn(Clock { now, wall }, random, out),
         }
+    }
+
+    /// When the next gate opens by time: a turn is due then, whatever else happens. A closed gate that only an input
+    /// opens is none.
+    pub fn next_wake(&self) -> Option<Instant> {
+        self.gates.next_wake()
     }
 
     fn publish(&mut self, function: FunctionRef, version: u32, concurrency: u32) {
         assert!(concurrency > 0, "{function:?} could never run");
         if !self.functions.get(function).live {
+            let gate = self.functions.get(function).gate;
             self.functions.reset(function);
+            if gate != OPEN {
+                self.gates.close(gate);
+            }
         }
         let of = self.functions.get_mut(function);
         if of.version != version {
-            (of.ready_hosts, of.ready_cores) = Default::default();
+            (of.ready_hosts, of.ready_cores, of.cores) = Default::default();
         }
         (of.live, of.version, of.concurrency) = (true, version, concurrency);
         self.reconsider(function);
@@ -100,6 +129,7 @@ impl Scheduler {
         assert!(of.live, "{function:?} is not deployed");
         (of.live, of.due) = (false, false);
         self.reconsider(function);
+        self.release_all(function);
         for level in 0..=u8::MAX {
             let mut next = self.run_q.next(level, None);
             while let Some(call) = next {
@@ -118,6 +148,7 @@ impl Scheduler {
         if of.live && of.version == version {
             of.ready_hosts.set(usize::from(host.0), true);
             of.ready_cores = of.ready_cores | cores;
+            self.set_cores(function);
             self.reconsider_all(function);
         }
     }
@@ -128,6 +159,7 @@ impl Scheduler {
             let of = self.functions.get_mut(function);
             of.ready_hosts.set(usize::from(host.0), false);
             of.ready_cores = of.ready_cores.without(cores);
+            self.set_cores(function);
             self.reconsider(function);
         }
     }
@@ -138,6 +170,7 @@ impl Scheduler {
             let of = self.functions.get_mut(function);
             if of.ready_hosts.has(usize::from(host.0)) {
                 of.ready_cores.set(usize::from(core.0), true);
+                self.set_cores(function);
                 self.reconsider_all(function);
             }
         }
@@ -147,6 +180,7 @@ impl Scheduler {
         self.lb.close(core);
         for function in self.functions.all() {
             self.functions.get_mut(function).ready_cores.set(usize::from(core.0), false);
+            self.set_cores(function);
             self.reconsider(function);
         }
     }
@@ -154,27 +188,59 @@ impl Scheduler {
     fn core_down(&mut self, core: CoreRef) {
         self.close(core);
         self.lb.down(core);
+        if self.locality.group(core) != GroupRef::NONE {
+            self.set_group(core, GroupRef::NONE);
+        }
         self.running.append(usize::from(core.0), self.lost);
     }
 
-    fn offered(&mut self, call: CallRef, function: FunctionRef, criticality: u8, deadline: WallTime) {
+    fn offered(&mut self, call: CallRef, function: FunctionRef, urgency: (u8, WallTime), marks: Marks) {
+        let reads = self.label(function);
         let of = self.functions.get_mut(function);
         assert!(of.polling, "{function:?} was not polled");
-        self.calls.admit(&mut of.buffer, call, function, criticality, deadline);
-        if of.live {
-            self.reconsider(function);
-        } else {
-            self.functions.push_leaving(function);
+        self.calls.admit(call, function, urgency, marks);
+        if !of.live {
+            self.calls.put(&mut of.buffer, call);
+            return self.functions.push_leaving(function);
         }
+        if !marks.label.flows_to(reads) {
+            of.aside += 1;
+            self.calls.refuse(call);
+            return self.running.push_back(self.refused, call.0);
+        }
+        if of.gate == OPEN {
+            self.calls.put(&mut of.buffer, call);
+        } else {
+            self.take_in(call, function);
+        }
+        self.reconsider(function);
     }
 
-    fn end(&mut self, call: CallRef) {
+    pub(crate) fn end(&mut self, call: CallRef, how: How) {
         assert_eq!(self.calls.place(call), Place::Running, "{call:?} does not run");
         let function = self.calls.function(call);
         self.running.remove(call.0);
+        let of = self.functions.get_mut(function);
+        of.running -= 1;
+        if of.gate != OPEN {
+            let now = self.gates.clock().now;
+            self.gates.get_mut(of.gate).ended(now, how);
+            self.end_key(call);
+        }
         self.calls.forget(call);
-        self.functions.get_mut(function).running -= 1;
         self.reconsider(function);
+    }
+
+    fn not_sent(&mut self, call: CallRef) {
+        let core = self.calls.core(call);
+        let gate = self.functions.get(self.calls.function(call)).gate;
+        if gate != OPEN {
+            self.gates.get_mut(gate).give_back_unsent();
+        }
+        self.end(call, How::Lost);
+        if self.lb.unspend(core) {
+            self.unblock(core);
+        }
     }
 
     /// A core has credits again: the functions that waited for one may go on.
@@ -182,7 +248,7 @@ impl Scheduler {
         let mut next = self.functions.blocked(None);
         while let Some(function) = next {
             next = self.functions.blocked(Some(function));
-            if self.functions.get(function).ready_cores.has(usize::from(core.0)) {
+            if self.functions.get(function).cores.has(usize::from(core.0)) {
                 self.reconsider(function);
             }
         }
@@ -196,136 +262,26 @@ impl Scheduler {
     }
 
     /// Puts a function where it belongs after something that its turn depends on has changed.
-    fn reconsider(&mut self, function: FunctionRef) {
+    pub(crate) fn reconsider(&mut self, function: FunctionRef) {
+        let held = self.functions.get(function).gate != OPEN && self.is_held(function);
         let of = self.functions.get(function);
         let turn = if !of.may_run() {
             Turn::None
-        } else if of.turn() == Turn::Blocked && (of.ready_cores & self.lb.free()).is_empty() {
+        } else if held {
+            Turn::Held
+        } else if of.turn() == Turn::Blocked && (of.cores & self.lb.free()).is_empty() {
             Turn::Blocked
         } else {
             let best = self.calls.best(&of.buffer).expect("a function that may run has a call");
             Turn::Level(self.calls.criticality(best))
         };
-        self.functions.set_turn(function, turn);
+        self.functions.set_turn(function, turn, self.gates.clock().now);
     }
 
     /// Both, after its cores or its buffer have changed.
-    fn reconsider_all(&mut self, function: FunctionRef) {
+    pub(crate) fn reconsider_all(&mut self, function: FunctionRef) {
         self.reconsider(function);
         self.want_poll(function);
-    }
-
-    fn turn(&mut self, random: u64, out: &mut Effects) {
-        self.lb.seed(random);
-        self.run_q.set_slots(self.lb.slots());
-        self.give_back(out);
-        self.dispatch(out);
-        self.fill();
-        self.poll(out);
-    }
-
-    /// Gives back what lost its core or its function.
-    fn give_back(&mut self, out: &mut Effects) {
-        while !out.is_full()
-            && let Some(call) = self.running.front(self.lost).map(CallRef)
-        {
-            let (function, core) = (self.calls.function(call), Some(self.calls.core(call)));
-            self.end(call);
-            out.push(Effect::Return { call, function, core });
-        }
-        while !out.is_full()
-            && let Some(function) = self.functions.leaving()
-        {
-            match self.calls.take(&mut self.functions.get_mut(function).buffer, Place::Absent) {
-                Some(call) => out.push(Effect::Return { call, function, core: None }),
-                None => self.functions.pop_leaving(function),
-            }
-        }
-    }
-
-    /// Runs calls while there are credits. A function's best call goes through the RunQ only when its turn has
-    /// come: while there are credits nothing is committed early.
-    fn dispatch(&mut self, out: &mut Effects) {
-        while !out.is_full() && !self.lb.free().is_empty() {
-            match self.functions.best() {
-                Some((level, function)) if Some(level) > self.run_q.highest() => self.choose(level, function),
-                _ => match self.run_q.best() {
-                    Some((level, call)) => self.place(level, call, out),
-                    None => return,
-                },
-            }
-        }
-    }
-
-    /// Chooses the next calls while the RunQ has room for them.
-    fn fill(&mut self) {
-        while let Some((level, function)) = self.functions.best()
-            && self.run_q.admits(level)
-        {
-            self.choose(level, function);
-        }
-    }
-
-    /// It is this function's turn: its best call enters the RunQ, and the function goes behind its equals. If all
-    /// cores that are ready for it are out of credits while others have some, it is blocked instead.
-    fn choose(&mut self, level: u8, function: FunctionRef) {
-        let free = self.lb.free();
-        let of = self.functions.get_mut(function);
-        if !free.is_empty() && (of.ready_cores & free).is_empty() {
-            return self.functions.set_turn(function, Turn::Blocked);
-        }
-        let call = self.calls.take(&mut of.buffer, Place::Queued).expect("a function with a turn has a call");
-        of.queued += 1;
-        self.run_q.push(level, call);
-        self.functions.set_turn(function, Turn::None);
-        self.reconsider_all(function);
-    }
-
-    /// Sends the RunQ's best call to a core, or sets it aside: if no core that is ready for it has credits, or if
-    /// its function was deployed again with a lower concurrency since the call was chosen.
-    fn place(&mut self, level: u8, call: CallRef, out: &mut Effects) {
-        let function = self.calls.function(call);
-        let of = self.functions.get_mut(function);
-        let room = of.running < of.concurrency;
-        let Some(core) = self.lb.pick(of.ready_cores).filter(|_| room) else {
-            self.put_back(level, call);
-            if self.functions.get(function).may_run() {
-                self.functions.set_turn(function, Turn::Blocked);
-            }
-            return;
-        };
-        of.queued -= 1;
-        of.running += 1;
-        self.lb.spend(core);
-        self.run_q.remove(level, call);
-        self.calls.run(call, core);
-        self.running.push_back(usize::from(core.0), call.0);
-        out.push(Effect::Dispatch { call, function, core });
-    }
-
-    /// Takes a call out of the RunQ, back to where it was in its FuncBuffer.
-    fn put_back(&mut self, level: u8, call: CallRef) {
-        let function = self.calls.function(call);
-        self.run_q.remove(level, call);
-        let of = self.functions.get_mut(function);
-        of.queued -= 1;
-        self.calls.put(&mut of.buffer, call);
-        self.reconsider(function);
-    }
-
-    /// Asks for calls: fewer, the fuller the RunQ is, but one for an empty FuncBuffer always, so that a critical
-    /// call behind a long RunQ is seen. A function that has enough is polled after it has given a call away.
-    fn poll(&mut self, out: &mut Effects) {
-        let target = self.run_q.throttled(self.func_buffer_max);
-        while !out.is_full()
-            && let Some(function) = self.functions.pop_poll()
-        {
-            let of = self.functions.get_mut(function);
-            if of.wants_poll(target) {
-                (of.polling, of.due) = (true, false);
-                out.push(Effect::Poll { function, max: target - of.buffer.len() });
-            }
-        }
     }
 
     /// How many calls of a function are where.
@@ -348,16 +304,21 @@ impl Scheduler {
         self.lb.check();
         self.run_q.check();
         self.functions.check(self.lb.free());
+        self.check_gates();
         let mut depths = vec![Depth::default(); self.functions.all().count()];
         for (call, place, function) in self.calls.iter() {
             let depth = &mut depths[function.0 as usize];
             match place {
                 Place::Absent => unreachable!("only held calls are listed"),
-                Place::Buffered => depth.buffered += 1,
+                Place::Buffered | Place::Refused => depth.buffered += 1,
                 Place::Queued => depth.queued += 1,
                 Place::Running => depth.running += 1,
             }
-            assert_eq!(self.running.is_linked(call.0), place == Place::Running, "{call:?}");
+            assert_eq!(
+                self.running.is_linked(call.0),
+                matches!(place, Place::Running | Place::Refused),
+                "{call:?}"
+            );
         }
         for (function, depth) in self.functions.all().zip(depths) {
             let of = self.functions.get(function);

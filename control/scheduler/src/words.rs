@@ -3,11 +3,13 @@
 //! Calls, functions, hosts and cores are named by small dense numbers, which the node gives out: they index tables
 //! that were allocated at the start, so no decision hashes or allocates anything.
 
-use call::WallTime;
+use crate::policy::{GroupRef, Policy, TenantRef};
+use crate::quota::Rate;
+use call::{Instant, Label, WallTime};
 
 /// A pending call: the durable queue's number for it, below `limits.calls_max`.
 ///
-/// The number may name another call after the scheduler has let go of it ([`Input::Ended`], [`Effect::Return`]).
+/// The number may name another call after the scheduler has let go of it ([`Input::Ended`], [`Effect::Return`], [`Effect::Refuse`]).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CallRef(pub u32);
 
@@ -22,6 +24,30 @@ pub struct CoreRef(pub u16);
 /// A host, whose cores share compiled artefacts: the node's number for it, below `limits.cores_max`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct HostRef(pub u16);
+
+/// What some calls carry beside their urgency. [`Marks::default`] is nothing, and costs nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Marks {
+    /// Calls of a function with the same key run at once as far as its policy allows; 0 for none.
+    pub key: u64,
+    /// The label of its arguments.
+    pub label: Label,
+    /// It has failed before: to run it again costs of the function's retry budget.
+    pub retry: bool,
+}
+
+/// How a dispatched call ended, as far as gates are concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum How {
+    /// Well.
+    Ok,
+    /// It failed by itself.
+    Failed,
+    /// A downstream service asked it to slow down.
+    BackPressure,
+    /// Nobody knows: its lease was lost.
+    Lost,
+}
 
 /// What happened. An input that contradicts an earlier one (a core that comes up twice, a call that is offered
 /// twice) is a bug of the node and panics.
@@ -41,6 +67,44 @@ pub enum Input {
     FunctionGone {
         /// Which.
         function: FunctionRef,
+    },
+    /// The rules of a function that is deployed, in the place of earlier ones. A function of which this was never said
+    /// is held back by its concurrency alone. Costs O(log n); a changed limit per key as much for each call that waits
+    /// for its key.
+    Policy {
+        /// Which.
+        function: FunctionRef,
+        /// Its rules.
+        policy: Policy,
+    },
+    /// A function's calls per second are limited by a controller (the central rate limiter, or AIMD for a downstream
+    /// service), beside its quota. Until it is said, and after [`Rate::UNLIMITED`], there is no such limit.
+    Limit {
+        /// Which; one that is deployed.
+        function: FunctionRef,
+        /// Calls a second.
+        rate: Rate,
+    },
+    /// S, as the utilization controller published it: the rate of opportunistic functions is multiplied by it. 1000
+    /// until it is said. Walks over all functions that have a policy.
+    Opportunistic {
+        /// S in thousandths.
+        permille: u32,
+    },
+    /// How many calls a tenant gives in its turn; 1 until it is said.
+    Tenant {
+        /// Which.
+        tenant: TenantRef,
+        /// From 1 to [`crate::WEIGHT_MAX`].
+        weight: u32,
+    },
+    /// A core belongs to a locality group from now on; to none until it is said, and after it went down. Walks over
+    /// all functions.
+    Group {
+        /// Which core; one that is up.
+        core: CoreRef,
+        /// Its group.
+        group: GroupRef,
     },
     /// A host has this version of a function compiled on its disk. Ignored if it is not the version in force.
     Ready {
@@ -99,6 +163,8 @@ pub enum Input {
         criticality: u8,
         /// When it should be done; the function's default already filled in.
         deadline: WallTime,
+        /// What else it carries.
+        marks: Marks,
     },
     /// The answer to [`Effect::Poll`] is complete.
     Polled {
@@ -107,10 +173,12 @@ pub enum Input {
         /// The durable queue has still more due calls of it.
         more: bool,
     },
-    /// A dispatched call ended, however it did, or its lease was lost. The scheduler forgets it.
+    /// A dispatched call ended, or its lease was lost. The scheduler forgets it.
     Ended {
         /// Which.
         call: CallRef,
+        /// How.
+        how: How,
     },
     /// A dispatched call was not sent to its core (the durable queue refused the lease): the credit is unspent.
     /// The scheduler forgets the call.
@@ -119,8 +187,13 @@ pub enum Input {
         call: CallRef,
     },
     /// Decide: everything that came in since the last turn is weighed now, as far as there is room for effects.
-    /// The node gives one turn a round, and another at once if [`Effects::is_full`].
+    /// The node gives one turn a round, another at once if [`Effects::is_full`], and one at
+    /// [`crate::Scheduler::next_wake`].
     Turn {
+        /// The clock by which gates open. Never earlier than at the turn before.
+        now: Instant,
+        /// The clock of deadlines.
+        wall: WallTime,
         /// Fresh random bits, for the choice of two cores.
         random: u64,
     },
@@ -153,6 +226,14 @@ pub enum Effect {
         function: FunctionRef,
         /// The core that ran it when it went down; none if the call had not been dispatched.
         core: Option<CoreRef>,
+    },
+    /// The call must not run: its data would flow from a higher zone to a lower one ([`call::Label::flows_to`]). The
+    /// scheduler forgets it.
+    Refuse {
+        /// Which call.
+        call: CallRef,
+        /// Its function.
+        function: FunctionRef,
     },
 }
 
@@ -202,7 +283,7 @@ impl Effects {
 /// How many calls of a function the scheduler holds, and where.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Depth {
-    /// In its FuncBuffer.
+    /// In its FuncBuffer, or beside it until a gate lets it in.
     pub buffered: u32,
     /// In the RunQ.
     pub queued: u32,

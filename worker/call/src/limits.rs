@@ -63,6 +63,8 @@ pub struct Limits {
     pub runq_max: usize,
     /// Calls of one function moved from the durable queue into its FuncBuffer ahead of need.
     pub func_buffer_max: usize,
+    /// Tenants that the scheduler tells apart: 4 KiB of rings each.
+    pub tenants_max: usize,
     /// Worker cores connected at once.
     pub cores_max: usize,
     /// Client connections at once.
@@ -94,6 +96,7 @@ impl Default for Limits {
             dead_letters_max: 1 << 16,
             runq_max: 4096,
             func_buffer_max: 4096,
+            tenants_max: 1024,
             cores_max: 256,
             clients_max: 1024,
             lease: Duration::from_secs(5),
@@ -118,6 +121,7 @@ impl Limits {
             dead_letters_max: 256,
             runq_max: 64,
             func_buffer_max: 64,
+            tenants_max: 8,
             cores_max: 8,
             clients_max: 16,
             segment_bytes: 256 << 10,

@@ -27,8 +27,9 @@ impl DurableQ {
         of.offered += 1;
         self.calls[call].place = Place::Offered;
         let (criticality, deadline) = self.urgency(call, defaults);
+        let retry = self.calls[call].failures > 0;
         let frame = Frame::parsed_before(self.store.get(self.calls[call].frame));
-        Some(Offer { call, criticality, deadline, key: frame.key(), label: frame.label() })
+        Some(Offer { call, criticality, deadline, key: frame.key(), label: frame.label(), retry })
     }
 
     /// Takes an offered call back from the scheduler: it is due again, at its old place.

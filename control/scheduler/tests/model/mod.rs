@@ -1,9 +1,11 @@
 //! A node in a few lines around the scheduler: it plays the durable queue and the cores, and it judges each effect
 //! by its own books, not by the scheduler's.
 
-use call::WallTime;
 use call::limits::Limits;
-use scheduler::{CallRef, CoreRef, Depth, Effect, Effects, FunctionRef, HostRef, Input, Scheduler};
+use call::{Instant, WallTime};
+use scheduler::{
+    CallRef, CoreRef, Depth, Effect, Effects, FunctionRef, HostRef, How, Input, Marks, Scheduler,
+};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -216,7 +218,7 @@ impl Model {
         self.running.remove(&call);
         self.free.push(call);
         if self.bug != Bug::EndForgotten {
-            self.tell(Input::Ended { call });
+            self.tell(Input::Ended { call, how: How::Ok });
         }
     }
 
@@ -225,7 +227,7 @@ impl Model {
         let mut refuse = refuse_one;
         self.refused = false;
         loop {
-            self.tell(Input::Turn { random });
+            self.tell(Input::Turn { now: Instant(0), wall: WallTime(0), random });
             let full = self.out.is_full();
             for effect in self.out.drain().collect::<Vec<_>>() {
                 match effect {
@@ -241,6 +243,7 @@ impl Model {
                         }
                     }
                     Effect::Return { call, function, core } => self.take_back(call, function, core),
+                    Effect::Refuse { call, .. } => panic!("{call:?} is refused and has no label"),
                 }
             }
             if !full {
@@ -257,7 +260,8 @@ impl Model {
         for pending in some {
             let Pending { call, criticality, deadline } = pending;
             self.held.insert(call, (function, pending));
-            self.tell(Input::Offered { call, function, criticality, deadline: WallTime(deadline) });
+            let (deadline, marks) = (WallTime(deadline), Marks::default());
+            self.tell(Input::Offered { call, function, criticality, deadline, marks });
         }
         self.tell(Input::Polled { function, more });
     }

@@ -1,0 +1,154 @@
+//! Slow start: a function's calls grow by a share per window, so that what it calls can grow with it.
+//!
+//! **Law**: in each window at most the larger of `least` and the calls of the window before, times 1 + `growth`. The
+//! paper (SOSP 2023, section 4.6.3): W = 1 minute, T = 100 calls, alpha = 20%.
+
+use call::Instant;
+use call::time::nanos;
+use std::time::Duration;
+
+/// What an owner may choose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlowStartRule {
+    /// W, at least a millisecond.
+    pub window: Duration,
+    /// T: so many calls a window are always admitted, at least 1.
+    pub least: u32,
+    /// Alpha: the growth from one window to the next, in thousandths.
+    pub growth: u32,
+}
+
+impl Default for SlowStartRule {
+    /// The paper's constants.
+    fn default() -> SlowStartRule {
+        SlowStartRule { window: Duration::from_secs(60), least: 100, growth: 200 }
+    }
+}
+
+/// The windows of one function. They begin with its first call.
+#[derive(Clone, Copy, Debug)]
+pub struct SlowStart {
+    rule: SlowStartRule,
+    /// When the window began in which the last call was admitted; none before the first.
+    began: Option<Instant>,
+    /// Calls admitted in that window.
+    count: u64,
+    /// Calls that may be admitted in it.
+    cap: u64,
+}
+
+impl SlowStart {
+    /// Nothing has been admitted.
+    pub fn new(rule: SlowStartRule) -> SlowStart {
+        let window = rule.window.max(Duration::from_millis(1));
+        let rule = SlowStartRule { window, least: rule.least.max(1), ..rule };
+        SlowStart { rule, began: None, count: 0, cap: u64::from(rule.least) }
+    }
+
+    /// Other constants; the calls of this window and the last still count.
+    pub fn set(&mut self, rule: SlowStartRule) {
+        let fresh = SlowStart::new(rule);
+        self.rule = fresh.rule;
+        self.cap = self.cap.max(fresh.cap);
+    }
+
+    /// From when on a call may be admitted.
+    pub fn opens_at(&self) -> Instant {
+        match self.began {
+            Some(began) if self.count >= self.cap => began + self.rule.window,
+            _ => Instant(0),
+        }
+    }
+
+    /// A call is admitted.
+    pub fn admit(&mut self, now: Instant) {
+        self.advance(now);
+        self.count += 1;
+    }
+
+    /// A call that was admitted goes back to its FuncBuffer. One of an earlier window is not counted back.
+    pub fn give_back(&mut self) {
+        self.count = self.count.saturating_sub(1);
+    }
+
+    fn advance(&mut self, now: Instant) {
+        let window_ns = nanos(self.rule.window);
+        let began = *self.began.get_or_insert(now);
+        let passed = now.0.saturating_sub(began.0) / window_ns;
+        if passed == 0 {
+            return;
+        }
+        // Windows follow each other without a gap.
+        self.began = Some(Instant(began.0 + passed * window_ns));
+        let before = if passed == 1 { std::mem::take(&mut self.count) } else { 0 };
+        self.count = 0;
+        let grown = u128::from(before) * (1000 + u128::from(self.rule.growth)) / 1000;
+        self.cap = u64::from(self.rule.least).max(u64::try_from(grown).unwrap_or(u64::MAX));
+    }
+
+    /// Panics if more were admitted than the window holds.
+    pub fn check(&self) {
+        assert!(self.count <= self.cap, "{} calls in a window of {}", self.count, self.cap);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const RULE: SlowStartRule = SlowStartRule { window: Duration::from_secs(1), least: 10, growth: 200 };
+
+    /// Calls admitted per window by one who waits and asks as `asks` says: (ns to wait, calls to try).
+    fn admitted(asks: &[(u64, u32)], rule: SlowStartRule) -> Vec<u64> {
+        let (mut slow, mut now, mut began, mut windows) =
+            (SlowStart::new(rule), Instant(0), None, Vec::new());
+        for &(wait, calls) in asks {
+            now = now + Duration::from_nanos(wait);
+            for _ in 0..calls {
+                if slow.opens_at() > now {
+                    continue;
+                }
+                slow.admit(now);
+                slow.check();
+                let began: Instant = *began.get_or_insert(now);
+                let window = (now.since(began).as_nanos() / rule.window.as_nanos()) as usize;
+                windows.resize((window + 1).max(windows.len()), 0);
+                windows[window] += 1;
+            }
+        }
+        windows
+    }
+
+    /// The law by its words.
+    fn obeys(windows: &[u64]) {
+        let before = std::iter::once(0).chain(windows.iter().copied());
+        for (at, (&now, before)) in windows.iter().zip(before).enumerate() {
+            assert!(now <= 10.max(before * 12 / 10), "window {at} grew too fast: {windows:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_window_holds_a_fifth_more_than_the_last(
+            asks in proptest::collection::vec((0..900_000_000u64, 0..60u32), 0..100),
+        ) {
+            obeys(&admitted(&asks, RULE));
+        }
+    }
+
+    #[test]
+    fn steady_pressure_grows_by_a_fifth_and_a_pause_begins_anew() {
+        let mut asks = vec![(1, 1000)];
+        asks.extend(vec![(1_000_000_000, 1000); 5]);
+        asks.extend([(2_000_000_000, 1000)]);
+        assert_eq!(admitted(&asks, RULE), [10, 12, 14, 16, 19, 22, 0, 10]);
+    }
+
+    #[test]
+    #[should_panic(expected = "grew too fast")]
+    fn canary_growth() {
+        let planted = SlowStartRule { growth: 300, ..RULE };
+        obeys(&admitted(&[(1_000_000_000, 1000); 5], planted));
+    }
+}
