@@ -1,0 +1,126 @@
+//! What was computed from a scenario before the first tick.
+
+use crate::arithmetic::Random;
+use crate::curve::Curve;
+use crate::scenario::{Error, Scenario};
+use crate::workload::{self, Function};
+
+/// A function's calls in one region.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// Which function.
+    pub function: u32,
+    /// Which region's clients.
+    pub region: u16,
+    /// Simulated calls a second, on average.
+    pub per_s: f64,
+}
+
+/// A whole run, before it begins.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The scenario.
+    pub scenario: Scenario,
+    /// The seed.
+    pub seed: u64,
+    /// All functions.
+    pub functions: Vec<Function>,
+    /// All streams of calls, by region.
+    pub streams: Vec<Vec<Stream>>,
+    /// The received curve without its spike.
+    pub plain: Curve,
+    /// The same with it.
+    pub spiky: Curve,
+    /// The tick in which measuring begins.
+    pub from: u32,
+    /// The tick in which it ends.
+    pub until: u32,
+    /// The tick in which the run ends at the latest.
+    pub end: u32,
+    /// Ticks of one point of the series.
+    pub point: u32,
+}
+
+impl Plan {
+    /// Draws the workload of a scenario.
+    ///
+    /// # Errors
+    /// If a downstream service asks for more functions than there are.
+    pub fn new(scenario: &Scenario, seed: u64) -> Result<Plan, Error> {
+        let mut functions = workload::draw(scenario, seed);
+        attach(&mut functions, scenario)?;
+        let time = &scenario.time;
+        let ticks = |hours: f64| (hours * 3_600_000.0 / f64::from(time.tick_ms)) as u32;
+        let (from, until) = (ticks(time.warm_up_h), ticks(time.warm_up_h + time.hours));
+        let end = until + ticks(time.tail_h);
+        let begin_s = ((time.from_h - time.warm_up_h) * 3600.0) as i64;
+        let span_s = (u64::from(end) * u64::from(time.tick_ms) / 1000) as u32 + 60;
+        let curve = |spiky| Curve::new(&scenario.curve, begin_s, span_s, spiky);
+        let mut streams = vec![Vec::new(); scenario.fleet.regions as usize];
+        for (at, function) in functions.iter().enumerate() {
+            for &(region, share) in &function.origins {
+                let per_s = function.simulated_per_s() * share;
+                streams[usize::from(region)].push(Stream { function: at as u32, region, per_s });
+            }
+        }
+        Ok(Plan {
+            scenario: scenario.clone(),
+            seed,
+            functions,
+            streams,
+            plain: curve(false),
+            spiky: curve(true),
+            from,
+            until,
+            end,
+            point: time.point_min * 60_000 / time.tick_ms,
+        })
+    }
+
+    /// The first tick after `after_s` seconds in which a call of this stream arrives, and the second; none before
+    /// the end.
+    pub fn arrival(&self, stream: &Stream, after_s: f64, random: &mut Random) -> Option<(u32, f64)> {
+        let curve = if self.functions[stream.function as usize].spiky { &self.spiky } else { &self.plain };
+        let mass = curve.mass(after_s) + random.exponential() / stream.per_s;
+        let second = curve.second(mass)?;
+        let tick = (second * 1000.0 / f64::from(self.scenario.time.tick_ms)) as u32;
+        (tick < self.end).then_some((tick, second))
+    }
+
+    /// Ticks of so many milliseconds, at least one.
+    pub fn ticks(&self, ms: u64) -> u32 {
+        ms.div_ceil(u64::from(self.scenario.time.tick_ms)).clamp(1, 1 << 30) as u32
+    }
+
+    /// Milliseconds of so many ticks.
+    pub fn ms(&self, ticks: u32) -> u64 {
+        u64::from(ticks) * u64::from(self.scenario.time.tick_ms)
+    }
+
+    /// Whether what arrives in this tick is measured.
+    pub fn is_measured(&self, tick: u32) -> bool {
+        (self.from..self.until).contains(&tick)
+    }
+
+    /// The tick so many hours after measuring began.
+    pub fn tick_at(&self, hours: f64) -> u32 {
+        self.from + (hours * 3_600_000.0 / f64::from(self.scenario.time.tick_ms)) as u32
+    }
+}
+
+/// Gives each downstream service its functions: the largest by calls that use none yet.
+fn attach(functions: &mut [Function], scenario: &Scenario) -> Result<(), Error> {
+    let mut order: Vec<usize> = (0..functions.len()).collect();
+    order.sort_by(|&a, &b| functions[b].calls_per_s.total_cmp(&functions[a].calls_per_s).then(a.cmp(&b)));
+    let mut order = order.into_iter();
+    for (service, spec) in scenario.downstreams.iter().enumerate() {
+        for _ in 0..spec.functions {
+            let Some(at) = order.next() else {
+                let what = format!("`{}` wants more functions than there are", spec.name);
+                return Err(Error { what, place: "downstream.functions".into() });
+            };
+            functions[at].downstream = Some(service as u16);
+        }
+    }
+    Ok(())
+}

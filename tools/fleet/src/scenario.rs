@@ -1,0 +1,532 @@
+//! What is simulated: read from TOML, with every key optional but the title.
+//!
+//! A scenario names a fleet, its load, what goes wrong and when, variants that are run beside it (the same seed with
+//! some keys changed), and rows: figures with the paper's value, a bar and an aim.
+
+use serde::Deserialize;
+use std::fmt;
+
+/// Longest scenario file.
+pub const BYTES_MAX: usize = 1 << 16;
+
+/// The scenarios that come with the program, by name.
+pub const BUILT_IN: &[(&str, &str)] = &[("day", include_str!("../scenarios/day.toml"))];
+
+/// A scenario.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scenario {
+    /// One line: what it shows.
+    pub title: String,
+    /// How long, and how finely.
+    pub time: TimeSpec,
+    /// Regions and workers.
+    pub fleet: FleetSpec,
+    /// Functions and their calls.
+    pub workload: WorkloadSpec,
+    /// The received curve.
+    pub curve: CurveSpec,
+    /// Settings of the deciders.
+    pub control: ControlSpec,
+    /// Services that functions use.
+    #[serde(rename = "downstream")]
+    pub downstreams: Vec<DownstreamSpec>,
+    /// What happens, and when.
+    #[serde(rename = "event")]
+    pub events: Vec<EventSpec>,
+    /// What is run beside it.
+    #[serde(rename = "variant")]
+    pub variants: Vec<VariantSpec>,
+    /// What is judged.
+    #[serde(rename = "row")]
+    pub rows: Vec<RowSpec>,
+}
+
+/// How long, and how finely.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimeSpec {
+    /// Hours that are measured.
+    pub hours: f64,
+    /// The hour of the day at which measuring begins.
+    pub from_h: f64,
+    /// Hours before that: the fleet starts empty.
+    pub warm_up_h: f64,
+    /// Hours after it in which what was received must end.
+    pub tail_h: f64,
+    /// Milliseconds of one step: what happens within one happens at its beginning. A start delay is known to this.
+    pub tick_ms: u32,
+    /// Ticks between exchanges of regions: a word to another region takes one to two of these.
+    pub window_ticks: u32,
+    /// Minutes of one point of the series.
+    pub point_min: u32,
+}
+
+impl Default for TimeSpec {
+    fn default() -> TimeSpec {
+        TimeSpec {
+            hours: 24.0,
+            from_h: 0.0,
+            warm_up_h: 2.0,
+            tail_h: 30.0,
+            tick_ms: 250,
+            window_ticks: 4,
+            point_min: 10,
+        }
+    }
+}
+
+/// Regions and workers.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FleetSpec {
+    /// Regions.
+    pub regions: u32,
+    /// Workers of all regions.
+    pub workers: u32,
+    /// Parts of a region that its scheduler sees as one core each: a hundred workers or so, which share the calls of
+    /// one simulated call. As many pools as workers makes each worker a core.
+    pub pools: u32,
+    /// M instructions a second of a worker: 32 threads of 3 GHz at one instruction a cycle. With the published calls
+    /// per worker, utilisation and percentiles of CPU per call this is what comes out.
+    pub worker_mips: u32,
+    /// Memory of a worker (the paper's).
+    pub worker_memory_mb: u32,
+    /// How much regions differ: capacity and demand of one lie so many thousandths around the mean, each on its own.
+    pub uneven: u32,
+    /// What a worker holds without any function: runtime, and the code of its namespace.
+    pub base_memory_mb: f64,
+}
+
+impl Default for FleetSpec {
+    fn default() -> FleetSpec {
+        FleetSpec {
+            regions: 12,
+            workers: 100_000,
+            pools: 64,
+            worker_mips: 96_000,
+            worker_memory_mb: 65_536,
+            uneven: 150,
+            base_memory_mb: 8192.0,
+        }
+    }
+}
+
+/// Functions and their calls.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkloadSpec {
+    /// Distinct functions.
+    pub functions: u32,
+    /// Mean demand over the day, in workers that it would keep busy. Apart from the fleet, so that a fleet can be
+    /// made smaller under the same load.
+    pub demand_workers: f64,
+    /// Share of the demand that has opportunistic quota. The paper does not give it.
+    pub opportunistic: f64,
+    /// Seconds within which a call of reserved quota should start ("within seconds").
+    pub reserved_start_s: u32,
+    /// Seconds within which it should be done.
+    pub reserved_deadline_s: u32,
+    /// Hours within which a call of opportunistic quota should be done.
+    pub opportunistic_deadline_h: f64,
+    /// Worker-seconds of CPU that one simulated call stands for at most, unless one real call needs more.
+    pub batch_worker_s: f64,
+    /// Seconds of one function's calls in one region that one simulated call stands for at most.
+    pub gather_s: f64,
+    /// Seconds over which the calls of one simulated call run, at least.
+    pub spread_s: f64,
+}
+
+impl Default for WorkloadSpec {
+    fn default() -> WorkloadSpec {
+        WorkloadSpec {
+            functions: 18_000,
+            demand_workers: 66_000.0,
+            opportunistic: 0.6,
+            reserved_start_s: 10,
+            reserved_deadline_s: 60,
+            opportunistic_deadline_h: 24.0,
+            batch_worker_s: 200.0,
+            gather_s: 240.0,
+            spread_s: 20.0,
+        }
+    }
+}
+
+/// The received curve.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CurveSpec {
+    /// Relative rates over the day, at equal distances from midnight on, with straight lines between.
+    pub hours: Vec<f64>,
+    /// When data pipelines start.
+    pub spike_at_h: f64,
+    /// For how long they submit.
+    pub spike_width_h: f64,
+    /// How many times the usual rate they add at most, to functions of opportunistic quota.
+    pub spike_height: f64,
+}
+
+impl Default for CurveSpec {
+    fn default() -> CurveSpec {
+        CurveSpec {
+            hours: vec![
+                0.95, 0.90, 0.85, 0.85, 0.90, 0.95, 1.00, 1.10, 1.20, 1.25, 1.30, 1.30, 1.25, 1.20, 1.15,
+                1.10, 1.05, 1.00, 0.90, 0.80, 0.70, 0.62, 0.60, 0.70,
+            ],
+            spike_at_h: 0.0,
+            spike_width_h: 1.5,
+            spike_height: 3.2,
+        }
+    }
+}
+
+/// Which call goes first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// The production scheduler and controllers.
+    #[default]
+    Millrace,
+    /// Whoever came first.
+    Fifo,
+    /// The more critical, then who came first.
+    Priority,
+}
+
+/// Settings of the deciders.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlSpec {
+    /// Which call goes first.
+    pub order: Order,
+    /// The utilization controller: S rises below this, per mille of a worker's CPU.
+    pub target: u32,
+    /// From here on S is zero.
+    pub overload: u32,
+    /// How much S rises in a period.
+    pub step: u32,
+    /// The largest S.
+    pub most: u32,
+    /// Seconds between two looks of the controllers.
+    pub period_s: u32,
+    /// A pool takes no call beyond this share of its CPU, per mille.
+    pub admit: u32,
+}
+
+impl Default for ControlSpec {
+    fn default() -> ControlSpec {
+        ControlSpec {
+            order: Order::Millrace,
+            target: 700,
+            overload: 850,
+            step: 20,
+            most: 3000,
+            period_s: 10,
+            admit: 980,
+        }
+    }
+}
+
+/// A service that functions use.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DownstreamSpec {
+    /// Its name.
+    pub name: String,
+    /// How many functions use it: the largest by calls that use none yet.
+    pub functions: u32,
+    /// What it serves, as a multiple of the mean calls of its functions.
+    pub capacity: f64,
+    /// Exceptions a minute from which on its functions must slow down: its owner's word.
+    pub threshold_per_min: u32,
+}
+
+/// Something that happens.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventSpec {
+    /// Hours after measuring began.
+    pub at_h: f64,
+    /// For how long.
+    pub for_h: f64,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// Kinds of events.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(tag = "what", rename_all = "kebab-case")]
+pub enum What {
+    /// All workers and schedulers of a region are gone.
+    RegionLost {
+        /// Which.
+        region: u32,
+        /// Whether its durable queues can be reached. If so its clients submit there as before, and others pull; if not
+        /// they go to the nearest region, and what is queued waits for the region's return.
+        queue: bool,
+    },
+    /// No controller publishes anything.
+    ControllersLost,
+    /// A service serves this share of what it usually does.
+    Downstream {
+        /// Which.
+        name: String,
+        /// Per mille of its capacity.
+        permille: u32,
+    },
+}
+
+/// What is run beside a scenario.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VariantSpec {
+    /// Its name.
+    pub name: String,
+    /// What differs: `key=value`.
+    pub set: Vec<String>,
+}
+
+/// Which way a row is good.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Good {
+    /// Not above the bar.
+    #[default]
+    Less,
+    /// Not below the bar.
+    More,
+}
+
+/// How a row compares with a variant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Against {
+    /// Ours by the variant's.
+    #[default]
+    Ratio,
+    /// The relative change from the variant to ours, in per cent.
+    Change,
+    /// The size of that change.
+    Distance,
+}
+
+/// A figure that is judged.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RowSpec {
+    /// What it is, in kebab case.
+    pub name: String,
+    /// Which figure of the run; its name if not given.
+    pub figure: String,
+    /// The variant that is looked at instead of the scenario itself.
+    pub of: String,
+    /// The variant that it is compared with.
+    pub beside: String,
+    /// How it is compared.
+    pub against: Against,
+    /// What the paper has.
+    pub paper: String,
+    /// What must be reached.
+    pub bar: f64,
+    /// What we want.
+    pub aim: f64,
+    /// Which way is good.
+    pub good: Good,
+    /// The figure's unit.
+    pub unit: String,
+}
+
+/// Why a scenario cannot be run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Error {
+    /// What is wrong, and what would be right.
+    pub what: String,
+    /// Which key, or which line.
+    pub place: String,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+impl std::error::Error for Error {}
+
+fn error(place: impl Into<String>, what: impl Into<String>) -> Error {
+    Error { what: what.into(), place: place.into() }
+}
+
+impl Scenario {
+    /// Reads a scenario, with some keys (`fleet.workers=90000`) set to other values.
+    ///
+    /// # Errors
+    /// Names the line or the key.
+    pub fn read(text: &str, set: &[String]) -> Result<Scenario, Error> {
+        if text.len() > BYTES_MAX {
+            return Err(error("the file", format!("has {} bytes, at most {BYTES_MAX} are read", text.len())));
+        }
+        let mut table: toml::Table =
+            text.parse().map_err(|e: toml::de::Error| error("the file", e.to_string()))?;
+        for pair in set {
+            change(&mut table, pair)?;
+        }
+        let scenario: Scenario =
+            table.try_into().map_err(|e: toml::de::Error| error("the scenario", e.message().to_owned()))?;
+        scenario.validate()?;
+        Ok(scenario)
+    }
+
+    /// M instructions a second that the load needs on average.
+    pub fn demand_mips(&self) -> f64 {
+        self.workload.demand_workers * f64::from(self.fleet.worker_mips)
+    }
+
+    /// Demand of each region, relative.
+    pub fn demand_weights(&self) -> Vec<f64> {
+        self.weights(7)
+    }
+
+    /// Workers of each region.
+    pub fn workers(&self) -> Vec<u32> {
+        let weights = self.weights(3);
+        let sum: f64 = weights.iter().sum();
+        weights
+            .iter()
+            .map(|weight| (f64::from(self.fleet.workers) * weight / sum).round().max(1.0) as u32)
+            .collect()
+    }
+
+    /// Weights around 1, spread evenly and dealt in the order of multiples of `stride`: large and small lie mixed.
+    fn weights(&self, stride: u32) -> Vec<f64> {
+        let count = self.fleet.regions;
+        let uneven = f64::from(self.fleet.uneven) / 1000.0;
+        let place = |region: u32| (region * stride + stride / 2) % count.max(1);
+        let centred = |region: u32| (f64::from(place(region)) + 0.5) / f64::from(count) * 2.0 - 1.0;
+        (0..count).map(|region| 1.0 + uneven * centred(region)).collect()
+    }
+
+    /// Refuses what cannot be simulated.
+    fn validate(&self) -> Result<(), Error> {
+        let within = |place: &str, value: f64, low: f64, high: f64| {
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                Err(error(place, format!("{value} is not from {low} to {high}")))
+            }
+        };
+        let (time, fleet, load) = (&self.time, &self.fleet, &self.workload);
+        within("time.hours", time.hours, 0.05, 168.0)?;
+        within("time.from_h", time.from_h, 0.0, 24.0)?;
+        within("time.warm_up_h", time.warm_up_h, 0.0, 48.0)?;
+        within("time.tail_h", time.tail_h, 0.0, 96.0)?;
+        within("time.tick_ms", time.tick_ms.into(), 10.0, 10_000.0)?;
+        within("time.window_ticks", time.window_ticks.into(), 1.0, 1000.0)?;
+        within("time.point_min", time.point_min.into(), 1.0, 120.0)?;
+        within("fleet.regions", fleet.regions.into(), 1.0, 64.0)?;
+        within("fleet.workers", fleet.workers.into(), fleet.regions.into(), 10_000_000.0)?;
+        within("fleet.pools", fleet.pools.into(), 1.0, 255.0)?;
+        within("fleet.worker_mips", fleet.worker_mips.into(), 100.0, 10_000_000.0)?;
+        within("fleet.worker_memory_mb", fleet.worker_memory_mb.into(), 128.0, 16_777_216.0)?;
+        within("fleet.uneven", fleet.uneven.into(), 0.0, 900.0)?;
+        within("fleet.base_memory_mb", fleet.base_memory_mb, 0.0, f64::from(fleet.worker_memory_mb))?;
+        within("workload.functions", load.functions.into(), 20.0, 200_000.0)?;
+        within("workload.demand_workers", load.demand_workers, 0.01, 10_000_000.0)?;
+        within("workload.opportunistic", load.opportunistic, 0.0, 1.0)?;
+        within("workload.batch_worker_s", load.batch_worker_s, 0.0001, 100_000.0)?;
+        within("workload.gather_s", load.gather_s, 0.001, 86_400.0)?;
+        within("workload.spread_s", load.spread_s, 0.0, 3600.0)?;
+        within("workload.opportunistic_deadline_h", load.opportunistic_deadline_h, 0.1, 96.0)?;
+        within("curve.hours", self.curve.hours.len() as f64, 1.0, 1440.0)?;
+        for &rate in &self.curve.hours {
+            within("curve.hours", rate, 0.001, 1000.0)?;
+        }
+        within("curve.spike_width_h", self.curve.spike_width_h, 0.1, 24.0)?;
+        within("curve.spike_height", self.curve.spike_height, 0.0, 100.0)?;
+        within("control.period_s", self.control.period_s.into(), 1.0, 3600.0)?;
+        within("control.admit", self.control.admit.into(), 1.0, 2000.0)?;
+        within(
+            "control.overload",
+            self.control.overload.into(),
+            f64::from(self.control.target) + 1.0,
+            2000.0,
+        )?;
+        within("control.step", self.control.step.into(), 1.0, 100_000.0)?;
+        for event in &self.events {
+            self.validate_event(event)?;
+        }
+        Ok(())
+    }
+
+    fn validate_event(&self, event: &EventSpec) -> Result<(), Error> {
+        if !(0.0..=168.0).contains(&event.at_h) || !(0.0..=168.0).contains(&event.for_h) {
+            return Err(error("event", "at_h and for_h are hours from 0 to 168"));
+        }
+        match &event.what {
+            What::RegionLost { region, .. } if *region >= self.fleet.regions => {
+                Err(error("event.region", format!("there is no region {region}: they are numbered from 0")))
+            }
+            What::Downstream { name, .. } if self.downstreams.iter().all(|of| of.name != *name) => {
+                Err(error("event.name", format!("there is no downstream `{name}`")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Sets `a.b=value` in a table; the value is TOML, or else a text.
+fn change(table: &mut toml::Table, pair: &str) -> Result<(), Error> {
+    let Some((path, value)) = pair.split_once('=') else {
+        return Err(error(pair, "write key=value, such as fleet.workers=90000"));
+    };
+    let typed = format!("value = {value}").parse::<toml::Table>();
+    let value = typed.ok().and_then(|mut of| of.remove("value")).unwrap_or_else(|| value.into());
+    let mut keys: Vec<&str> = path.trim().split('.').collect();
+    let last = keys.pop().unwrap_or_default();
+    let mut at = table;
+    for key in keys {
+        let inner = at.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        at = inner.as_table_mut().ok_or_else(|| error(path, format!("`{key}` is not a table")))?;
+    }
+    at.insert(last.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_built_in_scenarios_are_right_with_all_their_variants() {
+        for (name, text) in BUILT_IN {
+            let scenario = Scenario::read(text, &[]).unwrap_or_else(|e| panic!("{name}: {e}"));
+            for variant in &scenario.variants {
+                Scenario::read(text, &variant.set)
+                    .unwrap_or_else(|e| panic!("{name}, {}: {e}", variant.name));
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_key_is_named() {
+        let wrong = |text: &str, set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|&pair| pair.into()).collect();
+            Scenario::read(text, &set).unwrap_err().to_string()
+        };
+        assert!(wrong("[fleet]\nworker = 3", &[]).contains("worker"));
+        assert!(wrong("", &["fleet.workers"]).contains("key=value"));
+        assert!(wrong("", &["fleet.regions=0"]).contains("fleet.regions: 0 is not from 1"));
+        assert!(wrong("title = 3", &["title.x=3"]).contains("is not a table"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in ".{0,200}", pair in "[a-z.=0-9]{0,40}") {
+            let _ = Scenario::read(&text, &[]);
+            let _ = Scenario::read("title = 'x'", &[pair]);
+        }
+    }
+}
