@@ -9,9 +9,13 @@ use crate::pool::{Pool, Share};
 use crate::record::{Point, Record};
 use crate::scenario::Order;
 use crate::wheel::Wheel;
+use crate::workload::Function;
 use call::limits::Limits;
 use call::{Instant, WallTime};
-use scheduler::{CallRef, CoreRef, Effect, Effects, FunctionRef, HostRef, Input, Scheduler};
+use scheduler::{
+    CallRef, CoreRef, Effect, Effects, FunctionRef, HostRef, How, Input, Marks, Policy, Quota, Rate,
+    Scheduler, SlowStartRule,
+};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -68,7 +72,9 @@ pub struct Said {
     pub polled_cpu: [u64; GROUPS],
     /// Calls that asked each downstream service.
     pub asked: Vec<u64>,
-    /// Calls that each refused, by function.
+    /// Simulated calls of functions that use a service: which began.
+    pub began: Vec<u32>,
+    /// Calls that services refused, by function.
     pub refused: Vec<(u32, u64)>,
 }
 
@@ -199,6 +205,7 @@ impl<'a> Region<'a> {
         for at in 0..functions {
             let function = FunctionRef(at as u32);
             self.tell(Input::Function { function, version: 1, concurrency: self.concurrency(at) });
+            self.tell(Input::Policy { function, policy: self.policy(at) });
             self.tell(Input::Ready { host: HOST, function, version: 1 });
             if !self.queues[at].is_empty() {
                 self.tell(Input::Due { function });
@@ -207,6 +214,42 @@ impl<'a> Region<'a> {
         for pool in &mut self.pools {
             (pool.granted, pool.taken, pool.changed) = (0, 0, true);
         }
+        self.tell(Input::Opportunistic { permille: self.s });
+    }
+
+    /// The rules of a function here: its quota by the mean CPU of its calls, and this region's share of that.
+    fn policy(&self, function: usize) -> Policy {
+        let of = &self.plan.functions[function];
+        let load = &self.plan.scenario.workload;
+        let (times, quota) = if of.reserved {
+            (load.reserved_quota, Quota::Reserved)
+        } else {
+            let near = Duration::from_secs_f64(load.opportunistic_deadline_h * 3600.0 * load.near);
+            (load.opportunistic_quota, Quota::Opportunistic { near })
+        };
+        let per_s = of.simulated_per_s() * times * self.share(of);
+        // What comes in a few seconds may enter at once; a simulated call is a burst by itself.
+        let burst = (per_s * 10.0) as u32 + if of.reserved { 32 } else { 2 };
+        let slow_start = (self.plan.scenario.control.slow_start && of.downstream.is_some()).then(|| {
+            let paper = SlowStartRule::default();
+            SlowStartRule { least: (paper.least / of.gathered).max(1), ..paper }
+        });
+        Policy { quota, rate: Rate((per_s * 1000.0) as u64 + 1), burst, slow_start, ..Policy::default() }
+    }
+
+    /// This region's share of a function's quota: its clients' share of the calls, and an even part of the quota at
+    /// least, for calls that it pulls.
+    fn share(&self, of: &Function) -> f64 {
+        let even = 1.0 / self.plan.streams.len() as f64;
+        let own = of.origins.iter().find(|(region, _)| *region == self.index);
+        own.map_or(even, |&(_, share)| share.max(even))
+    }
+
+    /// What AIMD allows a function here, of what it allows it everywhere.
+    pub fn set_limit(&mut self, function: u32, milli_calls: Option<u64>) {
+        let share = self.share(&self.plan.functions[function as usize]);
+        let rate = milli_calls.map_or(Rate::UNLIMITED, |all| Rate((all as f64 * share) as u64 + 1));
+        self.tell(Input::Limit { function: FunctionRef(function), rate });
     }
 
     /// The safety net of a function: several times what it needs at its peak.
@@ -309,6 +352,11 @@ impl<'a> Region<'a> {
         self.record.trace(now, 1, function);
     }
 
+    /// Simulated calls of a function that wait.
+    pub fn waiting(&self, function: u32) -> u64 {
+        self.queues[function as usize].len() as u64
+    }
+
     /// What was computed before.
     pub fn plan(&self) -> &'a Plan {
         self.plan
@@ -317,6 +365,7 @@ impl<'a> Region<'a> {
     /// S changed.
     pub fn set_opportunistic(&mut self, permille: u32) {
         self.s = permille;
+        self.tell(Input::Opportunistic { permille });
     }
 
     /// A message from another region.
@@ -375,10 +424,12 @@ impl<'a> Region<'a> {
             let (pool, share) = runs.expect("what ends has run");
             self.pools[usize::from(pool)].end(share);
             self.release(call);
+            let refused = self.is_refused(function);
             if self.scheduler.is_some() {
-                self.tell(Input::Ended { call: CallRef(call) });
+                let how = if refused { How::BackPressure } else { How::Ok };
+                self.tell(Input::Ended { call: CallRef(call), how });
             }
-            if self.is_refused(function) {
+            if refused {
                 self.refuse(now, function, pending);
             } else {
                 self.complete(now, function, pending);
@@ -436,7 +487,8 @@ impl<'a> Region<'a> {
     fn decide(&mut self, now: u32) {
         loop {
             let random = self.random.bits();
-            self.tell(Input::Turn { random });
+            let now_ns = self.plan.ms(now) * 1_000_000;
+            self.tell(Input::Turn { now: Instant(now_ns), wall: WallTime(now_ns), random });
             let mut effects = self.effects.take().expect("put back below");
             let count = effects.as_slice().len();
             for at in 0..count {
@@ -445,6 +497,7 @@ impl<'a> Region<'a> {
                     Effect::Poll { function, max } => self.answer(function, max, &mut effects),
                     Effect::Dispatch { call, core, .. } => self.start(now, call.0, core.0),
                     Effect::Return { .. } => unreachable!("no core goes alone, and no function"),
+                    Effect::Refuse { .. } => unreachable!("all data is in the lowest zone"),
                 }
             }
             effects.clear();
@@ -466,7 +519,8 @@ impl<'a> Region<'a> {
             let call = CallRef(self.hold(function.0, pending));
             let due_ms = self.plan.ms(pending.arrived) + 1000 * u64::from(of.deadline_s);
             let (criticality, deadline) = (of.criticality, WallTime(due_ms * 1_000_000));
-            scheduler.step(Input::Offered { call, function, criticality, deadline }, effects);
+            let marks = Marks { retry: pending.attempts > 0, ..Marks::default() };
+            scheduler.step(Input::Offered { call, function, criticality, deadline, marks }, effects);
         }
         let more = !self.queues[function.0 as usize].is_empty();
         scheduler.step(Input::Polled { function, more }, effects);
@@ -506,6 +560,7 @@ impl<'a> Region<'a> {
             ((u64::from(self.typical.memory_mb) * 99 + u64::from(asked.memory_mb)) / 100) as u32 + 1;
         if let Some(service) = of.downstream {
             self.said.asked[usize::from(service)] += u64::from(of.gathered);
+            self.said.began.push(function);
         }
         if pending.home != self.index as u8 {
             self.point.remote_cpu += self.cpu(function, pending);

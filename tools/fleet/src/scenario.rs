@@ -129,6 +129,12 @@ pub struct WorkloadSpec {
     pub reserved_deadline_s: u32,
     /// Hours within which a call of opportunistic quota should be done.
     pub opportunistic_deadline_h: f64,
+    /// Quota of reserved functions, in multiples of their mean need: owners ask for their peak.
+    pub reserved_quota: f64,
+    /// Quota of opportunistic functions, in multiples of their mean need; the limit is this times S.
+    pub opportunistic_quota: f64,
+    /// A call is near its deadline in this last part of it.
+    pub near: f64,
     /// Worker-seconds of CPU that one simulated call stands for at most, unless one real call needs more.
     pub batch_worker_s: f64,
     /// Seconds of one function's calls in one region that one simulated call stands for at most.
@@ -146,6 +152,9 @@ impl Default for WorkloadSpec {
             reserved_start_s: 10,
             reserved_deadline_s: 60,
             opportunistic_deadline_h: 24.0,
+            reserved_quota: 4.0,
+            opportunistic_quota: 1.0,
+            near: 1.0 / 24.0,
             batch_worker_s: 200.0,
             gather_s: 240.0,
             spread_s: 20.0,
@@ -212,6 +221,10 @@ pub struct ControlSpec {
     pub period_s: u32,
     /// A pool takes no call beyond this share of its CPU, per mille.
     pub admit: u32,
+    /// Whether slow start holds for functions that use a downstream service.
+    pub slow_start: bool,
+    /// Whether AIMD holds for them.
+    pub aimd: bool,
 }
 
 impl Default for ControlSpec {
@@ -224,6 +237,8 @@ impl Default for ControlSpec {
             most: 3000,
             period_s: 10,
             admit: 980,
+            slow_start: false,
+            aimd: true,
         }
     }
 }
@@ -437,6 +452,9 @@ impl Scenario {
         within("workload.opportunistic", load.opportunistic, 0.0, 1.0)?;
         within("workload.batch_worker_s", load.batch_worker_s, 0.0001, 100_000.0)?;
         within("workload.gather_s", load.gather_s, 0.001, 86_400.0)?;
+        within("workload.reserved_quota", load.reserved_quota, 0.01, 1000.0)?;
+        within("workload.opportunistic_quota", load.opportunistic_quota, 0.01, 1000.0)?;
+        within("workload.near", load.near, 0.0, 1.0)?;
         within("workload.spread_s", load.spread_s, 0.0, 3600.0)?;
         within("workload.opportunistic_deadline_h", load.opportunistic_deadline_h, 0.1, 96.0)?;
         within("curve.hours", self.curve.hours.len() as f64, 1.0, 1440.0)?;
