@@ -21,6 +21,8 @@ pub struct Config {
     pub host: Option<String>,
     /// Where the host's jailer listens; without one no process function runs here.
     pub jailer: Option<PathBuf>,
+    /// Directories of this host, absolute, that wasm functions may be granted; with all below them.
+    pub files_allowed: Vec<PathBuf>,
     /// How long a drain may take, seconds. Calls that still run then are left to be leased elsewhere.
     pub drain_s: u64,
 }
@@ -36,6 +38,7 @@ impl Default for Config {
             slots: 512,
             host: None,
             jailer: None,
+            files_allowed: Vec::new(),
             drain_s: 10,
         }
     }

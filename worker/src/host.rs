@@ -14,6 +14,7 @@ use call::{Frame, FunctionId, FunctionSpec, Status};
 use driver::Endpoint;
 use nix::sys::signal::SigSet;
 use runtime::wasm::artefact::{self, ArtefactError};
+use runtime::wasm::files::Allowed;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -53,6 +54,8 @@ struct Artefacts {
     cache: PathBuf,
     /// Whether this worker has a jailer. Without one a process function is never ready here.
     has_jailer: bool,
+    /// Directories that wasm functions may be granted.
+    files_allowed: Allowed,
 }
 
 /// Why a process function is not ready on a host whose worker has no jailer.
@@ -62,11 +65,14 @@ const NO_JAILER: &str = "this host runs no process functions: its worker has no 
 impl Prepare for Artefacts {
     fn ensure(&self, spec: &FunctionSpec) -> Result<bool, String> {
         match spec.runtime {
-            RuntimeKind::Wasm => match artefact::ensure(&self.cache, &spec.artefact) {
-                Ok(_) => Ok(true),
-                Err(ArtefactError::Missing(_)) => Ok(false),
-                Err(error) => Err(error.to_string()),
-            },
+            RuntimeKind::Wasm => {
+                self.files_allowed.check(&spec.files)?;
+                match artefact::ensure(&self.cache, &spec.artefact) {
+                    Ok(_) => Ok(true),
+                    Err(ArtefactError::Missing(_)) => Ok(false),
+                    Err(error) => Err(error.to_string()),
+                }
+            }
             RuntimeKind::Process if !self.has_jailer => Err(NO_JAILER.into()),
             RuntimeKind::Process => {
                 let found = bundle::ensure(&self.cache, &spec.artefact).map_err(|error| error.to_string())?;
@@ -118,7 +124,8 @@ impl Shared {
 /// If a thread cannot be started.
 pub fn start(plan: &Plan) -> io::Result<()> {
     bundle::sweep(&plan.cache);
-    start_with(plan, Artefacts { cache: plan.cache.clone(), has_jailer: plan.jailer.is_some() })
+    let (cache, files_allowed) = (plan.cache.clone(), plan.files_allowed.clone());
+    start_with(plan, Artefacts { cache, has_jailer: plan.jailer.is_some(), files_allowed })
 }
 
 fn start_with(plan: &Plan, prepare: impl Prepare) -> io::Result<()> {
@@ -391,6 +398,7 @@ mod tests {
             cpus: vec![0],
             slots: 1,
             jailer: None,
+            files_allowed: Allowed::default(),
             drain: Duration::ZERO,
         }
     }
@@ -473,7 +481,8 @@ mod tests {
     #[test]
     fn a_bundle_is_unpacked_checked_and_found_again() {
         let directory = tempfile::tempdir().unwrap();
-        let artefacts = Artefacts { cache: directory.path().into(), has_jailer: true };
+        let artefacts =
+            Artefacts { cache: directory.path().into(), has_jailer: true, files_allowed: Allowed::default() };
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o755);
         header.set_size(2);

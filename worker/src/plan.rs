@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use driver::Endpoint;
+use runtime::wasm::files::Allowed;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub struct Plan {
     pub slots: u32,
     /// Where the host's jailer listens, if process functions are to run.
     pub jailer: Option<PathBuf>,
+    /// Directories of this host that wasm functions may be granted.
+    pub files_allowed: Allowed,
     /// How long a drain may take.
     pub drain: Duration,
 }
@@ -119,6 +122,7 @@ impl Plan {
             cpus: cpus(config.cpus.as_deref(), allowed)?,
             slots: config.slots,
             jailer: config.jailer.clone(),
+            files_allowed: Allowed::new(config.files_allowed.clone()),
             drain: Duration::from_secs(config.drain_s),
         })
     }

@@ -55,7 +55,7 @@ impl From<io::Error> for StartError {
 /// If the process may not use what it needs: the CPU, io_uring, memory to lock, address space for the instances.
 pub fn run(plan: &Plan, cpu: u32, limits: &Limits) -> Result<(), StartError> {
     listen_to_signals().map_err(io::Error::from)?;
-    if plan.jailer.is_some() {
+    if plan.jailer.is_some() || !plan.files_allowed.is_empty() {
         raise_descriptor_limit();
     }
     let options = uring::Options { connections_max: connections_max(plan), ..uring::Options::default() };
@@ -69,8 +69,8 @@ fn connections_max(plan: &Plan) -> usize {
     8 + if plan.jailer.is_some() { of_sandboxes } else { 0 }
 }
 
-/// Each sandbox takes some descriptors, and the usual limit of 1,024 is soft. Where it cannot be raised, sandboxes that
-/// find none left are not made, which says why.
+/// Each sandbox takes some descriptors, as do files that functions were granted, and the usual limit of 1,024 is soft.
+/// Where it cannot be raised, sandboxes that find none left are not made, which says why.
 fn raise_descriptor_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard
@@ -87,7 +87,12 @@ async fn serve(
     driver: Uring,
     mut shell: Shell,
 ) -> Result<(), StartError> {
-    let options = wasm::Options { slots: plan.slots, slice: TICK, ..wasm::Options::new(&plan.cache) };
+    let options = wasm::Options {
+        slots: plan.slots,
+        slice: TICK,
+        files_allowed: plan.files_allowed.clone(),
+        ..wasm::Options::new(&plan.cache)
+    };
     let wasm = WasmRuntime::new(options).map_err(StartError::Runtime)?;
     let processes = ProcessRuntime::new(process::Options {
         slots: plan.slots,

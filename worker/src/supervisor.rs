@@ -243,6 +243,7 @@ fn say(what: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use runtime::wasm::files::Allowed;
     use std::path::Path;
 
     /// Where the process under test leaves the pids of its cores; set for that process only.
@@ -261,6 +262,7 @@ mod tests {
             cpus: vec![0, 1],
             slots: 1,
             jailer: None,
+            files_allowed: Allowed::default(),
             drain: Duration::ZERO,
         };
         let sleeping = |name: String| {

@@ -124,7 +124,7 @@ pub fn show(f: &FunctionState) -> String {
         ("cpu", cpu(&spec.limits)),
     ];
     match spec.runtime {
-        RuntimeKind::Wasm => rows.push(("instance", word(&spec.instance))),
+        RuntimeKind::Wasm => rows.extend(wasm(spec)),
         RuntimeKind::Process => rows.extend(process(spec)),
     }
     rows.extend([
@@ -133,6 +133,22 @@ pub fn show(f: &FunctionState) -> String {
         ("failed", f.failed.to_string()),
     ]);
     pairs(rows)
+}
+
+/// What a wasm function has beside what every function has.
+fn wasm(spec: &FunctionSpec) -> Vec<(&'static str, String)> {
+    let mut rows = vec![("instance", word(&spec.instance))];
+    rows.extend(environment(spec));
+    let files: Vec<String> =
+        spec.files.iter().map(|(name, directory)| format!("{name} = {directory}")).collect();
+    rows.push(("files", if files.is_empty() { "none".into() } else { files.join(", ") }));
+    rows
+}
+
+/// Names only: values may be secret, and `-o json` has them.
+fn environment(spec: &FunctionSpec) -> Option<(&'static str, String)> {
+    let names: Vec<&str> = spec.process.environment.keys().map(String::as_str).collect();
+    (!names.is_empty()).then(|| ("environment", names.join(" ")))
 }
 
 /// What a process function has beside what every function has.
@@ -144,11 +160,7 @@ fn process(spec: &FunctionSpec) -> Vec<(&'static str, String)> {
         rows.push(("handler", process.handler.clone()));
     }
     rows.push(("base", word(&process.base)));
-    // Names only: values may be secret, and `-o json` has them.
-    if !process.environment.is_empty() {
-        let names: Vec<&str> = process.environment.keys().map(String::as_str).collect();
-        rows.push(("environment", names.join(" ")));
-    }
+    rows.extend(environment(spec));
     rows.extend([
         ("processes", format!("{} at most, {} files each", limits.pids, limits.files)),
         ("tmp", format!("{} KiB", limits.tmp_bytes >> 10)),
@@ -249,6 +261,11 @@ mod tests {
             assert!(text.contains(expected), "{expected}:\n{text}");
         }
         assert!(!text.contains("hunter2") && !text.contains("instance"), "{text}");
+        let text = shown(
+            "name = 'f'\nartefact = 'f.wasm'\n[files]\n'/m' = '/srv/models'\n[environment]\nTOKEN = 'hunter2'",
+        );
+        assert!(text.contains("/m = /srv/models") && text.contains("TOKEN"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
         let text = shown("name = 'f'\nartefact = 'f.wasm'");
         assert!(text.contains("wasm") && text.contains("reuse") && !text.contains("sandboxes"), "{text}");
     }

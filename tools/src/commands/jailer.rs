@@ -32,7 +32,7 @@ pub struct SandboxArguments {
 }
 
 /// A path that means the same whatever the working directory.
-fn absolute(text: &str) -> Result<PathBuf, String> {
+pub(super) fn absolute(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     match path.is_absolute() && path != Path::new("/") {
         true => Ok(path),

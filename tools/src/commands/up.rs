@@ -1,7 +1,7 @@
 //! `millrace up`
 
 use super::control::NodeArguments;
-use super::jailer::SandboxArguments;
+use super::jailer::{SandboxArguments, absolute};
 use crate::admin::Admin;
 use crate::children::{Child, ending};
 use crate::exit::{Done, Exit, Failure};
@@ -22,6 +22,7 @@ const EXAMPLES: &str = "\
 Examples:
   millrace up
   millrace up --data-dir /var/lib/millrace --cores 6
+  millrace up --allow-files /srv/models                    # what wasm functions may be granted to read
   millrace up --listen 127.0.0.1:0 --admin 127.0.0.1:0     # any free ports; see run/up.json in the data directory
 
 Starts `millrace control` and `millrace worker`, starts them again when they die, prints endpoints and the backend in
@@ -46,6 +47,9 @@ pub struct Up {
     /// Calls that one core serves at once
     #[arg(long, default_value_t = ::worker::Config::default().slots)]
     slots: u32,
+    /// Directory of this host that wasm functions may ask for in [files], with all below it; may be repeated
+    #[arg(long, value_name = "PATH", value_parser = absolute)]
+    allow_files: Vec<PathBuf>,
     /// Run no process functions: no jailer, no BPF programs, WebAssembly only
     #[arg(long, help_heading = "Process functions")]
     no_process_functions: bool,
@@ -171,6 +175,9 @@ impl Platform {
         command.args(["worker", "--node", &endpoints.shm, "--host-node", &endpoints.unix, "--data-dir"]);
         command.arg(&self.data_dir).args(["--cpus", &cpus.join(",")]);
         command.args(["--slots", &self.options.slots.to_string()]);
+        for directory in &self.options.allow_files {
+            command.arg("--allow-files").arg(directory);
+        }
         command.args(self.options.sandboxes.command_line());
         if self.options.no_process_functions {
             command.arg("--no-process-functions");

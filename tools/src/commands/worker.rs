@@ -1,6 +1,6 @@
 //! `millrace worker`
 
-use super::jailer::{self, SandboxArguments};
+use super::jailer::{self, SandboxArguments, absolute};
 use crate::exit::{Done, Exit, Failure};
 use crate::settings::Environment;
 use crate::times::duration;
@@ -43,6 +43,9 @@ pub struct WorkerArguments {
     /// Socket of the host's jailer, which makes the sandboxes of process functions
     #[arg(long, value_name = "PATH")]
     pub jailer: Option<PathBuf>,
+    /// Directory of this host that wasm functions may ask for in [files], with all below it; may be repeated
+    #[arg(long, value_name = "PATH", value_parser = absolute)]
+    pub allow_files: Vec<PathBuf>,
     /// How long a drain waits for calls that run
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub drain: Duration,
@@ -83,6 +86,7 @@ impl WorkerArguments {
             slots: self.slots,
             host: self.host.clone(),
             jailer: self.jailer.clone(),
+            files_allowed: self.allow_files.clone(),
             drain_s: self.drain.as_secs(),
         }
     }
@@ -111,6 +115,9 @@ fn command_line(config: &Config, plan: &Plan) -> Vec<OsString> {
     line.extend(["--host".into(), plan.host.clone().into()]);
     if let Some(jailer) = &plan.jailer {
         line.extend(["--jailer".into(), jailer.into()]);
+    }
+    for directory in &config.files_allowed {
+        line.extend(["--allow-files".into(), directory.into()]);
     }
     line.extend(["--drain".into(), format!("{}s", plan.drain.as_secs()).into()]);
     line
@@ -189,7 +196,20 @@ mod tests {
 
     #[test]
     fn a_core_gets_the_worker_s_own_config() {
-        let config = config(&["--slots", "7", "--host", "here", "--drain", "3s", "--jailer", "/run/j.sock"]);
+        let config = config(&[
+            "--slots",
+            "7",
+            "--host",
+            "here",
+            "--drain",
+            "3s",
+            "--jailer",
+            "/run/j.sock",
+            "--allow-files",
+            "/srv/a",
+            "--allow-files",
+            "/srv/b",
+        ]);
         let plan = Plan::of(&config, &[0, 1]).unwrap();
         let line: Vec<OsString> =
             std::iter::once("core".into()).chain(command_line(&config, &plan)).collect();

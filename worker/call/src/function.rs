@@ -5,11 +5,13 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
+pub mod files;
 pub mod network;
 pub mod process;
 pub mod shaping;
 pub(crate) mod check;
 
+pub use files::FileGrants;
 pub use network::{NetworkSpec, Prefix, Protocol, Rule};
 pub use process::{Base, LimitSpec, ProcessSpec, SandboxSpec, Tier};
 pub use shaping::{BreakerSpec, FlowSpec, LocalitySpec, QuotaKind, QuotaSpec};
@@ -126,7 +128,7 @@ pub struct FunctionSpec {
     pub locality: LocalitySpec,
     /// What happens to a call that failed.
     pub retry: RetrySpec,
-    /// How a process function is started.
+    /// How a process function is started; the environment is that of every function.
     pub process: ProcessSpec,
     /// What it may take.
     pub limits: LimitSpec,
@@ -134,6 +136,8 @@ pub struct FunctionSpec {
     pub network: NetworkSpec,
     /// The sandbox of a process function.
     pub sandbox: SandboxSpec,
+    /// Directories of its host that a wasm function sees.
+    pub files: FileGrants,
     /// Counts deployments of this name, from 1; set by the catalog.
     pub version: u32,
 }
@@ -165,6 +169,7 @@ impl Default for FunctionSpec {
             limits: LimitSpec::default(),
             network: NetworkSpec::default(),
             sandbox: SandboxSpec::default(),
+            files: FileGrants::new(),
             version: 0,
         }
     }

@@ -46,6 +46,11 @@
 //! [limits]
 //! cpu_weight = 100                  # share of a busy core beside other functions, 1 to 10000
 //! cpu = "0"                         # share of one core at most, like "0.25"; 0 for no limit
+//!
+//! [environment]                     # variables beside those that the platform sets
+//!
+//! [files]                           # directories of the host, read-only, that its worker's operator allows:
+//! # "/models" = "/srv/models"       # the function's path, the host's path; up to 8
 //! ```
 //!
 //! A process function has the same keys, `bundle` instead of `artefact` and no `instance`, and these beside them:
@@ -91,11 +96,12 @@
 //! Every error says file, line and column, what is wrong there, and what is allowed. A key that means nothing for the
 //! function's kind is an error too.
 
-use crate::function::check::for_processes_only;
+use crate::function::check::{FILES_OF_PROCESSES, for_processes_only};
 use crate::function::{
     Abi, Base, FunctionSpec, InstanceMode, LimitSpec, QuotaKind, RuntimeKind, SpecError, Tier,
 };
 use key::{Key, Source};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use toml::Spanned;
@@ -166,8 +172,9 @@ const LIMITS: [&str; 11] = [
     "idle",
     "sandboxes",
 ];
-/// The table whose keys are the owner's own.
+/// Tables whose keys are the owner's own.
 const ENVIRONMENT: &str = "environment";
+const FILES: &str = "files";
 
 /// Names of levels of criticality, and their numbers.
 pub const CRITICALITIES: [(&str, u8); 4] = [("low", 50), ("normal", 100), ("high", 150), ("critical", 200)];
@@ -203,7 +210,14 @@ pub fn parse(file: &str, text: &str) -> Result<Manifest, SpecError> {
         places.push((key.name.clone(), key.at.clone()));
         match TABLES.iter().find(|(table, _)| *table == key.name) {
             Some((_, keys)) => read_table(&mut manifest, &key, keys, &mut places)?,
-            None if key.name == ENVIRONMENT => read_environment(&mut manifest.spec, &key, &mut places)?,
+            None if key.name == ENVIRONMENT => {
+                let expected = "a text; put numbers into quotes too";
+                manifest.spec.process.environment = read_pairs(&key, expected, &mut places)?;
+            }
+            None if key.name == FILES => {
+                let expected = "the path of a directory of the host, like \"/srv/models\"";
+                manifest.spec.files = read_pairs(&key, expected, &mut places)?;
+            }
             None if KEYS.contains(&key.name.as_str()) => read_key(&mut manifest, &key)?,
             None => return Err(source.unknown(name.span(), "", name.get_ref(), &known())),
         }
@@ -216,7 +230,12 @@ pub fn parse(file: &str, text: &str) -> Result<Manifest, SpecError> {
             require(source, is_said("artefact"), "artefact", "artefact = \"hello.wasm\"")?;
         }
         RuntimeKind::Process => {
-            refuse_foreign(source, &places, |key| matches!(key, "artefact" | "instance"), for_wasm_only)?;
+            refuse_foreign(
+                source,
+                &places,
+                |key| matches!(key, "artefact" | "instance" | FILES),
+                for_wasm_only,
+            )?;
             require(source, is_said("command"), "command", "command = [\"./bootstrap\"]")?;
             process_defaults(&mut manifest.spec, is_said);
         }
@@ -227,7 +246,7 @@ pub fn parse(file: &str, text: &str) -> Result<Manifest, SpecError> {
 
 /// All that may stand at the beginning of a line before the first table.
 fn known() -> Vec<&'static str> {
-    KEYS.into_iter().chain(TABLES.map(|(table, _)| table)).chain([ENVIRONMENT]).collect()
+    KEYS.into_iter().chain(TABLES.map(|(table, _)| table)).chain([ENVIRONMENT, FILES]).collect()
 }
 
 /// Where a key's value stands, for errors that are found later; in the order of the text.
@@ -245,7 +264,7 @@ fn require(source: Source<'_>, is_said: bool, key: &str, example: &str) -> Resul
 fn is_for_processes(key: &str) -> bool {
     match key.split_once('.') {
         None => {
-            matches!(key, "bundle" | "command" | "handler" | "base" | "network" | "sandbox" | ENVIRONMENT)
+            matches!(key, "bundle" | "command" | "handler" | "base" | "network" | "sandbox")
         }
         Some(("limits", key)) => !matches!(key, "cpu_weight" | "cpu"),
         Some(_) => false,
@@ -255,6 +274,7 @@ fn is_for_processes(key: &str) -> bool {
 fn for_wasm_only(key: &str) -> String {
     match key {
         "artefact" => "is for wasm functions; a process function has `bundle`, or no files of its own".into(),
+        FILES => FILES_OF_PROCESSES.into(),
         _ => "is for wasm functions; the sandbox of a process function serves call after call".into(),
     }
 }
@@ -374,15 +394,20 @@ fn read_table(
     Ok(())
 }
 
-fn read_environment(spec: &mut FunctionSpec, table: &Key<'_>, places: &mut Places) -> Result<(), SpecError> {
+/// A table whose keys are the owner's own, and whose values are texts.
+fn read_pairs(
+    table: &Key<'_>,
+    expected: &str,
+    places: &mut Places,
+) -> Result<BTreeMap<String, String>, SpecError> {
+    let mut pairs = BTreeMap::new();
     for (name, value) in in_order(table.table()?) {
         let full = format!("{}.{}", table.name, name.get_ref());
         let key = Key { source: table.source, name: full, at: value.span(), value: value.get_ref() };
-        let text = key.text("a text; put numbers into quotes too")?.to_owned();
-        spec.process.environment.insert(name.get_ref().to_string(), text);
+        pairs.insert(name.get_ref().to_string(), key.text(expected)?.to_owned());
         places.push((key.name.clone(), key.at.clone()));
     }
-    Ok(())
+    Ok(pairs)
 }
 
 type Pair<'t, 'i> = (&'t Spanned<toml::de::DeString<'i>>, &'t Spanned<DeValue<'i>>);

@@ -14,6 +14,7 @@
 pub mod inspect;
 mod engine;
 pub mod artefact;
+pub mod files;
 mod host;
 mod fast;
 mod command;
@@ -116,7 +117,7 @@ impl WasmRuntime {
         let (engine, pagemap_scan) =
             engine::engine(options.slots + options.warm).map_err(StartError::Engine)?;
         let ticker = Ticker::new(&engine, options.slice).map_err(StartError::Timer)?;
-        let functions = Functions::new(&engine, &options.cache_dir).map_err(StartError::Engine)?;
+        let functions = Functions::new(&engine, &options).map_err(StartError::Engine)?;
         let free = || Slot {
             state: State::Free,
             function: FunctionId(0),

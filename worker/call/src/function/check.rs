@@ -1,5 +1,6 @@
 //! The ranges of a function's fields, and which of them belong to which kind of function.
 
+use super::files;
 use super::network::RULES_MAX;
 use super::process::{
     COMMAND_PARTS_MAX, DEVICES_MAX, ENVIRONMENT_BYTES_MAX, ENVIRONMENT_MAX, TEXT_BYTES_MAX,
@@ -86,7 +87,6 @@ impl FunctionSpec {
             ("command", self.process.command != process.command),
             ("handler", self.process.handler != process.handler),
             ("base", self.process.base != process.base),
-            ("environment", self.process.environment != process.environment),
             ("network", self.network != network),
             ("sandbox", self.sandbox != sandbox),
             ("limits", limits != own),
@@ -95,7 +95,8 @@ impl FunctionSpec {
                 return error(place, for_processes_only(place));
             }
         }
-        Ok(())
+        self.process.validate_environment()?;
+        files::check(&self.files)
     }
 
     fn validate_process(&self) -> Result<(), SpecError> {
@@ -110,6 +111,9 @@ impl FunctionSpec {
                 "instance",
                 "is for wasm functions; a process function's sandbox serves call after call",
             );
+        }
+        if !self.files.is_empty() {
+            return error("files", FILES_OF_PROCESSES);
         }
         if self.abi_in_force() == Abi::Stdio {
             if !self.process.handler.is_empty() {
@@ -131,12 +135,14 @@ impl FunctionSpec {
     }
 }
 
+/// Why a process function has no grants of files.
+pub(crate) const FILES_OF_PROCESSES: &str = "is for wasm functions; a process function sees its bundle, its base, and what the operator exposes (`--expose`)";
+
 /// Why a key of process functions is refused for others.
 pub(crate) fn for_processes_only(key: &str) -> String {
     let why = match key.split('.').next().unwrap_or_default() {
         "bundle" => "; a wasm function has `artefact`",
         "network" => "; a wasm function has no network",
-        "environment" => "; a wasm function's environment is the call's attributes",
         "limits" => "; a wasm function has `cpu_weight` and `cpu` there, and `memory` before the first table",
         _ => "; add that line, or remove this one",
     };

@@ -20,7 +20,7 @@ pub const DEVICES_MAX: usize = 16;
 pub const TASK_ROOT: &str = "/var/task";
 /// `PATH` of a function that does not set its own.
 pub const PATH_DEFAULT: &str = "/var/task:/usr/local/bin:/usr/bin:/bin";
-/// Variables that the platform sets for a function; a manifest may not.
+/// Variables that the platform sets for a process function; no manifest may.
 pub const VARIABLES_RESERVED: [&str; 14] = [
     "AWS_EXECUTION_ENV",
     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
@@ -62,7 +62,7 @@ pub struct ProcessSpec {
     pub handler: String,
     /// Which files of the host it sees.
     pub base: Base,
-    /// Variables of its environment, beside those that the platform sets.
+    /// Variables of its environment, beside those that the platform sets. For wasm functions too.
     pub environment: BTreeMap<String, String>,
 }
 

@@ -51,6 +51,13 @@ group = "feeds"
 [limits]
 cpu_weight = 200
 cpu = "0.5"
+
+[environment]
+LEVEL = "debug"
+
+[files]
+"/models" = "/srv/models"
+"/" = "/srv/images/small"
 "#;
 
 const PROCESS: &str = r#"
@@ -129,6 +136,13 @@ fn every_key_is_read() {
         breaker: BreakerSpec { failures_percent: 50, calls: 10, open_ms: 60_000 },
         locality: LocalitySpec { group: "feeds".into() },
         limits: LimitSpec { cpu_weight: 200, cpu_millis: 500, ..LimitSpec::default() },
+        process: ProcessSpec {
+            environment: [("LEVEL", "debug")].map(|(k, v)| (k.into(), v.into())).into(),
+            ..ProcessSpec::default()
+        },
+        files: [("/models", "/srv/models"), ("/", "/srv/images/small")]
+            .map(|(k, v)| (k.into(), v.into()))
+            .into(),
         ..FunctionSpec::default()
     };
     assert_eq!(spec, expected);
@@ -267,6 +281,13 @@ fn errors_say_where_what_and_what_instead() {
         ),
         ("[breaker]\nfailures = 101", "4:12: `breaker.failures` is 101 percent, must be between 0 and 100"),
         ("downstreams = [\"a b\"]", "3:15: `downstreams` `a b` holds ' '; use letters"),
+        ("[files]\n\"/a\" = 3", "4:8: `files./a` is an integer, expected the path of a directory"),
+        ("[files]\na = \"/srv\"", "4:5: `files.a` is no path that a function can have; write it absolute"),
+        ("[files]\n\"/a/../b\" = \"/srv\"", "`files./a/../b` is no path that a function can have"),
+        ("[files]\n\"/a\" = \"srv\"", "4:8: `files./a` is \"srv\"; write the absolute path of a directory"),
+        ("[files]\n\"/a\" = \"/srv/..\"", "4:8: `files./a` is \"/srv/..\"; write the absolute path"),
+        ("[files]\n\"/a\" = \"/\"", "4:8: `files./a` is \"/\"; write the absolute path"),
+        ("[environment]\nMILLRACE_X = \"\"", "4:14: `environment.MILLRACE_X` is set by the platform"),
     ] {
         let error = refused(&with(line));
         assert!(error.contains(expected), "{line}:\n  {error}\n  {expected}");
@@ -298,6 +319,10 @@ fn errors_about_process_functions_say_where_what_and_what_instead() {
         ("abi = \"fast\"", "4:7: `abi` is for wasm functions; a process function has"),
         ("artefact = \"a\"", "4:12: `artefact` is for wasm functions; a process function has `bundle`"),
         ("instance = \"reuse\"", "4:12: `instance` is for wasm functions"),
+        (
+            "[files]\n\"/a\" = \"/srv\"",
+            "4:1: `files` is for wasm functions; a process function sees its bundle",
+        ),
         ("bundle = \"\"", "4:10: `bundle` is empty; write a path"),
         ("base = \"hots\"", "`base` is \"hots\", must be one of \"host\", \"none\"; did you mean \"host\"?"),
         ("memory = \"1MiB\"", "4:10: `memory` is 1048576 bytes, must be between 4194304"),
@@ -381,7 +406,6 @@ fn keys_of_processes_are_refused_for_wasm() {
             "[network]\negress = \"0\"",
             "3:1: `network` is for runtime = \"process\"; a wasm function has no network",
         ),
-        ("[environment]", "3:1: `environment` is for runtime = \"process\"; a wasm function's environment"),
         (
             "[limits]\ncpu = \"0.5\"\npids = 64",
             "5:8: `limits.pids` is for runtime = \"process\"; a wasm function has `cpu_weight`",
@@ -425,7 +449,8 @@ fn every_key() -> Vec<String> {
         let table = table.to_string();
         keys.iter().map(move |key| format!("{table}.{key}")).collect::<Vec<_>>()
     };
-    let alone = known().into_iter().map(String::from).chain(["environment.A".to_string()]);
+    let alone =
+        known().into_iter().map(String::from).chain(["environment.A".to_string(), "files.'/a'".to_string()]);
     alone.chain(TABLES.iter().flat_map(inner)).collect()
 }
 

@@ -5,6 +5,7 @@
 //! pages to be overwritten in place, so that no call maps, unmaps or protects memory: 5-6 us for a fresh
 //! instance instead of 25.
 
+use super::files::Allowed;
 use std::path::PathBuf;
 use std::time::Duration;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
@@ -40,10 +41,15 @@ pub struct Options {
     pub slice: Duration,
     /// A warm instance unused for this long is dropped by `idle`.
     pub warm_for: Duration,
+    /// Directories of this host that functions may be granted.
+    pub files_allowed: Allowed,
+    /// Files and directories that all guests have open together at most; of one instance [`super::files::OPEN_MAX`].
+    pub files: u32,
 }
 
 impl Options {
-    /// Defaults for a core: 512 slots, 256 warm instances of 1 GiB together for a minute, slices of 1 ms.
+    /// Defaults for a core: 512 slots, 256 warm instances of 1 GiB together for a minute, slices of 1 ms, 512 open files, which is
+    /// half of the descriptors that a process usually has.
     pub fn new(cache_dir: impl Into<PathBuf>) -> Options {
         Options {
             slots: 512,
@@ -52,6 +58,8 @@ impl Options {
             cache_dir: cache_dir.into(),
             slice: Duration::from_millis(1),
             warm_for: Duration::from_secs(60),
+            files_allowed: Allowed::default(),
+            files: 512,
         }
     }
 }

@@ -3,9 +3,10 @@
 use super::artefact;
 use super::command;
 use super::fast::{self, Exports};
-use super::host::{Desk, Host, Stdout};
+use super::files::{Allowed, Budget, Kind, Table};
+use super::host::{Desk, Granted, Grants, Host, Stdout};
 use super::warm::Place;
-use super::{Seat, pressure, wasi};
+use super::{Options, Seat, pressure, wasi};
 use crate::seam::Begin;
 use call::function::{Abi, InstanceMode};
 use call::{FunctionId, FunctionSpec};
@@ -25,6 +26,7 @@ pub struct Function {
     abi: Abi,
     instance: InstanceMode,
     memory_bytes: u64,
+    granted: Option<Rc<Granted>>,
     /// Counts publications, over all functions: instances of another one are not reused.
     pub generation: u64,
     /// Its warm instances, the most recently used last.
@@ -43,6 +45,7 @@ impl Function {
         *self.artefact == spec.artefact
             && *self.name == spec.name
             && (self.abi, self.instance, self.memory_bytes) == (spec.abi, spec.instance, spec.memory_bytes)
+            && self.granted == Granted::of(spec)
     }
 }
 
@@ -87,6 +90,10 @@ pub struct Functions {
     serve: Module,
     cache_dir: PathBuf,
     generation: u64,
+    /// Directories that this host's operator allows.
+    allowed: Allowed,
+    /// Descriptors for all guests of the core.
+    budget: Budget,
     /// Desks of guests that are gone, with their buffers.
     spare: Vec<Rc<Desk>>,
 }
@@ -95,8 +102,8 @@ pub struct Functions {
 const SPARE_MAX: usize = 64;
 
 impl Functions {
-    /// None yet. The artefacts will be looked for in `cache_dir`.
-    pub fn new(engine: &Engine, cache_dir: &Path) -> wasmtime::Result<Functions> {
+    /// None yet. The artefacts will be looked for in the cache directory of `options`.
+    pub fn new(engine: &Engine, options: &Options) -> wasmtime::Result<Functions> {
         let mut linker = Linker::new(engine);
         wasi::link(&mut linker)?;
         pressure::link(&mut linker)?;
@@ -106,8 +113,10 @@ impl Functions {
             engine: engine.clone(),
             linker,
             serve,
-            cache_dir: cache_dir.into(),
+            cache_dir: options.cache_dir.clone(),
             generation: 0,
+            allowed: options.files_allowed.clone(),
+            budget: Budget::new(options.files),
             spare: Vec::with_capacity(SPARE_MAX),
         })
     }
@@ -131,6 +140,7 @@ impl Functions {
             abi: spec.abi,
             instance: spec.instance,
             memory_bytes: spec.memory_bytes,
+            granted: Granted::of(spec),
             generation: self.generation,
             warm: Vec::new(),
             sweeps: 0,
@@ -198,12 +208,13 @@ impl Functions {
                 function.code.insert(code).clone()
             }
         };
+        let grants = granted(function, &self.allowed, &self.budget)?;
         let desk = self.spare.pop().unwrap_or_default();
         let stdout = match code.entry {
             Entry::Fast(_) => Stdout::Stderr,
             Entry::Command(_) => Stdout::Output,
         };
-        let store = Host::store(&self.engine, &desk, &function.name, function.memory_bytes, stdout);
+        let store = Host::store(&self.engine, &desk, &function.name, function.memory_bytes, stdout, grants);
         let run: std::pin::Pin<Box<dyn Future<Output = wasmtime::Result<()>>>> =
             match (code.entry, function.instance) {
                 (Entry::Fast(exports), InstanceMode::Fresh) => Box::pin(fast::once(store, code.pre, exports)),
@@ -217,6 +228,17 @@ impl Functions {
             };
         Ok((Seat { run, desk }, generation))
     }
+}
+
+/// What the manifest grants, for a new instance.
+fn granted(function: &Function, allowed: &Allowed, budget: &Budget) -> Result<Grants, String> {
+    let mut files = Table::new(budget);
+    for (name, directory) in function.granted.iter().flat_map(|granted| &granted.files) {
+        let opened = allowed.open(directory)?;
+        let full = |_| "functions of this core have as many files open as they may; try again".to_owned();
+        files.insert(opened, Kind::Grant(name.as_str().into())).map_err(full)?;
+    }
+    Ok(Grants { granted: function.granted.clone(), files })
 }
 
 /// Maps a function's code and finds its entry.

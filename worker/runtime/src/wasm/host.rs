@@ -5,12 +5,15 @@
 //! there.
 
 use super::engine::TABLE_ELEMENTS_MAX;
-use call::Status;
+use super::files::Table;
+use super::wasi::environment::strings;
+use call::function::FileGrants;
 use call::limits::{OUTPUT_BYTES_MAX, STDERR_BYTES_MAX};
 use call::outcome::back_pressure;
+use call::{FunctionSpec, Status};
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use wasmtime::{Engine, Memory, ResourceLimiter, Store, Trap, UpdateDeadline};
 
@@ -27,7 +30,7 @@ const SLICE_TICKS: u64 = 2;
 pub struct Desk {
     /// The arguments.
     pub payload: RefCell<Vec<u8>>,
-    /// `NAME=value` strings, each ended by a zero byte.
+    /// What the platform tells of the call: `NAME=value` strings, each ended by a zero byte.
     pub environment: RefCell<Vec<u8>>,
     /// What the function returned, or a command's stdout.
     pub output: RefCell<Vec<u8>>,
@@ -110,6 +113,12 @@ impl<T> Deref for OnOneThread<T> {
     }
 }
 
+impl<T> DerefMut for OnOneThread<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
 /// Where a guest's stdout goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stdout {
@@ -117,6 +126,32 @@ pub enum Stdout {
     Output,
     /// The fast ABI, which returns its result otherwise: what a library prints is a log.
     Stderr,
+}
+
+/// What a function's manifest grants it.
+#[derive(PartialEq)]
+pub struct Granted {
+    /// `NAME=value` strings, each ended by a zero byte.
+    pub environment: Vec<u8>,
+    /// Directories.
+    pub files: FileGrants,
+}
+
+impl Granted {
+    /// `None` if it is nothing, which is usual.
+    pub fn of(spec: &FunctionSpec) -> Option<Rc<Granted>> {
+        let (environment, files) = (&spec.process.environment, &spec.files);
+        let is_any = !environment.is_empty() || !files.is_empty();
+        is_any.then(|| Rc::new(Granted { environment: strings(environment), files: files.clone() }))
+    }
+}
+
+/// What an instance has of it.
+pub struct Grants {
+    /// What was granted.
+    pub granted: Option<Rc<Granted>>,
+    /// Its granted directories are open.
+    pub files: Table,
 }
 
 /// A guest's store data.
@@ -135,6 +170,10 @@ pub struct Host {
     pub open: u8,
     /// A command's `argv[0]`.
     pub name: OnOneThread<Rc<str>>,
+    /// What its manifest grants.
+    pub granted: OnOneThread<Option<Rc<Granted>>>,
+    /// Open files and directories.
+    pub files: OnOneThread<Table>,
 }
 
 impl Host {
@@ -145,6 +184,7 @@ impl Host {
         name: &Rc<str>,
         memory_bytes_max: u64,
         stdout: Stdout,
+        grants: Grants,
     ) -> Store<Host> {
         let host = Host {
             desk: OnOneThread(desk.clone()),
@@ -154,12 +194,21 @@ impl Host {
             stdin_at: 0,
             open: 0b111,
             name: OnOneThread(name.clone()),
+            granted: OnOneThread(grants.granted),
+            files: OnOneThread(grants.files),
         };
         let mut store = Store::new(engine, host);
         store.limiter(|host| host);
         store.set_epoch_deadline(SLICE_TICKS);
         store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(SLICE_TICKS)));
         store
+    }
+}
+
+impl Host {
+    /// The manifest's variables: `NAME=value` strings, each ended by a zero byte.
+    pub fn environment(&self) -> &[u8] {
+        self.granted.as_ref().map_or(&[], |granted| &granted.environment)
     }
 }
 

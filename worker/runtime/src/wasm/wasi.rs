@@ -1,18 +1,21 @@
-//! WASI preview 1 for guests that have no file system, no network and no other guest: arguments, environment,
-//! clocks, randomness, and the three standard streams. Everything else exists and answers `badf` or `notsup`,
-//! so that any preview-1 program links.
+//! WASI preview 1 for guests that have no network and no other guest, and of files only what they were granted, to
+//! read: arguments, environment, clocks, randomness, the three standard streams, and granted directories. Everything else
+//! exists and answers `badf`, `rofs` or `notsup`, so that any preview-1 program links.
 //!
 //! It is written here, on wasmtime's core API, because wasmtime-wasi serves preview 1 through its component
 //! host and waits on a tokio reactor, which a worker core does not have: a guest that sleeps would end the
-//! process. What is left without files and sockets is these few calls.
+//! process. What is left without sockets is these few calls; files are opened and read without a thread of their own.
 //!
 //! A command sees the payload as stdin, `argv[0]` is the function's name, and the environment holds
 //! `MILLRACE_FUNCTION`, `MILLRACE_CALL`, `MILLRACE_ATTEMPT` and one `MILLRACE_ATTR_<KEY>` per attribute
-//! (upper case, other characters than letters and digits as `_`).
+//! (upper case, other characters than letters and digits as `_`), behind the variables of the manifest. A module of the
+//! fast ABI sees the manifest's variables only.
 
 pub mod environment;
 mod clocks;
 mod streams;
+mod files;
+mod reading;
 
 use super::host::{Exit, Host};
 use wasmtime::{Caller, Extern, Linker};
@@ -43,6 +46,8 @@ pub fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     environment::link(linker)?;
     clocks::link(linker)?;
     streams::link(linker)?;
+    files::link(linker)?;
+    reading::link(linker)?;
     absent(linker)?;
     linker.func_wrap(MODULE, "proc_exit", |code: i32| -> wasmtime::Result<()> { Err(Exit(code).into()) })?;
     linker.func_wrap(MODULE, "proc_raise", |signal: i32| -> wasmtime::Result<()> {
@@ -58,26 +63,11 @@ macro_rules! answer {
     };
 }
 
-/// Files and sockets: no descriptor that a guest can name is one.
+/// Sockets, which no guest has, and what has no meaning for streams and read-only files.
 fn absent(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     answer! { linker, BADF;
-        "fd_allocate" (i32, i64, i64);
         "fd_fdstat_set_rights" (i32, i64, i64);
-        "fd_filestat_set_size" (i32, i64);
-        "fd_filestat_set_times" (i32, i64, i64, i32);
-        "fd_prestat_get" (i32, i32);
-        "fd_prestat_dir_name" (i32, i32, i32);
-        "fd_readdir" (i32, i32, i32, i64, i32);
-        "path_create_directory" (i32, i32, i32);
-        "path_filestat_get" (i32, i32, i32, i32, i32);
-        "path_filestat_set_times" (i32, i32, i32, i32, i64, i64, i32);
-        "path_link" (i32, i32, i32, i32, i32, i32, i32);
-        "path_open" (i32, i32, i32, i32, i32, i64, i64, i32, i32);
-        "path_readlink" (i32, i32, i32, i32, i32, i32);
-        "path_remove_directory" (i32, i32, i32);
-        "path_rename" (i32, i32, i32, i32, i32, i32);
-        "path_symlink" (i32, i32, i32, i32, i32);
-        "path_unlink_file" (i32, i32, i32);
+        "fd_pwrite" (i32, i32, i32, i64, i32);
         "sock_accept" (i32, i32, i32);
         "sock_recv" (i32, i32, i32, i32, i32, i32);
         "sock_send" (i32, i32, i32, i32, i32);
@@ -86,12 +76,6 @@ fn absent(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     answer! { linker, NOTSUP;
         "fd_fdstat_set_flags" (i32, i32);
         "fd_renumber" (i32, i32);
-    }
-    answer! { linker, SPIPE;
-        "fd_pread" (i32, i32, i32, i64, i32);
-        "fd_pwrite" (i32, i32, i32, i64, i32);
-        "fd_seek" (i32, i64, i32, i32);
-        "fd_tell" (i32, i32);
     }
     answer! { linker, SUCCESS;
         "fd_advise" (i32, i64, i64, i32);
@@ -138,6 +122,8 @@ fn load_u32(memory: &mut [u8], at: i32) -> Result<u32, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wasm::files::{Budget, Table};
+    use crate::wasm::host::{Grants, Stdout};
     use crate::wasm::inspect::PREVIEW1;
 
     /// What `deploy` promises is what a core can link.
@@ -147,7 +133,8 @@ mod tests {
         let mut linker = Linker::new(&engine);
         link(&mut linker).unwrap();
         let desk = Default::default();
-        let mut store = Host::store(&engine, &desk, &"f".into(), 0, crate::wasm::host::Stdout::Output);
+        let grants = Grants { granted: None, files: Table::new(&Budget::new(0)) };
+        let mut store = Host::store(&engine, &desk, &"f".into(), 0, Stdout::Output, grants);
         let mut linked: Vec<String> = linker.iter(&mut store).map(|(_, name, _)| name.to_owned()).collect();
         linked.sort_unstable();
         assert_eq!(linked, PREVIEW1);

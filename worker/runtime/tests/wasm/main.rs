@@ -5,6 +5,7 @@ mod fast;
 mod slices;
 mod containment;
 mod wasi;
+mod files;
 mod warm;
 mod allocation;
 mod artefact;

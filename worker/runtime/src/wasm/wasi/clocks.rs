@@ -76,6 +76,16 @@ fn now(clock: u32) -> Result<u64, Errno> {
     Ok(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
+/// The guest sleeps, and others run.
+pub(super) async fn sleep(caller: &mut Caller<'_, Host>, ns: u64) {
+    let until = now(MONOTONIC).expect("the clock exists").saturating_add(ns);
+    while now(MONOTONIC).is_ok_and(|now| now < until) {
+        caller.data().desk.sleeps_until.set(until);
+        end_slice().await;
+    }
+    caller.data().desk.sleeps_until.set(0);
+}
+
 /// Lets other calls run.
 pub(super) async fn end_slice() {
     let mut waited = false;

@@ -4,13 +4,19 @@ use super::clocks::end_slice;
 use super::{Errno, MODULE, SUCCESS, on_memory, part, store};
 use crate::seam::Begin;
 use crate::wasm::host::Host;
+use std::collections::BTreeMap;
 use std::io::Write;
 use wasmtime::{Caller, Linker};
 
 /// Random bytes made in one slice: less than a millisecond of work, which nothing interrupts.
 const RANDOM_BYTES: usize = 256 << 10;
 
-/// Writes a call's environment: `NAME=value` strings, each ended by a zero byte.
+/// A manifest's variables as `NAME=value` strings, each ended by a zero byte.
+pub fn strings(variables: &BTreeMap<String, String>) -> Vec<u8> {
+    variables.iter().flat_map(|(name, value)| format!("{name}={value}\0").into_bytes()).collect()
+}
+
+/// Writes a call's environment in the same form.
 pub fn write(into: &mut Vec<u8>, function: &str, begin: &Begin<'_>) {
     // Writing to a vector cannot fail.
     let _ = write!(
@@ -50,16 +56,18 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         "environ_sizes_get",
         |mut caller: Caller<'_, Host>, count: i32, bytes: i32| {
             on_memory(&mut caller, |memory, host| {
-                let environment = host.desk.environment.borrow();
-                let strings = environment.iter().filter(|byte| **byte == 0).count();
+                let (granted, of_call) = (host.environment(), host.desk.environment.borrow());
+                let strings = granted.iter().chain(&*of_call).filter(|byte| **byte == 0).count();
                 store(memory, count, &(strings as u32).to_le_bytes())?;
-                store(memory, bytes, &(environment.len() as u32).to_le_bytes())
+                store(memory, bytes, &((granted.len() + of_call.len()) as u32).to_le_bytes())
             })
         },
     )?;
     linker.func_wrap(MODULE, "environ_get", |mut caller: Caller<'_, Host>, pointers: i32, text: i32| {
         on_memory(&mut caller, |memory, host| {
-            environ_get(memory, &host.desk.environment.borrow(), pointers, text)
+            let of_call = host.desk.environment.borrow();
+            let (pointers, text) = environ_get(memory, host.environment(), pointers, text)?;
+            environ_get(memory, &of_call, pointers, text).map(|_| ())
         })
     })?;
     linker.func_wrap_async(
@@ -86,7 +94,8 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-fn environ_get(memory: &mut [u8], environment: &[u8], pointers: i32, text: i32) -> Result<(), Errno> {
+/// Writes strings and their pointers; where the next ones would be.
+fn environ_get(memory: &mut [u8], environment: &[u8], pointers: i32, text: i32) -> Result<(i32, i32), Errno> {
     store(memory, text, environment)?;
     let mut string = text;
     let mut pointer = pointers;
@@ -95,7 +104,7 @@ fn environ_get(memory: &mut [u8], environment: &[u8], pointers: i32, text: i32) 
         string = string.wrapping_add(each.len() as i32);
         pointer = pointer.wrapping_add(4);
     }
-    Ok(())
+    Ok((pointer, string))
 }
 
 fn random(mut room: &mut [u8]) -> Result<(), Errno> {

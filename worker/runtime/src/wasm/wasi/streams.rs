@@ -1,6 +1,6 @@
-//! stdin, stdout and stderr.
+//! stdin, stdout and stderr, and what descriptors of files have in common with them.
 
-use super::{BADF, Errno, INVAL, MODULE, load_u32, on_memory, store};
+use super::{BADF, Errno, INVAL, MODULE, files, load_u32, on_memory, reading, store};
 use crate::wasm::host::{Host, Stdout};
 use wasmtime::{Caller, Linker};
 
@@ -17,15 +17,20 @@ const RIGHT_POLL: u64 = 1 << 27;
 const VECTORS_MAX: i32 = 1024;
 
 pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
-    linker.func_wrap(
+    linker.func_wrap_async(
         MODULE,
         "fd_read",
-        |mut caller: Caller<'_, Host>, fd: i32, vectors: i32, count: i32, read: i32| {
-            on_memory(&mut caller, |memory, host| {
-                check(host, fd, fd == STDIN)?;
-                check_count(count)?;
-                let bytes = fd_read(memory, host, vectors, count)?;
-                store(memory, read, &bytes.to_le_bytes())
+        |mut caller: Caller<'_, Host>, (fd, vectors, count, read): (i32, i32, i32, i32)| {
+            Box::new(async move {
+                if fd > STDERR {
+                    return reading::read(&mut caller, fd, (vectors, count), None, read).await;
+                }
+                on_memory(&mut caller, |memory, host| {
+                    check(host, fd, fd == STDIN)?;
+                    check_count(count)?;
+                    let bytes = fd_read(memory, host, vectors, count)?;
+                    store(memory, read, &bytes.to_le_bytes())
+                })
             })
         },
     )?;
@@ -43,6 +48,9 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     )?;
     linker.func_wrap(MODULE, "fd_close", |mut caller: Caller<'_, Host>, fd: i32| {
         let host = caller.data_mut();
+        if fd > STDERR {
+            return files::close(host, fd).map_or_else(|errno| errno, |()| super::SUCCESS);
+        }
         match check(host, fd, true) {
             Ok(()) => {
                 host.open &= !(1 << fd);
@@ -53,6 +61,9 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     })?;
     linker.func_wrap(MODULE, "fd_fdstat_get", |mut caller: Caller<'_, Host>, fd: i32, at: i32| {
         on_memory(&mut caller, |memory, host| {
+            if fd > STDERR {
+                return store(memory, at, &files::fdstat(host, fd)?);
+            }
             check(host, fd, true)?;
             // File type 0 (a pipe has no number of its own), no flags, rights, nothing to inherit.
             let mut stat = [0; 24];
@@ -63,6 +74,9 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     })?;
     linker.func_wrap(MODULE, "fd_filestat_get", |mut caller: Caller<'_, Host>, fd: i32, at: i32| {
         on_memory(&mut caller, |memory, host| {
+            if fd > STDERR {
+                return store(memory, at, &files::filestat(host, fd)?);
+            }
             check(host, fd, true)?;
             store(memory, at, &[0; 64])
         })
@@ -76,12 +90,12 @@ fn check(host: &Host, fd: i32, right: bool) -> Result<(), Errno> {
     if open && right { Ok(()) } else { Err(BADF) }
 }
 
-fn check_count(vectors: i32) -> Result<(), Errno> {
+pub(super) fn check_count(vectors: i32) -> Result<(), Errno> {
     if (0..=VECTORS_MAX).contains(&vectors) { Ok(()) } else { Err(INVAL) }
 }
 
 /// The `n`-th part of a scatter list: where, and how many bytes.
-fn vector(memory: &mut [u8], vectors: i32, n: i32) -> Result<(usize, usize), Errno> {
+pub(super) fn vector(memory: &mut [u8], vectors: i32, n: i32) -> Result<(usize, usize), Errno> {
     let at = vectors.wrapping_add(n.wrapping_mul(8));
     Ok((load_u32(memory, at)? as usize, load_u32(memory, at.wrapping_add(4))? as usize))
 }
