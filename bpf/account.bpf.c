@@ -2,8 +2,9 @@
 //
 // One program at each context switch, none at wake-ups, page faults or I/O: the kernel counts those for each thread
 // already, and what it counted between the beginning and the end of a slice is the slice's. The row that a slice counts
-// for is kept per CPU from its beginning on, so each switch costs one look-up, and none if the next thread is the
-// kernel's or of the root group. Sandboxes run on several CPUs at once: additions are atomic.
+// for is kept per CPU from its beginning on, and so is the group that was last looked up there: a switch costs a look-up
+// only if another group comes to the CPU, and none if the next thread is the kernel's or of the root group. Sandboxes
+// run on several CPUs at once: additions are atomic, one for a beginning and two or three for an end.
 
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
@@ -16,20 +17,12 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-// An addition that everything before it precedes, and that precedes everything after it: the one with a result is
-// ordered on all machines.
-static __always_inline void count_in_order(__u64 *counter)
+static __always_inline void begins(struct slice *slice, struct task_struct *task, __u64 row, __u64 now)
 {
-	__u64 before = __sync_fetch_and_add(counter, 1);
-	asm volatile("" : : "r"(before) : "memory");
-}
-
-static __always_inline void begins(struct slice *slice, struct task_struct *task, __u32 index, __u64 now)
-{
-	struct usage *usage = usage_of(index);
+	struct usage *usage = usage_of(row - 1);
 	if (!usage)
 		return;
-	slice->row = (__u64)index + 1;
+	slice->row = row;
 	// The delay before this slice is added after this program, when the thread is on the CPU.
 	if (bpf_core_field_exists(task->sched_info))
 		slice->run_delay = task->sched_info.run_delay;
@@ -39,9 +32,7 @@ static __always_inline void begins(struct slice *slice, struct task_struct *task
 		slice->block_read_bytes = task->ioac.read_bytes;
 		slice->block_write_bytes = task->ioac.write_bytes;
 	}
-	count_in_order(&usage->entering);
-	count(&usage->ran_ns, -now);
-	count_in_order(&usage->entered);
+	count(&usage->ran, 1 - (now << RUNNING_BITS));
 }
 
 static __always_inline void ends(struct slice *slice, struct task_struct *task, __u64 now)
@@ -49,9 +40,8 @@ static __always_inline void ends(struct slice *slice, struct task_struct *task, 
 	struct usage *usage = usage_of(slice->row - 1);
 	if (!usage)
 		return;
-	count_in_order(&usage->leaving);
-	count(&usage->ran_ns, now);
-	count_in_order(&usage->left);
+	count(&usage->ran, (now << RUNNING_BITS) - 1);
+	count(&usage->switches, 1);
 	__u64 major = task->maj_flt - slice->page_faults_major;
 	__u64 faults = task->min_flt - slice->page_faults + major;
 	if (faults)
@@ -73,24 +63,40 @@ static __always_inline void ends(struct slice *slice, struct task_struct *task, 
 	}
 }
 
+// The row that this thread counts for, and one; 0: none.
+static __always_inline __u64 row_of(struct slice *slice, const struct control *control, struct task_struct *task)
+{
+	__u64 group = group_of(task);
+	if (!group)
+		return 0;
+	// Read first: a sandbox that is admitted or dismissed meanwhile is looked up again next time.
+	__u64 version = *(volatile const __u64 *)&control->version;
+	if (slice->known_group == group && slice->known_version == version)
+		return slice->known_row;
+	struct sandbox *sandbox = sandbox_by_id(group);
+	slice->known_group = group;
+	slice->known_version = version;
+	slice->known_row = sandbox ? (__u64)sandbox->index + 1 : 0;
+	return slice->known_row;
+}
+
 SEC("tp_btf/sched_switch")
 int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_struct *next)
 {
-	if (!is_active())
-		return 0;
 	__u32 first = 0;
+	struct control *control = control_if_active();
 	struct slice *slice = bpf_map_lookup_elem(&slices, &first);
-	if (!slice)
+	if (!control || !slice)
 		return 0;
-	struct sandbox *sandbox = sandbox_of(next);
-	if (!slice->row && !sandbox)
+	__u64 row = row_of(slice, control, next);
+	if (!slice->row && !row)
 		return 0;
 	__u64 now = bpf_ktime_get_ns();
 	if (slice->row)
 		ends(slice, prev, now);
 	slice->row = 0;
-	if (sandbox)
-		begins(slice, next, sandbox->index, now);
+	if (row)
+		begins(slice, next, row, now);
 	return 0;
 }
 

@@ -109,6 +109,8 @@ static __noinline void deny(__u32 index, __u32 pid, __u32 operation, __u32 famil
 
 #define FAMILY_AND_PROTOCOL(family, protocol) ((family) << 16 | ((protocol) & 0xffff))
 
+// Attached to the groups of sandboxes that use the host's network, not to the platform's: a sandbox with a network of its
+// own sends to itself only, and pays nothing for it.
 SEC("cgroup_skb/egress")
 int on_egress(struct __sk_buff *skb)
 {
@@ -214,6 +216,8 @@ static __always_inline int may(struct bpf_sock_addr *ctx, __u32 family, struct e
 	if (is_own_network(policy))
 		return 1;
 	__u32 protocol = ctx->protocol;
+	if (!sandbox->is_guarded)
+		goto denied;
 	bool local = false;
 	if (operation == OPERATION_BIND) {
 		// Any free port: nobody reaches it from outside, see may_enter.
@@ -233,6 +237,7 @@ static __always_inline int may(struct bpf_sock_addr *ctx, __u32 family, struct e
 		if (covers(policy, protocol, family, end, local))
 			return 1;
 	}
+denied:
 	deny(index, bpf_get_current_pid_tgid() >> 32, operation, FAMILY_AND_PROTOCOL(family, protocol), end);
 	return 0;
 }
@@ -305,20 +310,29 @@ int on_bind6(struct bpf_sock_addr *ctx)
 	return may_ipv6(ctx, OPERATION_BIND);
 }
 
-// TCP and UDP are all that the checks above know; the kernel asks for IPv4 and IPv6 sockets only.
+// Whether the programs on packets see what a sandbox sends, or it has a network of its own and nowhere to send to.
+static __always_inline bool is_held(const struct sandbox *sandbox)
+{
+	if (sandbox->is_guarded)
+		return true;
+	__u32 function = sandbox->function;
+	struct policy *policy = bpf_map_lookup_elem(&policies, &function);
+	return policy && is_own_network(policy);
+}
+
+// TCP and UDP are all that the checks above know; the kernel asks for IPv4 and IPv6 sockets only. Where nothing would
+// look at the packets there are no sockets at all.
 SEC("cgroup/sock_create")
 int on_socket(struct bpf_sock *ctx)
 {
 	__u64 id = bpf_get_current_cgroup_id();
 	struct sandbox *sandbox = sandbox_by_id(id);
-	if (!sandbox && !stranger_denied(id))
-		return 1;
-	if (ctx->type == SOCK_STREAM && ctx->protocol == IPPROTO_TCP)
-		return 1;
-	if (ctx->type == SOCK_DGRAM && ctx->protocol == IPPROTO_UDP)
-		return 1;
 	if (!sandbox)
-		return 0;
+		return !stranger_denied(id);
+	bool is_tcp = ctx->type == SOCK_STREAM && ctx->protocol == IPPROTO_TCP;
+	bool is_udp = ctx->type == SOCK_DGRAM && ctx->protocol == IPPROTO_UDP;
+	if ((is_tcp || is_udp) && is_held(sandbox))
+		return 1;
 	struct end none = {};
 	deny(sandbox->index, bpf_get_current_pid_tgid() >> 32, OPERATION_SOCKET, ctx->protocol & 0xffff, &none);
 	return 0;

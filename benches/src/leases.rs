@@ -65,6 +65,9 @@ fn lease(spec: &FunctionSpec, stamp: u64) -> Header {
     Header { flags, call: CallId(1), function, stamp, attempt: 1, ..Header::new(Kind::Lease) }
 }
 
+/// In place of the start of a lease that is not to be timed.
+const LEFT_OUT: Instant = Instant(u64::MAX);
+
 /// The node.
 pub struct Leases {
     driver: Uring,
@@ -83,6 +86,9 @@ pub struct Leases {
     pub failure: String,
     /// Of timed leases.
     pub timed: Window,
+    /// Leases of an open loop that were sent so much too late are left out of `timed.latency_ns`: what they waited for is
+    /// this process's CPU.
+    pub leaves_out: Option<Duration>,
     starts: Box<[Instant]>,
     next_start: usize,
     /// The peer is no core: it sends back what it is sent, and is sent so many at once.
@@ -164,6 +170,7 @@ impl Leases {
             failed: 0,
             failure: String::new(),
             timed: Window::default(),
+            leaves_out: None,
             starts: vec![Instant(0); STARTS].into_boxed_slice(),
             next_start: 0,
             echoes,
@@ -206,8 +213,13 @@ impl Leases {
             // They leave with the poll.
             let leaving = self.now();
             for n in from.max(unsent)..next {
-                let late = leaving.since(start(n)).as_nanos() as u64;
-                self.timed.lateness_ns.saturating_record(late);
+                let late = leaving.since(start(n));
+                self.timed.lateness_ns.saturating_record(late.as_nanos() as u64);
+                if self.leaves_out.is_some_and(|most| late > most) {
+                    // Its outcome has not come: that takes a poll.
+                    let slot = self.next_start + STARTS - (next - n) as usize;
+                    self.starts[slot % STARTS] = LEFT_OUT;
+                }
             }
             if full {
                 // All that is due by now waits for room.
@@ -329,8 +341,10 @@ impl Leases {
     fn end(&mut self, stamp: u64, now: Instant) {
         self.ended += 1;
         if let Some(slot) = stamp.checked_sub(1) {
-            let ns = now.since(self.starts[slot as usize]).as_nanos() as u64;
-            self.timed.latency_ns.saturating_record(ns);
+            let start = self.starts[slot as usize];
+            if start != LEFT_OUT {
+                self.timed.latency_ns.saturating_record(now.since(start).as_nanos() as u64);
+            }
         }
     }
 

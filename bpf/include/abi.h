@@ -14,7 +14,7 @@
 
 /* Counted up with each change of the maps below that an older program or loader would misread. Pins of another
  * version are not used again; the programs behind them are replaced. */
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 
 /* Port ranges of one prefix: as many as the manifest has rules. */
 #define RANGES_MAX 64
@@ -49,9 +49,13 @@ struct sandbox {
 	/* Host order. */
 	__u32 api_port;
 	__u32 api_address[4];
+	/* Whether the programs on packets are attached to its group. Without them it may only use a network of its own. */
+	__u32 is_guarded;
+	__u32 unused;
 };
 
-/* The network is its own, with a loopback interface and nothing else: nothing is checked, counted or limited. */
+/* The network is its own, with a loopback interface and nothing else: nothing is checked, counted or limited, and no
+ * program looks at its packets. */
 #define POLICY_OWN_NETWORK 1
 
 /* What the sandboxes of a function may do. Each word is written on its own, by an atomic store into the mapped array.
@@ -120,19 +124,19 @@ struct device_key {
 	__u32 minor;
 };
 
+/* A sandbox has no more slices at once than there are CPUs. */
+#define RUNNING_BITS 12
+
 /* What one sandbox used. Counters are never reset, not even for the next sandbox in the same row: readers take
  * differences. Words are changed by atomic additions only, and a cache line has one kind of writer. */
 struct usage {
-	/* Slices on a CPU that begin count up `entering`, then change `ran_ns`, then count up `entered`; slices that end
-	 * use `leaving` and `left`. A reader that sees entering == entered and leaving == left around its reading of
-	 * `ran_ns` has a consistent one. */
-	__u64 entering;
-	__u64 leaving;
-	/* Sum of the ends of slices less the sum of their beginnings, CLOCK_MONOTONIC, ns: with `running` slices
-	 * unfinished (entered - left), CPU time up to now is ran_ns + running * now. */
-	__u64 ran_ns;
-	__u64 entered;
-	__u64 left;
+	/* CPU time, in one word so that each reading is consistent. The lower RUNNING_BITS: slices that run now. Above
+	 * them: the sum of the ends of slices less the sum of their beginnings, CLOCK_MONOTONIC, ns. CPU time up to now is
+	 * that and running * now; all of it modulo 2^(64 - RUNNING_BITS), 52 days. */
+	__u64 ran;
+	/* Slices that ended. */
+	__u64 switches;
+	__u64 unused_cpu[3];
 	/* The rest of the line and the next one: up to the end of the last slice of each thread. */
 	__u64 page_faults;
 	__u64 page_faults_major;
@@ -165,6 +169,10 @@ struct usage {
 struct slice {
 	/* Its row, and one; 0: nothing of a sandbox. */
 	__u64 row;
+	/* The group that was last looked up on this CPU, its row and one, and the control's version then. */
+	__u64 known_group;
+	__u64 known_row;
+	__u64 known_version;
 	/* As the kernel counts them for the thread, when its slice began. */
 	__u64 run_delay;
 	__u64 page_faults;
@@ -176,6 +184,8 @@ struct slice {
 /* Which generation of the tracing programs counts: two are attached for a moment when a loader replaces them. */
 struct control {
 	__u64 generation;
+	/* Changes whenever a sandbox is admitted or dismissed: what was looked up before does not hold. */
+	__u64 version;
 };
 
 /* A process, of all that ever were: ids are used again. */

@@ -57,7 +57,7 @@ impl Thread {
 }
 
 /// `ABI_VERSION`.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// `RANGES_MAX`.
 pub const RANGES_MAX: usize = 64;
 /// `RATE_SHIFT`.
@@ -74,7 +74,11 @@ const GRANT_LISTEN: u16 = 0x100;
 const RANGE_LOCAL: u32 = 1;
 
 /// Bytes of `struct sandbox`.
-pub const SANDBOX_BYTES: usize = 32;
+pub const SANDBOX_BYTES: usize = 40;
+/// Bytes of `struct control`.
+pub const CONTROL_BYTES: usize = 16;
+/// `RUNNING_BITS`.
+pub const RUNNING_BITS: u32 = 12;
 /// Bytes of `struct policy`.
 pub const POLICY_BYTES: usize = 64;
 /// Bytes of `struct grant_key`.
@@ -92,6 +96,7 @@ pub struct SandboxRow {
     pub index: u32,
     pub function: u32,
     pub api: Option<SocketAddr>,
+    pub is_guarded: bool,
 }
 
 impl SandboxRow {
@@ -99,19 +104,42 @@ impl SandboxRow {
         let mut out = [0; SANDBOX_BYTES];
         put(&mut out, 0, self.index);
         put(&mut out, 4, self.function);
+        put(&mut out, 32, self.is_guarded.into());
         let Some(api) = self.api else { return out };
         let (family, address) = address_bytes(api.ip());
         put(&mut out, 8, u32::from(family));
         put(&mut out, 12, u32::from(api.port()));
-        out[16..].copy_from_slice(&address);
+        out[16..32].copy_from_slice(&address);
         out
     }
 
     pub fn from_bytes(bytes: &[u8]) -> SandboxRow {
         assert_eq!(bytes.len(), SANDBOX_BYTES, "struct sandbox and its mirror differ");
         let api =
-            address_of(half(bytes, 8), &bytes[16..]).map(|ip| SocketAddr::new(ip, half(bytes, 12) as u16));
-        SandboxRow { index: half(bytes, 0), function: half(bytes, 4), api }
+            address_of(half(bytes, 8), &bytes[16..32]).map(|ip| SocketAddr::new(ip, half(bytes, 12) as u16));
+        let is_guarded = half(bytes, 32) != 0;
+        SandboxRow { index: half(bytes, 0), function: half(bytes, 4), api, is_guarded }
+    }
+}
+
+/// `struct control`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Control {
+    pub generation: u64,
+    pub version: u64,
+}
+
+impl Control {
+    pub fn to_bytes(self) -> [u8; CONTROL_BYTES] {
+        let mut out = [0; CONTROL_BYTES];
+        out[..8].copy_from_slice(&self.generation.to_ne_bytes());
+        out[8..].copy_from_slice(&self.version.to_ne_bytes());
+        out
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Control {
+        assert_eq!(bytes.len(), CONTROL_BYTES, "struct control and its mirror differ");
+        Control { generation: word(bytes, 0), version: word(bytes, 1) }
     }
 }
 
@@ -282,6 +310,7 @@ mod tests {
             ("ABI_VERSION", VERSION as usize),
             ("RANGES_MAX", RANGES_MAX),
             ("RATE_SHIFT", RATE_SHIFT as usize),
+            ("RUNNING_BITS", RUNNING_BITS as usize),
         ] {
             assert!(header.contains(&format!("#define {name} {value}\n")), "{name}");
         }
@@ -300,6 +329,7 @@ mod tests {
     fn sizes_are_those_of_the_header() {
         let sizes = [
             ("sandbox", SANDBOX_BYTES),
+            ("control", CONTROL_BYTES),
             ("policy", POLICY_BYTES),
             ("grant_key", GRANT_KEY_BYTES),
             ("grant", GRANT_BYTES),
@@ -334,8 +364,11 @@ mod tests {
     #[test]
     fn a_sandbox_comes_back_from_its_bytes() {
         for api in [None, Some("127.0.0.1:9001"), Some("[fd00::7]:80")] {
-            let row = SandboxRow { index: 3, function: 9, api: api.map(|api| api.parse().unwrap()) };
-            assert_eq!(SandboxRow::from_bytes(&row.to_bytes()), row);
+            for is_guarded in [false, true] {
+                let api = api.map(|api| api.parse().unwrap());
+                let row = SandboxRow { index: 3, function: 9, api, is_guarded };
+                assert_eq!(SandboxRow::from_bytes(&row.to_bytes()), row);
+            }
         }
     }
 }

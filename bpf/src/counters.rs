@@ -1,6 +1,6 @@
 //! What each sandbox used, read from the mapped array of counters without a system call.
 
-use crate::abi::BUCKETS;
+use crate::abi::{BUCKETS, RUNNING_BITS};
 use crate::error::BpfError;
 use crate::runq::{Delays, now_ns};
 use memmap2::{MmapOptions, MmapRaw};
@@ -12,11 +12,8 @@ pub const ROW_BYTES: usize = 8 * (WORDS_BEFORE_DELAYS + BUCKETS);
 const WORDS_BEFORE_DELAYS: usize = 24;
 
 // Words of a row.
-const ENTERING: usize = 0;
-const LEAVING: usize = 1;
-const RAN_NS: usize = 2;
-const ENTERED: usize = 3;
-const LEFT: usize = 4;
+const RAN: usize = 0;
+const SWITCHES: usize = 1;
 const PAGE_FAULTS: usize = 5;
 const PAGE_FAULTS_MAJOR: usize = 6;
 const SYSCALLS: usize = 7;
@@ -31,9 +28,8 @@ const DROPPED_IN: usize = 21;
 const DENIED: usize = 22;
 const UNTOLD: usize = 23;
 
-/// How often a reading of CPU time is tried again while slices begin and end: each try takes less than the programs
-/// take between two of their changes, so a second one is rare.
-const TRIES_MAX: usize = 100;
+/// CPU time in a row is modulo this, ns.
+const RAN_MODULUS: u64 = 1 << (u64::BITS - RUNNING_BITS);
 
 /// What a sandbox used, and those that had its row before: counters only grow, and differences of two readings count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -53,9 +49,10 @@ pub struct Usage {
     pub block_write_bytes: u64,
     /// System calls; 0 unless [`crate::Options::syscalls`].
     pub syscalls: u64,
-    /// Bytes of IP packets sent, headers included, without those to its own Runtime API.
+    /// Bytes of IP packets sent, headers included, without those to its own Runtime API: what leaves the sandbox. One
+    /// with a network of its own sends nothing anywhere.
     pub bytes_out: u64,
-    /// Bytes of IP packets received.
+    /// Bytes of IP packets received, by the same rule.
     pub bytes_in: u64,
     /// Packets sent: as the IP layer sees them, so one may be cut into several by the network card.
     pub packets_out: u64,
@@ -76,8 +73,8 @@ pub struct Usage {
 pub struct Counters {
     map: MmapRaw,
     rows: u32,
-    /// CPU time and slices of each row as last read consistently.
-    settled: Vec<[AtomicU64; 2]>,
+    /// CPU time of each row as last read.
+    settled: Vec<AtomicU64>,
 }
 
 impl Counters {
@@ -92,7 +89,7 @@ impl Counters {
             MmapOptions::new().len(bytes).map_raw_read_only(array.as_fd().as_raw_fd()).map_err(|error| {
                 BpfError::Refused { step: "map the counters of sandboxes", reason: error.to_string() }
             })?;
-        let settled = (0..rows).map(|_| [AtomicU64::new(0), AtomicU64::new(0)]).collect();
+        let settled = (0..rows).map(|_| AtomicU64::new(0)).collect();
         Ok(Counters { map, rows, settled })
     }
 
@@ -106,11 +103,10 @@ impl Counters {
     /// # Panics
     /// If there is no such row.
     pub fn read(&self, index: u32) -> Usage {
-        let (cpu_ns, switches) = self.cpu(index);
         let word = |at| self.word(index, at).load(Ordering::Relaxed);
         Usage {
-            cpu_ns,
-            switches,
+            cpu_ns: self.cpu_ns(index),
+            switches: word(SWITCHES),
             page_faults: word(PAGE_FAULTS),
             page_faults_major: word(PAGE_FAULTS_MAJOR),
             block_read_bytes: word(BLOCK_READ_BYTES),
@@ -136,25 +132,15 @@ impl Counters {
         Delays { buckets: std::array::from_fn(bucket) }
     }
 
-    /// CPU time with the slices that run now, and ended slices: read between two changes of the programs. If those do
-    /// not come to an end (the host took away the CPU that makes one), as they were when this was last asked.
-    fn cpu(&self, index: u32) -> (u64, u64) {
-        let word = |at, order| self.word(index, at).load(order);
-        let [cpu_before, left_before] = &self.settled[index as usize];
-        for _ in 0..TRIES_MAX {
-            let (entered, left) = (word(ENTERED, Ordering::Acquire), word(LEFT, Ordering::Acquire));
-            let ran_ns = word(RAN_NS, Ordering::Acquire);
-            if word(ENTERING, Ordering::Acquire) == entered && word(LEAVING, Ordering::Acquire) == left {
-                // Asked for after the reading: a slice that is in it began before now.
-                let running = entered.wrapping_sub(left).wrapping_mul(now_ns());
-                // A slice that ends now ended some ns before it is counted as ended: never go back by those.
-                let cpu_ns = ran_ns.wrapping_add(running);
-                let cpu_ns = cpu_before.fetch_max(cpu_ns, Ordering::Relaxed).max(cpu_ns);
-                left_before.store(left, Ordering::Relaxed);
-                return (cpu_ns, left);
-            }
-        }
-        (cpu_before.load(Ordering::Relaxed), left_before.load(Ordering::Relaxed))
+    /// CPU time with the slices that run now: never less than the last time. Right as long as a sandbox uses less than
+    /// half of the modulus (26 days of one CPU) between two readings.
+    fn cpu_ns(&self, index: u32) -> u64 {
+        let word = self.word(index, RAN).load(Ordering::Acquire);
+        // Asked for after the reading: a slice that is in it began before now.
+        let settled = &self.settled[index as usize];
+        let before = settled.load(Ordering::Relaxed);
+        let cpu_ns = before + grown(before, cpu_ns_of(word, now_ns()));
+        settled.fetch_max(cpu_ns, Ordering::Relaxed).max(cpu_ns)
     }
 
     fn word(&self, index: u32, at: usize) -> &AtomicU64 {
@@ -163,5 +149,73 @@ impl Counters {
         // SAFETY: the mapping is of `rows` rows and as long-lived as `self`, page-aligned and so is the word 8-aligned.
         // Everyone changes it by atomic instructions only; atomic loads of 8 bytes do not write on 64-bit machines.
         unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().add(offset).cast()) }
+    }
+}
+
+/// The CPU time that a word says at this time, modulo [`RAN_MODULUS`].
+fn cpu_ns_of(word: u64, now_ns: u64) -> u64 {
+    let running = word % (1 << RUNNING_BITS);
+    (word >> RUNNING_BITS).wrapping_add(running.wrapping_mul(now_ns)) % RAN_MODULUS
+}
+
+/// By how much the whole time is ahead of what was read `before`; nothing if it is behind by the few ns by which a slice
+/// that ends now ended before it was counted as ended.
+fn grown(before: u64, part: u64) -> u64 {
+    let more = part.wrapping_sub(before) % RAN_MODULUS;
+    if more < RAN_MODULUS / 2 { more } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// As `account.bpf.c` changes the word.
+    fn begin(word: &mut u64, now: u64) {
+        *word = word.wrapping_add(1u64.wrapping_sub(now << RUNNING_BITS));
+    }
+
+    fn end(word: &mut u64, now: u64) {
+        *word = word.wrapping_add((now << RUNNING_BITS).wrapping_sub(1));
+    }
+
+    proptest! {
+        /// Whatever begins and ends when, from whatever the row stood at: each reading is the sum of the slices.
+        #[test]
+        fn each_reading_is_the_sum_of_all_slices(
+            start in 0..RAN_MODULUS,
+            first in 0_u64..1 << 62,
+            steps in prop::collection::vec((0_u64..1 << 40, any::<bool>()), 1..60),
+        ) {
+            let (mut word, mut now, mut running) = (start << RUNNING_BITS, first, Vec::new());
+            let (mut ended, mut read) = (0, start);
+            for (after, begins) in steps {
+                now += after;
+                match running.pop() {
+                    Some(begun) if !begins => {
+                        end(&mut word, now);
+                        ended += now - begun;
+                    }
+                    Some(begun) => {
+                        running.extend([begun, now]);
+                        begin(&mut word, now);
+                    }
+                    None => {
+                        running.push(now);
+                        begin(&mut word, now);
+                    }
+                }
+                let whole = start + ended + running.iter().map(|begun| now - begun).sum::<u64>();
+                read += grown(read, cpu_ns_of(word, now));
+                prop_assert_eq!(read, whole);
+            }
+        }
+    }
+
+    #[test]
+    fn a_reading_that_is_behind_changes_nothing() {
+        assert_eq!(grown(1000, 990), 0);
+        assert_eq!(grown(RAN_MODULUS - 1, 4), 5);
+        assert_eq!(grown(3 * RAN_MODULUS + 7, 9), 2);
     }
 }

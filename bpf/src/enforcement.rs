@@ -1,10 +1,11 @@
 //! Network rules, rates, devices, counters and events of sandboxes: programs that are pinned, so that they hold on
 //! while the process that set them up is started again.
 
-use crate::abi::{self, DeviceKey, GrantKey, SandboxRow};
+use crate::abi::{self, Control, DeviceKey, GrantKey, SandboxRow};
 use crate::counters::Counters;
 use crate::error::BpfError;
 use crate::events::Event;
+use crate::guards::{self, Guards};
 use crate::pins::Pins;
 use crate::policy::{Network, Policy};
 use crate::programs::{self, Setup};
@@ -16,7 +17,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -27,7 +28,8 @@ pub struct Options<'a> {
     /// Name of its own folder of pins, `/sys/fs/bpf/millrace/<name>`: one per worker of a host. Letters, digits, `-`
     /// and `_`.
     pub name: &'a str,
-    /// The platform's group in the v2 tree. The programs are attached to it once and hold for all groups below.
+    /// The platform's group in the v2 tree. The programs are attached to it once and hold for all groups below; those on
+    /// packets to each of its children that may use the host's network, see [`Enforcement::guard`].
     pub cgroup: &'a Path,
     /// Rows of policies.
     pub functions_max: u32,
@@ -57,7 +59,8 @@ pub struct Sandbox {
     /// Its row of counters, less than [`Options::sandboxes_max`].
     pub index: u32,
     /// Its row of policies, less than [`Options::functions_max`]. Sandboxes of one function share the rules; each has
-    /// rates of its own. A row without a policy allows nothing over the network.
+    /// rates of its own. A row without a policy allows nothing over the network. One that is not guarded
+    /// ([`Enforcement::guard`]) is refused any network but its own, whatever the policy.
     pub function: u32,
     /// Its own Runtime API: always reachable by TCP, neither counted nor limited.
     pub runtime_api: Option<SocketAddr>,
@@ -139,6 +142,14 @@ pub struct Enforcement {
     drained: Arc<Mutex<Vec<Event>>>,
     /// Group of each sandbox, by index.
     admitted: BTreeMap<u32, u64>,
+    control: MapHandle,
+    now: Control,
+    /// The platform's group.
+    cgroup: PathBuf,
+    /// None: the programs on packets are not loaded.
+    guards: Option<Guards>,
+    /// Ids of groups that have them.
+    guarded: BTreeSet<u64>,
     lists: BTreeMap<u32, List>,
     next_list: u32,
     /// Lists that no policy has any more.
@@ -182,14 +193,16 @@ impl Enforcement {
         if let [Some(why), Some(_), Some(_), Some(_)] = results {
             return Err(why);
         }
-        switch_generation(&setup, &links)?;
-        pins.remove_other_maps()?;
+        let now = switch_generation(&setup, &links)?;
         let backend = |((name, gives, lacks), missing): (_, Option<BpfError>)| {
             let meaning = if missing.is_none() { gives } else { lacks };
             Backend { name, missing, meaning }
         };
         let backends = GROUPS.into_iter().zip(results).map(backend).collect();
-        Enforcement::hold(options, pins, backends, resumed)
+        let mut held = Enforcement::hold(options, pins, backends, resumed, now)?;
+        held.guard_all()?;
+        held.pins.remove_other_maps()?;
+        Ok(held)
     }
 
     /// Opens the pinned maps, and sees what is in them.
@@ -198,6 +211,7 @@ impl Enforcement {
         pins: Pins,
         backends: Vec<Backend>,
         resumed: bool,
+        now: Control,
     ) -> Result<Enforcement, BpfError> {
         let open = |name| MapHandle::from_pinned_path(pins.map(name)).map_err(refused("open a pinned map"));
         let policies = open("policies")?;
@@ -211,6 +225,8 @@ impl Enforcement {
         assert_eq!(counters.value_size() as usize, crate::ROW_BYTES, "struct usage and its mirror differ");
         let drained = Arc::new(Mutex::new(Vec::new()));
         let ring = ring_into(&drained, &open("events")?).map_err(refused("read the ring of events"))?;
+        let has_network = backends.iter().any(|backend| backend.name == NETWORK && backend.missing.is_none());
+        let guards = has_network.then(|| Guards::open(|name| pins.program(name))).transpose()?;
         let mut held = Enforcement {
             backends,
             resumed,
@@ -224,6 +240,11 @@ impl Enforcement {
             ring,
             drained,
             admitted: BTreeMap::new(),
+            control: open("control")?,
+            now,
+            cgroup: options.cgroup.to_owned(),
+            guards,
+            guarded: BTreeSet::new(),
             lists: BTreeMap::new(),
             next_list: 1,
             retired: Vec::new(),
@@ -271,7 +292,7 @@ impl Enforcement {
             let row = self.sandboxes.lookup(&key, MapFlags::ANY).map_err(refused("read the sandboxes"))?;
             let Some(row) = row.map(|bytes| SandboxRow::from_bytes(&bytes)) else { continue };
             let cgroup_id = u64::from_ne_bytes(key[..].try_into().expect("keys are ids of cgroups"));
-            let SandboxRow { index, function, api: runtime_api } = row;
+            let SandboxRow { index, function, api: runtime_api, is_guarded: _ } = row;
             all.push(Sandbox { cgroup_id, index, function, runtime_api });
         }
         all.sort_by_key(|sandbox| sandbox.index);
@@ -387,11 +408,12 @@ impl Enforcement {
         if self.admitted.get(&index).is_some_and(|group| *group != cgroup_id) {
             self.dismiss(index)?;
         }
-        let row = SandboxRow { index, function, api: runtime_api.map(unmapped) };
+        let is_guarded = self.guarded.contains(&cgroup_id);
+        let row = SandboxRow { index, function, api: runtime_api.map(unmapped), is_guarded };
         let key = cgroup_id.to_ne_bytes();
         self.sandboxes.update(&key, &row.to_bytes(), MapFlags::ANY).map_err(refused("admit a sandbox"))?;
         self.admitted.insert(index, cgroup_id);
-        Ok(())
+        self.changed()
     }
 
     /// The group's processes are no sandbox any more, but strangers: call it when none is left. Nothing if there is no
@@ -402,8 +424,60 @@ impl Enforcement {
     pub fn dismiss(&mut self, index: u32) -> Result<(), BpfError> {
         let Some(group) = self.admitted.get(&index) else { return Ok(()) };
         remove(&self.sandboxes, &group.to_ne_bytes())?;
+        self.guarded.remove(group);
         self.admitted.remove(&index);
+        self.changed()
+    }
+
+    /// Tells the tracing programs that what they remember of the sandboxes does not hold any more.
+    fn changed(&mut self) -> Result<(), BpfError> {
+        self.now.version += 1;
+        write_control(&self.control, self.now)
+    }
+
+    /// From now on the programs on packets check, limit and count what the processes in this group, a child of the
+    /// platform's, send and receive, until the group is removed. Only so may its sandbox use the host's network: call it
+    /// before a process is in it, and before [`Enforcement::admit`]. A sandbox with a network of its own needs it not, and
+    /// pays for it with each packet. Nothing where these programs are not in force.
+    ///
+    /// # Errors
+    /// If the group is gone or the kernel refuses.
+    pub fn guard(&mut self, group: &Path) -> Result<(), BpfError> {
+        let Some(guards) = &self.guards else { return Ok(()) };
+        guards.put(group)?;
+        let step = "look at a sandbox's group";
+        let id = cgroup_id(group).map_err(|error| BpfError::Refused { step, reason: error.to_string() })?;
+        self.guarded.insert(id);
         Ok(())
+    }
+
+    /// Guards all children of the platform's group that a process before this one made, with the programs of this load:
+    /// all but the sandboxes with a network of their own. What it attached to the platform's group itself, as an older
+    /// version did, is not needed then.
+    fn guard_all(&mut self) -> Result<(), BpfError> {
+        if self.guards.is_none() {
+            return Ok(());
+        }
+        let functions: BTreeMap<u64, u32> =
+            self.admitted()?.iter().map(|sandbox| (sandbox.cgroup_id, sandbox.function)).collect();
+        for group in children(&self.cgroup) {
+            // One that is gone meanwhile needs nothing.
+            let Ok(id) = cgroup_id(&group) else { continue };
+            let function = functions.get(&id);
+            if function.is_some_and(|function| self.has_own_network(*function)) {
+                continue;
+            }
+            match self.guard(&group) {
+                Err(_) if !group.exists() => {}
+                guarded => guarded?,
+            }
+        }
+        let older = self.pins.links()?;
+        older.iter().filter(|link| guards::is_guard(link)).try_for_each(|link| self.pins.remove_link(link))
+    }
+
+    fn has_own_network(&self, function: u32) -> bool {
+        self.policy_word(function, 0).load(Ordering::Acquire) >> 32 & u64::from(abi::POLICY_OWN_NETWORK) != 0
     }
 
     /// The array of counters, for [`Counters::map`] in this process or in another one. It is frozen: no process can write
@@ -449,8 +523,25 @@ impl Enforcement {
     /// # Errors
     /// If a pin cannot be removed.
     pub fn stop(self) -> Result<(), BpfError> {
+        for group in children(&self.cgroup) {
+            match guards::remove(&group) {
+                Err(_) if !group.exists() => {}
+                removed => removed?,
+            }
+        }
         self.pins.remove()
     }
+}
+
+/// The groups right below one.
+fn children(group: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(group).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+fn write_control(map: &MapHandle, control: Control) -> Result<(), BpfError> {
+    map.update(&0_u32.to_ne_bytes(), &control.to_bytes(), MapFlags::ANY)
+        .map_err(refused("write the word that says what counts"))
 }
 
 /// From now on only programs write this map. (A map that is opened read-only instead cannot be mapped.)
@@ -463,13 +554,17 @@ fn freeze(map: &MapHandle) -> Result<(), BpfError> {
 }
 
 /// Has the new tracing programs count in place of the ones before them, and detaches those.
-fn switch_generation(setup: &Setup<'_>, links_before: &[String]) -> Result<(), BpfError> {
+fn switch_generation(setup: &Setup<'_>, links_before: &[String]) -> Result<Control, BpfError> {
     let control =
         MapHandle::from_pinned_path(setup.pins.map("control")).map_err(refused("open a pinned map"))?;
     let step = refused("switch the tracing programs");
-    control.update(&0_u32.to_ne_bytes(), &setup.generation.to_ne_bytes(), MapFlags::ANY).map_err(step)?;
-    let before = links_before.iter().filter(|link| generation_of(link).is_some());
-    before.into_iter().try_for_each(|link| setup.pins.remove_link(link))
+    let found = control.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).map_err(step)?;
+    let before = Control::from_bytes(&found.expect("an array has all its entries"));
+    let now = Control { generation: setup.generation, version: before.version + 1 };
+    write_control(&control, now)?;
+    let mut links = links_before.iter().filter(|link| generation_of(link).is_some());
+    links.try_for_each(|link| setup.pins.remove_link(link))?;
+    Ok(now)
 }
 
 /// Of the link of a tracing program.

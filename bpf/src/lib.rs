@@ -14,6 +14,7 @@ pub mod policy;
 pub mod counters;
 pub mod events;
 mod pins;
+mod guards;
 mod programs;
 pub mod enforcement;
 pub mod runq;

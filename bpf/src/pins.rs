@@ -1,6 +1,7 @@
 //! The folder of pins of one worker in bpffs: what keeps programs and maps alive while no process holds them.
 //!
-//! `<name>/links/<program>` or, of tracing programs, `<name>/links/<program>-<generation>`;
+//! `<name>/links/<program>` or, of tracing programs, `<name>/links/<program>-<generation>`; `<name>/programs/<program>`
+//! for those that are attached to groups of sandboxes;
 //! `<name>/maps-<abi>-<sandboxes>-<functions>/<map>`, so that maps of another shape are never mistaken.
 
 use crate::abi;
@@ -45,6 +46,7 @@ impl Pins {
         let held = Flock::lock(opened, FlockArg::LockExclusiveNonblock)
             .map_err(|_| BpfError::Held { pins: folder.clone() })?;
         made(&folder.join("links"))?;
+        made(&folder.join("programs"))?;
         made(&maps)?;
         Ok(Pins { folder, maps, _held: held })
     }
@@ -57,6 +59,11 @@ impl Pins {
     /// Where this link is pinned.
     pub fn link(&self, name: &str) -> PathBuf {
         self.folder.join("links").join(name)
+    }
+
+    /// Where this program is pinned, if it is one that is attached to groups of sandboxes.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.folder.join("programs").join(name)
     }
 
     /// Names of all links that are pinned.

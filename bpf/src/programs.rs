@@ -1,6 +1,7 @@
 //! Loads the programs of sandboxes, and puts them into force in place of those before them without a gap.
 
 use crate::error::{BpfError, Warnings};
+use crate::guards;
 use crate::pins::Pins;
 use libbpf_rs::query::LinkTypeInfo;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
@@ -8,6 +9,7 @@ use libbpf_rs::{Link, Object, OpenObject, ProgramMut, ProgramType};
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 
 /// What the programs are loaded with.
 pub struct Setup<'a> {
@@ -90,9 +92,14 @@ fn prepare(object: &mut OpenObject, setup: &Setup<'_>) -> Result<(), libbpf_rs::
 /// Attaches all programs of the object that were loaded, or none.
 fn put(object: &Object, setup: &Setup<'_>, warnings: &Warnings) -> Result<(), BpfError> {
     let mut fresh = Vec::new();
-    for program in object.progs_mut() {
+    for mut program in object.progs_mut() {
         let name = program.name().to_string_lossy().into_owned();
         if name == OPTIONAL_PROGRAM && !setup.syscalls {
+            continue;
+        }
+        if guards::is_guard(&name) {
+            repin(&mut program, &setup.pins.program(&name))
+                .map_err(|error| warnings.error("pin a BPF program", &error))?;
             continue;
         }
         let (pin, link) = if program.prog_type() == ProgramType::Tracing {
@@ -115,6 +122,14 @@ fn put(object: &Object, setup: &Setup<'_>, warnings: &Warnings) -> Result<(), Bp
         link.pin(setup.pins.link(&pin)).map_err(|error| warnings.error("pin a BPF link", &error))?;
     }
     Ok(())
+}
+
+/// Pins it in the place of the one before it, which groups that have it keep.
+fn repin(program: &mut ProgramMut<'_>, pin: &Path) -> Result<(), libbpf_rs::Error> {
+    if pin.exists() {
+        std::fs::remove_file(pin)?;
+    }
+    program.pin(pin)
 }
 
 /// Puts the program in the place of the one before it, in one step; or attaches it beside that one, to be pinned in its

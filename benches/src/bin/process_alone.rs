@@ -1,8 +1,9 @@
 //! Process functions on one core: this process is the node and the load, pinned to one CPU; core and jailer are
 //! processes as in production.
 //!
-//! `process_alone [--json PATH] [--smoke] [--only PART] [--ms TIME]`: the parts are call, rate, python, making, bpf, idle
-//! and neighbours, each measurement lasts 2000 ms; `--smoke` measures for an instant only. Needs root.
+//! `process_alone [--json PATH] [--smoke] [--only PART] [--ms TIME] [--with NAMES]`: the parts are call, rate, python, making, bpf, idle
+//! and neighbours, each measurement lasts 2000 ms; `--smoke` measures for an instant only;
+//! `--with process,cpu` measures neighbours with these victims and hogs only. Needs root.
 
 use benches::process::{Bench, Outcome};
 use benches::{floors, sandboxed};
@@ -55,7 +56,8 @@ fn bench(arguments: &[String]) -> Outcome<Vec<String>> {
         return Ok(if smoke { vec![] } else { vec!["process functions: not root".into()] });
     }
     let time = option("--ms").map_or(Ok(if smoke { 100 } else { 2000 }), |ms| ms.parse())?;
-    let bench = Bench::new(Duration::from_millis(time), smoke)?;
+    let wanted = option("--with").map_or(Vec::new(), |names| names.split(',').map(str::to_owned).collect());
+    let bench = Bench::new(Duration::from_millis(time), smoke, wanted)?;
     let (report, missing) = bench.run(option("--only").map(String::as_str))?;
     if let Some(path) = option("--json") {
         report.write(Path::new(path))?;

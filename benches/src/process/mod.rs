@@ -33,6 +33,9 @@ pub struct Bench {
     /// How long each measurement lasts.
     time: Duration,
     smoke: bool,
+    /// Which victims and hogs: of each kind all if none is named.
+    wanted: Vec<String>,
+    limited_only: bool,
     /// The compiled `programs/function.c`.
     function: PathBuf,
 }
@@ -45,12 +48,31 @@ impl Bench {
     ///
     /// # Errors
     /// If there are not two CPUs, or no C compiler.
-    pub fn new(time: Duration, smoke: bool) -> Outcome<Bench> {
+    pub fn new(time: Duration, smoke: bool, wanted: Vec<String>) -> Outcome<Bench> {
         let cpus = topology::choose_cpus(2)?;
         topology::pin(cpus[1])?;
         let (core_cpu, node_cpu) = (cpus[0] as u32, cpus[1] as u32);
         let function = sandboxed::compiled("function")?;
-        Ok(Bench { report: Report::default(), core_cpu, node_cpu, time, smoke, function })
+        Ok(Bench {
+            report: Report::default(),
+            core_cpu,
+            node_cpu,
+            time,
+            smoke,
+            limited_only: wanted.iter().any(|name| name == "limited"),
+            wanted,
+            function,
+        })
+    }
+
+    fn is_wanted(&self, name: &str) -> bool {
+        let of_kind = if neighbours::VICTIMS.contains(&name) {
+            neighbours::VICTIMS.as_slice()
+        } else {
+            &neighbours::HOG_NAMES
+        };
+        let named = |name: &str| self.wanted.iter().any(|wanted| wanted == name);
+        named(name) || !of_kind.iter().any(|name| named(name))
     }
 
     /// Measures one part, or all. What was measured, and what could not be.

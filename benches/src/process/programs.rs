@@ -133,12 +133,12 @@ fn packets(enforcement: &mut Enforcement, unified: &Path, name: &str) -> Outcome
         ("UDP in, checked, counted and limited", "on_ingress", &rates, segment(17)),
         ("in a network of its own", "on_egress", &Policy::default(), segment(6)),
     ];
-    let links = Path::new("/sys/fs/bpf/millrace").join(name).join("links");
+    let programs = Path::new("/sys/fs/bpf/millrace").join(name).join("programs");
     let mut measured = Vec::new();
     for (what, program, policy, packet) in cases {
         enforcement.set_policy(1, policy)?;
         // The best of five: another process on the CPU only ever adds.
-        let ns = (0..5).map(|_| test_run(&links.join(program), &packet)).collect::<Outcome<Vec<_>>>()?;
+        let ns = (0..5).map(|_| test_run(&programs.join(program), &packet)).collect::<Outcome<Vec<_>>>()?;
         measured.push((what, ns.into_iter().min().unwrap_or_default()));
     }
     Ok(measured)
@@ -159,8 +159,8 @@ fn segment(protocol: u8) -> Vec<u8> {
 }
 
 /// Mean time of one run, ns, as the kernel measures it.
-fn test_run(link: &Path, packet: &[u8]) -> Outcome<u32> {
-    let program = program(link)?;
+fn test_run(pin: &Path, packet: &[u8]) -> Outcome<u32> {
+    let program = libbpf_rs::Program::fd_from_pinned_path(pin)?;
     let mut run = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as libbpf_sys::size_t,
         data_in: packet.as_ptr().cast(),
@@ -171,7 +171,7 @@ fn test_run(link: &Path, packet: &[u8]) -> Outcome<u32> {
     // SAFETY: the packet lives on, and is as long as said; nothing is written out.
     let result = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &raw mut run) };
     if result != 0 || run.retval != 1 {
-        return Err(format!("{}: result {result}, verdict {}", link.display(), run.retval).into());
+        return Err(format!("{}: result {result}, verdict {}", pin.display(), run.retval).into());
     }
     Ok(run.duration)
 }

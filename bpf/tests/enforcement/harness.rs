@@ -112,10 +112,22 @@ impl Platform {
     /// A new group below, admitted with this index and function.
     pub fn sandbox(&mut self, index: u32, function: u32, runtime_api: Option<SocketAddr>) -> PathBuf {
         let group = self.group_below(&format!("s{index}"));
-        let cgroup_id = cgroup_id(&group).expect("it is there");
+        self.enforcement().guard(&group).expect("it is there");
+        self.admit(&group, index, function, runtime_api);
+        group
+    }
+
+    /// A new group below, admitted and not guarded: only for a network of its own.
+    pub fn unguarded(&mut self, index: u32, function: u32) -> PathBuf {
+        let group = self.group_below(&format!("s{index}"));
+        self.admit(&group, index, function, None);
+        group
+    }
+
+    fn admit(&mut self, group: &Path, index: u32, function: u32, runtime_api: Option<SocketAddr>) {
+        let cgroup_id = cgroup_id(group).expect("it is there");
         let sandbox = Sandbox { cgroup_id, index, function, runtime_api };
         self.enforcement().admit(&sandbox).expect("there is room");
-        group
     }
 
     /// A new group below that is no sandbox.
@@ -308,11 +320,35 @@ impl Drop for Peer {
     }
 }
 
-/// The program that this link of the platform runs.
+/// The program that this link of the platform runs, or that is attached to groups under this name.
 pub fn program(platform: &Platform, link: &str) -> OwnedFd {
-    let link =
-        Link::open(format!("/sys/fs/bpf/millrace/{}/links/{link}", platform.name)).expect("it is pinned");
+    let pins = Path::new("/sys/fs/bpf/millrace").join(&platform.name);
+    if let Ok(program) = Program::fd_from_pinned_path(pins.join("programs").join(link)) {
+        return program;
+    }
+    let link = Link::open(pins.join("links").join(link)).expect("it is pinned");
     Program::fd_from_id(link.info().expect("it is a link").prog_id).expect("it is loaded")
+}
+
+/// How many programs look at what leaves and what comes into this very group.
+pub fn programs_on_packets(group: &Path) -> [u32; 2] {
+    let group = std::fs::File::open(group).expect("it is there");
+    [libbpf_sys::BPF_CGROUP_INET_EGRESS, libbpf_sys::BPF_CGROUP_INET_INGRESS].map(|kind| {
+        let (mut ids, mut count, mut flags) = ([0_u32; 8], 8, 0);
+        // SAFETY: room for as many ids as said, and a word for each answer; all outlive the call.
+        let result = unsafe {
+            libbpf_sys::bpf_prog_query(
+                group.as_raw_fd(),
+                kind,
+                libbpf_sys::BPF_F_QUERY_EFFECTIVE,
+                &raw mut flags,
+                ids.as_mut_ptr(),
+                &raw mut count,
+            )
+        };
+        assert_eq!(result, 0, "the kernel says what is attached");
+        count
+    })
 }
 
 /// What a program on packets says of this Ethernet frame, as seen on this interface.

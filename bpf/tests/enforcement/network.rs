@@ -1,6 +1,6 @@
 //! Who may speak with whom, and how fast: processes in a sandbox, a peer in another network namespace.
 
-use crate::harness::{EPERM, Inside, Peer, Platform, host, until, with_peer};
+use crate::harness::{EPERM, Inside, Peer, Platform, host, programs_on_packets, until, with_peer};
 use bpf::{BpfError, Counters, Event, Operation, Policy, Strangers, Usage};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -113,6 +113,35 @@ fn only_what_is_granted_is_reached() {
     let refused = cases.iter().filter(|(_, outcome)| *outcome == EPERM).count() as u64;
     let usage = platform.enforcement().counters().unwrap().read(1);
     assert_eq!(usage.denied, refused, "{usage:?}");
+}
+
+/// What nobody guards: whatever is granted, no socket is to be had, so that nothing has to look at packets.
+#[test]
+fn a_sandbox_that_is_not_guarded_has_no_network_but_its_own() {
+    let Some(mut platform) = Platform::start() else { return };
+    let _peer = peer();
+    platform.enforcement().set_policy(1, &host(RULES, &["tcp 0.0.0.0/0 8080"])).unwrap();
+    let group = platform.unguarded(1, 1);
+    assert_eq!(programs_on_packets(&group), [0, 0]);
+    let mut inside = Inside::start(&[&group]);
+    for what in
+        ["socket tcp", "socket udp6", "tcp 10.9.0.2:7001", "listen 0.0.0.0:8080", "udp-bind 0.0.0.0:0"]
+    {
+        assert_eq!(inside.does(what), EPERM, "{what}");
+    }
+    platform.enforcement().set_policy(1, &Policy::default()).unwrap();
+    assert_eq!(inside.does("tcp 127.0.0.1:7101"), "ok", "a network of its own, as far as anybody knows");
+    // A socket from before does not help: connections are refused as well.
+    assert_eq!(inside.does("udp-connect 10.9.0.2:53"), "ok");
+    platform.enforcement().set_policy(1, &host(RULES, &[])).unwrap();
+    assert_eq!(inside.does("udp-connect 10.9.0.2:53"), EPERM);
+    let group = platform.sandbox(2, 1, None);
+    assert_eq!(programs_on_packets(&group), [1, 1]);
+    assert_eq!(
+        Inside::start(&[&group]).does("tcp 10.9.0.2:7001"),
+        "ok",
+        "a canary: guarded it is let through"
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The process that set up enforcement dies and is started again: a client that hammers a denied address during all of
 //! it never succeeds.
 
-use crate::harness::{EPERM, Group, Inside, Platform, SANDBOXES_MAX, until, with_peer};
+use crate::harness::{EPERM, Group, Inside, Platform, SANDBOXES_MAX, programs_on_packets, until, with_peer};
 use bpf::{BpfError, Enforcement, Options, Strangers};
 use std::net::TcpListener;
 
@@ -105,6 +105,22 @@ fn the_next_process_finds_what_was_admitted_and_counted() {
     until(|| enforcement.drain(|event| events.push(event)).unwrap(), |count| *count > 0);
     assert_eq!(events.len(), 1, "{events:?}");
     platform.enforcement = Some(enforcement);
+}
+
+#[test]
+fn the_next_process_guards_what_it_finds_with_its_own_programs() {
+    let Some(mut platform) = Platform::start() else { return };
+    platform.enforcement().set_policy(2, &bpf::Policy::default()).unwrap();
+    let (guarded, own) = (platform.sandbox(1, 1, None), platform.unguarded(2, 2));
+    let stranger = platform.group_below("s3");
+    let all = [guarded.as_path(), &own, &stranger];
+    assert_eq!(all.map(programs_on_packets), [[1, 1], [0, 0], [0, 0]]);
+    drop(platform.enforcement.take());
+    assert_eq!(all.map(programs_on_packets), [[1, 1], [0, 0], [0, 0]], "nobody lives, and it holds");
+    platform.enforcement = Some(Enforcement::start(&platform.options()).expect("it can"));
+    assert_eq!(all.map(programs_on_packets), [[1, 1], [0, 0], [1, 1]]);
+    platform.enforcement.take().expect("in force").stop().expect("it can");
+    assert_eq!(all.map(programs_on_packets), [[0, 0]; 3]);
 }
 
 #[test]

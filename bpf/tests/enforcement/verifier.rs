@@ -17,7 +17,8 @@ const ADVICE: &str = "if that is as it should be, say `MILLRACE_VERIFIER_UPDATE=
 type Counts = BTreeMap<String, u64>;
 
 fn counts(platform: &Platform) -> Counts {
-    let links = std::fs::read_dir(format!("/sys/fs/bpf/millrace/{}/links", platform.name)).expect("pins");
+    let folder = |of| format!("/sys/fs/bpf/millrace/{}/{of}", platform.name);
+    let pins = ["links", "programs"].map(|of| std::fs::read_dir(folder(of)).expect("pins"));
     let count = |link: String| {
         let fd = program(platform, &link);
         let about =
@@ -26,7 +27,11 @@ fn counts(platform: &Platform) -> Counts {
         let name = link.split('-').next().expect("a name").to_string();
         (name, found.trim().parse().expect("a number"))
     };
-    links.flatten().map(|entry| count(entry.file_name().into_string().expect("a name"))).collect()
+    pins.into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| count(entry.file_name().into_string().expect("a name")))
+        .collect()
 }
 
 /// The counts depend on both.

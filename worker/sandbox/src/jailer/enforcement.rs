@@ -166,6 +166,17 @@ impl Rules {
         }
     }
 
+    /// What a blank for the host's network sends and receives is looked at from the first packet on: no process is in
+    /// this group yet.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn guard_blank(&mut self, group: Option<&Group>) -> Result<(), JailError> {
+        let Some(cgroup) = group.and_then(Group::unified) else { return Ok(()) };
+        let Ok(enforcement) = &mut self.enforcement else { return Ok(()) };
+        enforcement.guard(cgroup).map_err(|error| host_fault("its network cannot be guarded", error))
+    }
+
     /// Makes a sandbox one of a function's, whose policy this is.
     fn place(
         &mut self,

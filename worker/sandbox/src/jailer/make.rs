@@ -71,7 +71,7 @@ impl Jailer {
         // One for the host's network is a stranger until it has its function's rules: it may use no network at all.
         let ready = match kind.own_network {
             true => self.rules.admit_blank(index, group.as_ref()),
-            false => Ok(()),
+            false => self.rules.guard_blank(group.as_ref()),
         };
         let entry = ready.and_then(|()| {
             let entry = group.as_ref().map(cgroup::Group::entry).transpose();
