@@ -16,12 +16,13 @@ const OF_PROCESSES: [&str; 8] = [
     "neighbour-wasm-beside-network",
 ];
 /// One of each other part.
-const FIGURES: [&str; 8] = [
+const FIGURES: [&str; 9] = [
     "core-tcp-rate",
     "core-shm-rate",
     "core-shm-fresh-rate",
     "core-first-call",
     "core-idle-resident",
+    "gtc-matrix-30-regions-1000-groups",
     "durable-cycle-rate",
     "durable-cycle-cpu-per-call",
     "submit-ack-p99-at-half-load",

@@ -1,7 +1,7 @@
 //! `make bench`: every figure with bar, aim, floor and rival of the same run; see `benches/README.md`.
 //!
-//! `bench [--json PATH] [--smoke] [--only PART] [--ms TIME] [--no-rivals]`: the parts are core, process and durable, each
-//! measurement of the durable cycle lasts 3000 ms; `--smoke` measures for an instant only, to see that everything runs.
+//! `bench [--json PATH] [--smoke] [--only PART] [--ms TIME] [--no-rivals]`: the parts are core, process, gtc and
+//! durable, each measurement of the durable cycle lasts 3000 ms; `--smoke` measures for an instant only, to see that everything runs.
 
 use benches::durable::{self, Acknowledged, Cycle, PAYLOAD};
 use benches::generator::quantile_us;
@@ -66,6 +66,14 @@ fn bench() -> io::Result<Vec<String>> {
         if let Err(error) = alone("process_alone", &options) {
             missing.push(error.to_string());
         }
+    }
+    if wanted("gtc") {
+        println!(
+            "== the Global Traffic Conductor: one period in which the demand of all regions has changed"
+        );
+        let mut report = Report::default();
+        benches::conductor::measure(&mut report);
+        report.write(&options.json)?;
     }
     if wanted("durable") {
         println!(
