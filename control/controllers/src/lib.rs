@@ -11,6 +11,7 @@ pub mod snapshot;
 pub mod utilization;
 pub mod rate;
 pub mod aimd;
+pub mod locality;
 pub mod gtc;
 
 pub use snapshot::{Board, Cache, Publisher, Snapshot};
