@@ -14,7 +14,7 @@ use crate::core::Core;
 use crate::fair::Fair;
 use crate::heap::SlotHeap;
 use crate::plan::SLICE;
-use crate::slots::State;
+use crate::slots::{Refusal, State};
 use call::body::ArchivedArguments;
 use call::time::nanos;
 use call::{Frame, Instant, Status};
@@ -93,6 +93,9 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         round: &mut Round,
     ) {
         let pace = self.functions.pace(submit.function());
+        if !submit.label().flows_to(pace.label) {
+            return self.refuse(slot, Refusal::Label { data: submit.label(), function: pace.label });
+        }
         let held = self.slots.get_mut(slot);
         held.timeout = pace.timeout;
         held.short = pace.is_short();

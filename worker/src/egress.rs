@@ -3,10 +3,10 @@
 
 use crate::core::{Core, Phase};
 use crate::ingress::Link;
-use crate::slots::State;
+use crate::slots::{Refusal, State};
+use call::Usage;
 use call::body::{self, Reply};
-use call::frame::{FrameError, Header, Kind};
-use call::{Status, Usage};
+use call::frame::{Header, Kind};
 use driver::{Driver, SendError};
 use runtime::{Runtime, SlotId};
 
@@ -20,10 +20,10 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         self.send_or_keep(slot);
     }
 
-    /// A lease that is malformed ends as a call that could not be begun.
-    pub(crate) fn refuse(&mut self, slot: SlotId, error: FrameError) {
-        self.slots.get_mut(slot).state = State::Refused(error);
-        self.stats.record(Status::Unavailable, &Usage::default());
+    /// A call that cannot or may not be begun ends at once.
+    pub(crate) fn refuse(&mut self, slot: SlotId, refusal: Refusal) {
+        self.slots.get_mut(slot).state = State::Refused(refusal);
+        self.stats.record(refusal.status(), &Usage::default());
         self.send_or_keep(slot);
     }
 
@@ -93,10 +93,10 @@ impl<D: Driver, R: Runtime> Core<D, R> {
                 let reply = Reply::new(&held.times(ended.usage), ended.output, ended.stderr);
                 body::append_outcome(&mut self.out, &held.lease, ended.status, &reply)
             }
-            State::Refused(error) => {
-                let text = format!("the lease's body is malformed: {error}");
+            State::Refused(refusal) => {
+                let text = refusal.to_string();
                 let reply = Reply::new(&Usage::default(), &[], text.as_bytes());
-                body::append_outcome(&mut self.out, &held.lease, Status::Unavailable, &reply)
+                body::append_outcome(&mut self.out, &held.lease, refusal.status(), &reply)
             }
             state => unreachable!("the outcome of a call that is {state:?}"),
         };

@@ -4,7 +4,7 @@
 use crate::plan::SLICE;
 use call::function::RuntimeKind;
 use call::time::nanos;
-use call::{FunctionId, FunctionSpec, Instant};
+use call::{FunctionId, FunctionSpec, Instant, Label};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
@@ -26,6 +26,8 @@ pub(crate) struct Pace {
     pub timeout: Duration,
     /// Calls that must end within their first slice before it counts as short.
     long_for: u8,
+    /// Which data it may read.
+    pub label: Label,
     /// Share of a busy core, beside calls with other weights.
     pub weight: u32,
     /// CPU time per time that all its calls on this core may take, in thousandths; 0 for no limit.
@@ -64,6 +66,7 @@ const UNKNOWN: Pace = Pace {
     digest: 0,
     timeout: Duration::ZERO,
     long_for: 0,
+    label: Label::HIGHEST,
     weight: 1,
     quota_millis: 0,
     paid_at: Instant(0),
@@ -88,6 +91,7 @@ impl Functions {
         let pace = Pace {
             digest,
             timeout: Duration::from_millis(spec.timeout_ms),
+            label: spec.flow.label(),
             weight: spec.limits.cpu_weight,
             quota_millis: if wasm { spec.limits.cpu_millis } else { 0 },
             ..UNKNOWN

@@ -6,6 +6,7 @@
 
 use crate::core::{Core, Phase};
 use crate::dispatch::Round;
+use crate::slots::Refusal;
 use call::admin::Hello;
 use call::body::{self, ArchivedArguments};
 use call::frame::{self, FrameError, Header, Kind};
@@ -94,7 +95,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         self.credits.spend();
         match sealed_submit(lease) {
             Ok((submit, arguments)) => self.dispatch(slot, &submit, arguments, round),
-            Err(error) => self.refuse(slot, error),
+            Err(error) => self.refuse(slot, Refusal::Malformed(error)),
         }
     }
 

@@ -1,8 +1,9 @@
 //! The core's slots: which lease is in which, and how far it has come. All memory is taken in `new`.
 
 use call::frame::{FrameError, Header, Kind};
-use call::{Frame, Instant, Usage};
+use call::{Frame, Instant, Label, Status, Usage};
 use runtime::SlotId;
+use std::fmt;
 use std::time::Duration;
 
 /// How far the call in a slot has come.
@@ -18,8 +19,45 @@ pub(crate) enum State {
     Waiting,
     /// Ended, and its outcome is not sent yet.
     Ended,
-    /// Never begun, since its lease was malformed, and its outcome is not sent yet.
-    Refused(FrameError),
+    /// Never begun, and its outcome is not sent yet.
+    Refused(Refusal),
+}
+
+/// Why a call is not begun.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Refusal {
+    /// Its lease is no lease.
+    Malformed(FrameError),
+    /// Its arguments may not flow to the function. The node does not lease such a call: this is the second of two
+    /// checks, so that a fault in one of them gives nothing away.
+    Label {
+        /// Of the arguments.
+        data: Label,
+        /// Of the function.
+        function: Label,
+    },
+}
+
+impl Refusal {
+    /// How the call ends.
+    pub fn status(self) -> Status {
+        match self {
+            Refusal::Malformed(_) => Status::Unavailable,
+            Refusal::Label { .. } => Status::Forbidden,
+        }
+    }
+}
+
+/// For people.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Malformed(error) => write!(f, "the lease's body is malformed: {error}"),
+            Refusal::Label { data, function } => {
+                write!(f, "data of {data} may not flow to a function of {function}")
+            }
+        }
+    }
 }
 
 /// One slot.

@@ -35,11 +35,13 @@ pub enum Status {
     Syscall = 12,
     /// The function reported that a service behind it is overloaded: see [`back_pressure`].
     BackPressure = 13,
+    /// The label of the call's arguments does not flow to the function's: it never ran, and will not.
+    Forbidden = 14,
 }
 
 impl Status {
     /// All, in the order of their numbers.
-    pub const ALL: [Status; 14] = [
+    pub const ALL: [Status; 15] = [
         Status::Ok,
         Status::Exit,
         Status::Trap,
@@ -54,6 +56,7 @@ impl Status {
         Status::Killed,
         Status::Syscall,
         Status::BackPressure,
+        Status::Forbidden,
     ];
 
     /// From its number on the wire.
@@ -83,6 +86,7 @@ impl Status {
             Status::Killed => "killed",
             Status::Syscall => "syscall",
             Status::BackPressure => "back-pressure",
+            Status::Forbidden => "forbidden",
         }
     }
 }
@@ -156,6 +160,6 @@ mod tests {
             assert_eq!(Status::from_wire(number as u8), Some(status));
             assert_eq!(serde_json::to_value(status).unwrap(), status.name());
         }
-        assert_eq!(Status::from_wire(14), None);
+        assert_eq!(Status::from_wire(15), None);
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use call::admin::Hello;
 use call::body::{self, Arguments, Submit};
 use call::frame::{self, Frame, Header, Kind, flag};
-use call::{CallId, FunctionId, FunctionSpec, Usage, WallTime};
+use call::{CallId, FunctionId, FunctionSpec, Label, Usage, WallTime};
 use driver::sim::{Conditions, SimDriver, Sizes, World};
 use driver::{ConnectionId, Endpoint, Event};
 use runtime::{Begin, Ended, Progress, Scripted};
@@ -696,6 +696,29 @@ fn a_malformed_lease_is_answered() {
     assert!(stage.seen.iter().all(|seen| seen.status == Status::Unavailable));
     assert!(stage.outcome(1).stderr.contains("checksum"), "{}", stage.outcome(1).stderr);
     stage.until(|stage| stage.granted == 7);
+}
+
+#[test]
+fn data_does_not_flow_down_whatever_the_node_leases() {
+    let mut stage = Stage::ready(4);
+    let flow = call::function::FlowSpec { zone: 2, compartments: vec![1] };
+    let spec = FunctionSpec { name: "vault".into(), flow, version: 1, ..FunctionSpec::default() };
+    let publish = Header { function: spec.id(), stamp: 1, ..Header::new(Kind::Publish) };
+    stage.node_sends(publish, &serde_json::to_vec(&spec).unwrap());
+    for (call, zone, compartments) in [(1, 2, &[1][..]), (2, 0, &[]), (3, 3, &[]), (4, 0, &[2])] {
+        let plain = submit("vault", call, "output=read");
+        let header = Frame::parse(&plain).unwrap().0.header();
+        let label = Label::new(zone, compartments).unwrap();
+        let mut out = FrameBuf::new();
+        frame::append(&mut out, &Header { label, ..header }, Frame::parse(&plain).unwrap().0.body());
+        out.resize(plain.len(), 0);
+        stage.lease_of("vault", call, call, &out);
+    }
+    stage.until(|stage| stage.seen.len() == 4);
+    let ended = [1, 2, 3, 4].map(|call| stage.outcome(call).status);
+    assert_eq!(ended, [Status::Ok, Status::Ok, Status::Forbidden, Status::Forbidden]);
+    assert!(stage.outcome(3).stderr.contains("zone 3 may not flow to a function of zone 2 (1)"));
+    stage.until(|stage| stage.granted == 8);
 }
 
 #[test]

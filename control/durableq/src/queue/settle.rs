@@ -53,7 +53,8 @@ impl DurableQ {
         }
         let failures = self.calls[at].failures.saturating_add(1);
         self.calls[at].failures = failures;
-        if failures >= retry.attempts || self.calls[at].is_worn(self.deliveries_max) {
+        let is_over = failures >= retry.attempts || status == Status::Forbidden;
+        if is_over || self.calls[at].is_worn(self.deliveries_max) {
             let settled = self.settled(at, Fate::Dead);
             let wanted = self.calls[at].is(flag::WANT);
             if wanted || outcome.bytes().len() <= DEAD_OUTCOME_BYTES_MAX {
