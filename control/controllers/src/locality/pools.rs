@@ -195,7 +195,8 @@ impl Pools {
                     continue;
                 }
                 let to = self.lacks_most(region, needs.len());
-                if self.surplus(region, from) - self.surplus(region, to) < APART {
+                let apart = self.surplus(region, from) - self.surplus(region, to);
+                if apart < APART || self.counts[self.cell(region, from)] == 1 {
                     continue;
                 }
                 self.assign(WorkerRef(key as u32), Some(to));
