@@ -191,18 +191,15 @@ impl Calls {
 
     /// Whether a call is in a buffer. Walks over the whole buffer: for questions of people only.
     pub fn holds(&self, buffer: &FuncBuffer, call: CallRef) -> bool {
-        let listed = std::iter::successors(Some(buffer.first), |&at| Some(self.entries[at as usize].right));
-        listed.take_while(|&at| at != NONE).any(|at| at == call.0) || self.heap_holds(buffer.root, call)
+        let next = |at: u32| self.entries[at as usize].right;
+        chain(buffer.first, next).any(|at| at == call.0) || self.heap_holds(buffer.root, call)
     }
 
     /// A heap is deep on its left side: down it goes by a loop, to the right, where it is shallow, by recursion.
     fn heap_holds(&self, root: u32, call: CallRef) -> bool {
-        let down = std::iter::successors(Some(root).filter(|&at| at != NONE), |&at| {
-            Some(self.entries[at as usize].left).filter(|&at| at != NONE)
-        });
         let wanted = self.entry(call).order;
-        down.into_iter()
-            .take_while(|&at| at == call.0 || self.entries[at as usize].order < wanted)
+        chain(root, |at| self.entries[at as usize].left)
+            .take_while(|&at| self.entries[at as usize].order <= wanted)
             .any(|at| at == call.0 || self.heap_holds(self.entries[at as usize].right, call))
     }
 
@@ -309,6 +306,12 @@ impl Calls {
     }
 }
 
+/// The nodes from `first` on, as `next` leads.
+fn chain(first: u32, next: impl Fn(u32) -> u32) -> impl Iterator<Item = u32> {
+    let there = |at: u32| Some(at).filter(|&at| at != NONE);
+    std::iter::successors(there(first), move |&at| there(next(at)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -337,8 +340,10 @@ mod tests {
             expected.sort_by_key(|&at| (u8::MAX - calls[at].0, calls[at].1, at));
             for at in expected {
                 let call = CallRef(at as u32);
+                prop_assert!(all.holds(&buffer, call));
                 prop_assert_eq!(all.criticality(call), calls[at].0);
                 prop_assert_eq!(all.take(&mut buffer, Place::Queued), Some(call));
+                prop_assert!(!all.holds(&buffer, call));
                 all.check(&buffer, F);
             }
             prop_assert!(buffer.is_empty() && all.take(&mut buffer, Place::Queued).is_none());

@@ -128,8 +128,8 @@ impl Scheduler {
         let of = self.functions.get_mut(function);
         assert!(of.live, "{function:?} is not deployed");
         (of.live, of.due) = (false, false);
-        self.reconsider(function);
         self.release_all(function);
+        self.reconsider(function);
         for level in 0..=u8::MAX {
             let mut next = self.run_q.next(level, None);
             while let Some(call) = next {

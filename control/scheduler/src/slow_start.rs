@@ -66,7 +66,7 @@ impl SlowStart {
         self.count += 1;
     }
 
-    /// A call that was admitted goes back to its FuncBuffer. One of an earlier window is not counted back.
+    /// A call that was admitted goes back to its FuncBuffer: the window in which the last one was admitted gets it.
     pub fn give_back(&mut self) {
         self.count = self.count.saturating_sub(1);
     }

@@ -2,12 +2,14 @@
 
 mod model;
 
+use call::Label;
 use call::limits::Limits;
 use model::{Bug, CORES, FUNCTIONS, HOSTS, Model, limits};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use scheduler::{CallRef, CoreRef, Depth, FunctionRef, HostRef};
+use scheduler::{CallRef, CoreRef, Depth, FunctionRef, GroupRef, HostRef, How, Marks, Rate, TenantRef};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -19,9 +21,15 @@ enum Step {
     Credit(u16, u64),
     Drain(u16),
     CoreDown(u16),
-    Submit(u32, u8, u64),
-    End(usize),
+    Submit(u32, u8, u64, Marks),
+    End(usize, How),
     Turn(u64, bool),
+    Wait(u64),
+    Policy(u32, u64),
+    Limit(u32, u64),
+    S(u32),
+    Weight(u16, u32),
+    Group(u16, u16),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -34,15 +42,37 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..CORES, 0..4u64).prop_map(|(c, n)| Step::Credit(c, n)),
         1 => (0..CORES).prop_map(Step::Drain),
         1 => (0..CORES).prop_map(Step::CoreDown),
-        20 => (0..FUNCTIONS, 1..4u8, 0..9u64).prop_map(|(f, c, d)| Step::Submit(f, c, d)),
-        8 => any::<usize>().prop_map(Step::End),
+        20 => (0..FUNCTIONS, 1..4u8, 0..24u64, marks()).prop_map(|(f, c, d, m)| Step::Submit(f, c, d, m)),
+        8 => (any::<usize>(), how()).prop_map(|(n, how)| Step::End(n, how)),
         10 => (any::<u64>(), any::<bool>()).prop_map(|(r, refuse)| Step::Turn(r, refuse)),
+        4 => (0..3000u64).prop_map(Step::Wait),
+        1 => (0..FUNCTIONS, rate()).prop_map(|(f, rate)| Step::Policy(f, rate)),
+        1 => (0..FUNCTIONS, rate()).prop_map(|(f, rate)| Step::Limit(f, rate)),
+        1 => prop_oneof![Just(0), Just(1500), 0..1000u32].prop_map(Step::S),
+        1 => (0..3u16, 1..5u32).prop_map(|(tenant, weight)| Step::Weight(tenant, weight)),
+        1 => (0..CORES, 0..3u16).prop_map(|(core, group)| Step::Group(core, group)),
     ]
+}
+
+/// Half the calls carry nothing.
+fn marks() -> impl Strategy<Value = Marks> {
+    let label = prop_oneof![Just(Label::LOWEST), Just(Label::new(1, &[1]).unwrap()), Just(Label::HIGHEST)];
+    let some = (0..3u64, label, any::<bool>()).prop_map(|(key, label, retry)| Marks { key, label, retry });
+    prop_oneof![Just(Marks::default()), some]
+}
+
+fn how() -> impl Strategy<Value = How> {
+    prop_oneof![Just(How::Ok), Just(How::Failed), Just(How::BackPressure), Just(How::Lost)]
+}
+
+/// Thousandths of a call a second.
+fn rate() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), Just(100_000), 200..4000u64]
 }
 
 /// Starts from a platform that works, so that the first faults find something to break.
 fn run(steps: &[Step], effects: usize, bug: Bug) {
-    let mut model = Model::new(&limits(), effects, bug);
+    let mut model = Model::new(&limits(), effects, bug).with_gates();
     (0..FUNCTIONS).for_each(|function| model.deploy(FunctionRef(function), 2));
     (0..CORES).for_each(|core| model.core_up(CoreRef(core), 2));
     for step in steps {
@@ -55,11 +85,17 @@ fn run(steps: &[Step], effects: usize, bug: Bug) {
             Step::Credit(core, more) => model.credit(CoreRef(core), more),
             Step::Drain(core) => model.drain(CoreRef(core)),
             Step::CoreDown(core) => model.core_down(CoreRef(core)),
-            Step::Submit(function, criticality, deadline) => {
-                model.submit(FunctionRef(function), criticality, deadline);
+            Step::Submit(function, criticality, deadline, marks) => {
+                model.submit_marked(FunctionRef(function), criticality, deadline, marks);
             }
-            Step::End(which) => model.end(which),
+            Step::End(which, how) => model.end(which, how),
             Step::Turn(random, refuse) => model.turn(random, refuse),
+            Step::Wait(ms) => model.wait(Duration::from_millis(ms)),
+            Step::Policy(function, rate) => model.policy(FunctionRef(function), Rate(rate)),
+            Step::Limit(function, rate) => model.limit(FunctionRef(function), Rate(rate)),
+            Step::S(permille) => model.s(permille),
+            Step::Weight(tenant, weight) => model.weight(TenantRef(tenant), weight),
+            Step::Group(core, group) => model.group(CoreRef(core), GroupRef(group)),
         }
     }
     model.settle();
@@ -79,6 +115,11 @@ proptest! {
         effects in 1..8usize,
     ) {
         run(&steps, effects, Bug::None);
+    }
+
+    #[test]
+    fn a_functions_calls_grow_slowly(rounds in proptest::collection::vec((0..9u32, 0..900u64, 0..9u64), 0..60)) {
+        run_slowly(&rounds, Bug::None);
     }
 
     /// All calls wait, then one turn has credits for all of them: laws 1 and 2 say the whole order.
@@ -106,6 +147,25 @@ proptest! {
             let of: Vec<FunctionRef> = level.iter().map(|(_, of)| *of).collect();
             prop_assert!(goes_round(&of), "equals do not take turns: {:?}", of);
         }
+    }
+}
+
+/// One core, which is never out of credits for some while others have some: in each round calls come, time passes, and
+/// the core grants credits.
+fn run_slowly(rounds: &[(u32, u64, u64)], bug: Bug) {
+    let slow = FunctionRef(4);
+    let mut model = Model::new(&limits(), 8, bug).with_gates().judging_growth();
+    model.core_up(CoreRef(0), 4);
+    model.deploy(slow, 1000);
+    model.ready(slow, HostRef(0));
+    for (round, &(calls, ms, credits)) in rounds.iter().enumerate() {
+        for _ in 0..calls {
+            model.submit(slow, 1, 0);
+        }
+        model.wait(Duration::from_millis(ms));
+        model.credit(CoreRef(0), credits);
+        model.turn(round as u64, false);
+        (0..credits).for_each(|_| model.end(0, How::Ok));
     }
 }
 
@@ -211,7 +271,7 @@ fn canary_concurrency() {
 }
 
 #[test]
-#[should_panic(expected = "was given back and was not there")]
+#[should_panic(expected = "the scheduler holds a call that is gone")]
 fn canary_end_forgotten() {
     planted(Bug::EndForgotten);
 }
@@ -226,6 +286,55 @@ fn canary_readiness() {
 #[should_panic(expected = "a far core got a call")]
 fn canary_near_before_far() {
     planted(Bug::FarToldNear);
+}
+
+#[test]
+#[should_panic(expected = "than its quota")]
+fn canary_quota() {
+    planted(Bug::QuotaTooHigh);
+}
+
+#[test]
+#[should_panic(expected = "than a controller allows")]
+fn canary_limit() {
+    planted(Bug::LimitForgotten);
+}
+
+#[test]
+#[should_panic(expected = "more calls of a key at once")]
+fn canary_keys() {
+    planted(Bug::KeysTooMany);
+}
+
+#[test]
+#[should_panic(expected = "data flowed from a higher zone")]
+fn canary_labels() {
+    planted(Bug::LabelTooHigh);
+}
+
+#[test]
+#[should_panic(expected = "grew faster than slow start allows")]
+fn canary_slow_start() {
+    let hurried: Vec<_> = (0..9).map(|_| (4, 900, 9)).collect();
+    run_slowly(&hurried, Bug::GrowthTooFast);
+}
+
+#[test]
+#[should_panic(expected = "retries, the budget is")]
+fn canary_retry_budget() {
+    planted(Bug::RetriesTooMany);
+}
+
+#[test]
+#[should_panic(expected = "left its locality group")]
+fn canary_groups() {
+    planted(Bug::GroupForgotten);
+}
+
+#[test]
+#[should_panic(expected = "calls that never ran")]
+fn canary_wake() {
+    planted(Bug::WakeForgotten);
 }
 
 #[test]
