@@ -147,6 +147,9 @@ impl<D: Driver> Node<D> {
                 self.redrive_asked(function.as_deref(), only)?
             }
             Ask::Workers => Answer::Workers(self.core_states()),
+            Ask::Region => Answer::Region(self.region_state()),
+            Ask::Matrix { matrix } => self.matrix_published(matrix)?,
+            Ask::RegionDrain { drained } => self.region_drains(drained),
             Ask::Drain => {
                 self.drain();
                 self.drain_asked.push((session, stamp));
@@ -184,6 +187,8 @@ impl<D: Driver> Node<D> {
         }
         self.retire(function);
         self.catalog.delete(function);
+        self.tell_homes(function);
+        self.return_waiting(function);
         self.scheduler.step(Input::FunctionGone { function }, &mut self.effects);
         // What the scheduler holds and does not run comes back, so that it can be buried. What runs, or is not on
         // disk yet, is buried if it becomes due later.
@@ -364,6 +369,7 @@ impl<D: Driver> Node<D> {
                 finished: entry.finished,
                 silent_ms: quiet.as_millis() as u64,
                 backends: entry.backends.clone(),
+                far: entry.far,
             }
         };
         self.workers.cores().map(state).collect()

@@ -19,6 +19,8 @@ pub struct Deployed {
     pub failed: u64,
     /// Hosts that have this version compiled.
     pub ready: BTreeSet<HostRef>,
+    /// Other regions that have the same function, ready.
+    pub ready_far: BTreeSet<HostRef>,
     /// Why a host could not make it ready; empty if none said so.
     pub failure: String,
 }
@@ -96,8 +98,9 @@ impl Catalog {
         let (completed, failed) = self.functions[place].as_ref().map_or((0, 0), |f| (f.completed, f.failed));
         self.by_id.insert(spec.id(), function);
         let publish = publish_frame(&spec);
-        let (ready, failure) = (BTreeSet::new(), String::new());
-        self.functions[place] = Some(Deployed { spec, publish, completed, failed, ready, failure });
+        let (ready, ready_far, failure) = Default::default();
+        self.functions[place] =
+            Some(Deployed { spec, publish, completed, failed, ready, ready_far, failure });
     }
 
     /// Takes a function out of force.
@@ -111,6 +114,7 @@ impl Catalog {
     pub fn host_down(&mut self, host: HostRef) {
         for deployed in self.functions.iter_mut().flatten() {
             deployed.ready.remove(&host);
+            deployed.ready_far.remove(&host);
         }
     }
 }

@@ -24,7 +24,7 @@ impl<D: Driver> Node<D> {
     pub(crate) fn end_drain(&mut self, now: Instant) {
         let Phase::Draining { by } = self.phase else { return };
         let leased = self.queue.counters().leased_now;
-        let over = leased == 0 || now >= by;
+        let over = leased == 0 && self.regions.is_idle() || now >= by;
         if !over || !self.queue.is_settled() {
             return;
         }

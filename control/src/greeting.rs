@@ -42,6 +42,7 @@ impl<D: Driver> Node<D> {
             Ok(Hello::Core { host, cpu, pid, slots, backends }) => {
                 self.greet_core(session, Introduction { host, cpu, pid, slots, backends })
             }
+            Ok(Hello::Region { region, slots }) => self.greet_region(session, &region, slots),
             Ok(Hello::Host { host, .. }) => self.greet_host(session, &host),
             Ok(Hello::Admin { secret }) if secret == self.options.secret => {
                 self.welcome(session, Role::Admin);
@@ -76,18 +77,11 @@ impl<D: Driver> Node<D> {
     fn greet_core(&mut self, session: SessionRef, core: Introduction) {
         let now = self.driver.now();
         let added = self.workers.core_up(&core.host, |host| Core {
-            session,
-            host,
             cpu: core.cpu,
             pid: core.pid,
             slots: core.slots,
             backends: core.backends,
-            heard_at: now,
-            granted: 0,
-            is_up: false,
-            draining: false,
-            leased: 0,
-            finished: 0,
+            ..Core::new(session, host, now)
         });
         let Some(added) = added else {
             let why = format!("there are {} cores or hosts already (limit cores_max)", self.limits.cores_max);
@@ -111,7 +105,7 @@ impl<D: Driver> Node<D> {
         self.publishing.push(session);
     }
 
-    fn welcome(&mut self, session: SessionRef, role: Role) {
+    pub(crate) fn welcome(&mut self, session: SessionRef, role: Role) {
         if let Some(entry) = self.sessions.get_mut(session) {
             entry.role = role;
         }
@@ -169,7 +163,8 @@ impl<D: Driver> Node<D> {
         let entry = self.workers.core_mut(core).expect("its session is there");
         entry.is_up = true;
         let (host, slots, granted, draining) = (entry.host, entry.slots, entry.granted, entry.draining);
-        self.scheduler.step(Input::CoreUp { core, host, slots, far: false }, &mut self.effects);
+        let far = entry.far;
+        self.scheduler.step(Input::CoreUp { core, host, slots, far }, &mut self.effects);
         if draining || matches!(self.phase, Phase::Draining { .. }) {
             self.scheduler.step(Input::CoreDrain { core }, &mut self.effects);
         }
@@ -204,6 +199,7 @@ impl<D: Driver> Node<D> {
         }
         let publish = self.catalog.get(function).expect("deployed").publish.clone();
         self.tell_workers(function, &publish);
+        self.tell_homes(function);
         Ok(function)
     }
 
@@ -239,7 +235,10 @@ impl<D: Driver> Node<D> {
         if frame.status() == Ok(Status::Ok) {
             deployed.ready.insert(host);
             let version = deployed.spec.version;
-            self.scheduler.step(Input::Ready { host, function, version }, &mut self.effects);
+            if !self.regions.is_drained() {
+                self.scheduler.step(Input::Ready { host, function, version }, &mut self.effects);
+            }
+            self.tell_homes(function);
         } else {
             deployed.failure = serde_json::from_slice(frame.body())
                 .unwrap_or_else(|_| "a host could not compile it and gave no reason".into());
@@ -250,5 +249,6 @@ impl<D: Driver> Node<D> {
     pub(crate) fn host_down(&mut self, host: HostRef) {
         self.catalog.host_down(host);
         self.scheduler.step(Input::HostDown { host }, &mut self.effects);
+        self.tell_homes_all();
     }
 }

@@ -11,6 +11,9 @@ use scheduler::{CallRef, CoreRef, FunctionRef, Input};
 impl<D: Driver> Node<D> {
     /// Leases a call to a core: the envelope, and the client's frame as it is.
     pub(crate) fn lease(&mut self, call: CallRef, function: FunctionRef, core: CoreRef) {
+        if self.regions.is_pulled(call) {
+            return self.lease_pulled(call, core);
+        }
         let spec = &self.catalog.get(function).expect("dispatched calls are of deployed functions").spec;
         let (at, holder) = (durableq::CallRef(call.0), HolderRef(core.0));
         let Some(lease) = self.queue.lease(at, holder, &defaults(spec)) else {
@@ -51,6 +54,9 @@ impl<D: Driver> Node<D> {
         if lost.is_up {
             self.scheduler.step(Input::CoreDown { core }, &mut self.effects);
         }
+        if lost.far {
+            self.host_down(lost.host);
+        }
         let mut calls = 0u64;
         while let Some(settled) =
             self.queue.lose_next(&mut self.disk.lend(&mut self.driver), HolderRef(core.0))
@@ -64,10 +70,12 @@ impl<D: Driver> Node<D> {
             }
         }
         if calls > 0 {
-            self.note(&format!(
-                "core {} (pid {}) is gone ({why}): {calls} calls run again",
-                lost.cpu, lost.pid
-            ));
+            let who = if lost.far {
+                "a region that pulled".into()
+            } else {
+                format!("core {} (pid {})", lost.cpu, lost.pid)
+            };
+            self.note(&format!("{who} is gone ({why}): {calls} calls run again"));
         }
     }
 
@@ -83,7 +91,7 @@ impl<D: Driver> Node<D> {
     }
 
     /// The connection may linger for as long as a frozen peer reads nothing; its core does not.
-    fn forget_core_of(&mut self, session: SessionRef, why: &str) {
+    pub(crate) fn forget_core_of(&mut self, session: SessionRef, why: &str) {
         if let Some(core) = self.sessions.retire(session) {
             self.core_lost(core, why);
         }

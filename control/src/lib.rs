@@ -18,6 +18,7 @@ mod worker_lb;
 mod leases;
 mod outcomes;
 mod drain;
+pub mod regions;
 mod catalog;
 mod answers;
 pub mod stats;

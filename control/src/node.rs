@@ -14,6 +14,7 @@ use crate::answers::Waiters;
 use crate::catalog::Catalog;
 use crate::logs::Sink;
 use crate::recovery::{Disk, LogError};
+use crate::regions::{RegionOptions, Regions, scheduler_limits};
 use crate::session::{Role, Session, SessionRef, Sessions};
 use crate::stats::Stats;
 use crate::utilization::Load;
@@ -42,6 +43,8 @@ pub struct NodeOptions {
     pub ledger: Arc<Ledger>,
     /// Where it puts what calls wrote to stderr; nowhere if there is none.
     pub logs: Option<Sink>,
+    /// The regions that this one belongs to.
+    pub regions: RegionOptions,
     /// Its process, for people. Given, not asked for: a simulation must say the same in every process.
     pub pid: u32,
 }
@@ -54,6 +57,7 @@ impl Default for NodeOptions {
             drain: Duration::from_secs(30),
             ledger: Arc::default(),
             logs: None,
+            regions: RegionOptions::default(),
             pid: 0,
         }
     }
@@ -105,6 +109,7 @@ pub struct Node<D> {
     /// No lease may be given this round any more.
     pub(crate) stalled: bool,
     pub(crate) workers: Workers,
+    pub(crate) regions: Regions,
     pub(crate) waiters: Waiters,
     /// Who is to be told when the drain has ended.
     pub(crate) drain_asked: Vec<(SessionRef, u64)>,
@@ -135,10 +140,11 @@ impl<D: Driver> Node<D> {
             buried: BTreeSet::new(),
             queue,
             disk,
-            scheduler: Scheduler::new(&limits),
+            scheduler: Scheduler::new(&scheduler_limits(&limits, &options.regions)),
             effects: Effects::new(EFFECTS),
             stalled: false,
             workers: Workers::new(&limits),
+            regions: Regions::new(&limits, &options.regions),
             waiters: Waiters::default(),
             drain_asked: Vec::new(),
             stats: Stats::new(),
@@ -181,6 +187,7 @@ impl<D: Driver> Node<D> {
         self.tell();
         self.publish_all();
         self.schedule();
+        self.turn_links(now);
         self.commit();
         self.answer_waiters(now);
         self.sessions.send_verdicts(&mut self.driver);
@@ -234,7 +241,8 @@ impl<D: Driver> Node<D> {
                 }
             }
             Event::Closed { connection, reason } => self.closed(connection, &reason),
-            Event::Connected { .. } => unreachable!("a node connects to nobody"),
+            // To another region: what was sent to it is on its way.
+            Event::Connected { .. } => {}
             Event::Bytes { .. } | Event::Message { .. } => {
                 unreachable!("all connections of a node carry frames")
             }
@@ -248,7 +256,11 @@ impl<D: Driver> Node<D> {
             (Role::Client { .. } | Role::Admin, Kind::Submit) => self.submit(session, frame),
             (Role::Core(core), Kind::Outcome | Kind::Credit | Kind::Drain) => self.hear_core(*core, frame),
             (Role::Core(core), Kind::Hello) => self.hear_again(session, *core, frame),
+            (Role::Core(core), Kind::Ready | Kind::Return) if self.is_far(*core) => {
+                self.hear_far(*core, frame)
+            }
             (Role::Host(host), Kind::Ready) => self.ready(*host, frame),
+            (Role::Home(link), _) => self.hear_home(session, *link, frame),
             (Role::Admin, Kind::Ask) => self.ask(session, frame),
             (Role::Stranger, _) => self.greet(session, frame),
             (_, kind) => self.close(session, &format!("it sent a {kind:?}, which is not its to say")),
@@ -260,7 +272,12 @@ impl<D: Driver> Node<D> {
         self.workers.core_mut(core).expect("its session is there").heard_at = self.driver.now();
         match frame.kind() {
             Kind::Outcome => self.outcome(core, frame),
-            Kind::Credit => self.credit(core, frame.stamp()),
+            Kind::Credit => {
+                self.credit(core, frame.stamp());
+                if self.is_far(core) {
+                    self.echo(core, frame.stamp());
+                }
+            }
             _ => self.core_drains(core),
         }
     }
@@ -274,6 +291,7 @@ impl<D: Driver> Node<D> {
                     self.host_down(host);
                 }
             }
+            Role::Home(link) => self.link_down(link, &reason.to_string()),
             Role::Stranger | Role::Client { .. } | Role::Admin => {}
         }
         if let Closed::Malformed(error) = reason {
@@ -300,7 +318,8 @@ impl<D: Driver> Node<D> {
             Phase::Ended | Phase::Failed { .. } => return self.driver.now(),
         };
         let gates = self.scheduler.next_wake().unwrap_or(Instant::NEVER);
-        self.look_at.min(drain).min(gates).min(self.queue_until()).min(self.waiters.next())
+        let own = self.look_at.min(drain).min(gates).min(self.queue_until());
+        own.min(self.waiters.next()).min(self.links_until())
     }
 
     /// Ends a connection and says why.
@@ -339,6 +358,7 @@ impl<D: Driver> Node<D> {
     pub fn check(&self) {
         self.scheduler.check();
         self.queue.check();
+        self.regions.check();
     }
 }
 

@@ -17,6 +17,9 @@ const NO_RETRY: RetrySpec = RetrySpec { attempts: 1, backoff_ms: 0, backoff_max_
 impl<D: Driver> Node<D> {
     /// A core reports how a lease ended. Validated here, once, like a submit.
     pub(crate) fn outcome(&mut self, core: CoreRef, frame: &Frame<'_>) {
+        if self.outcome_for_home(core, frame) {
+            return;
+        }
         let (Ok(reply), Ok(status)) = (reply(frame.body()), frame.status()) else {
             let session = self.workers.core(core).expect("its session is there").session;
             return self.close(session, "its outcome is malformed");
@@ -27,12 +30,7 @@ impl<D: Driver> Node<D> {
         let random = self.driver.random();
         let mut blocks = self.disk.lend(&mut self.driver);
         let Ok(settled) = self.queue.settle(&mut blocks, *frame, retry, random) else { return };
-        let how = match status {
-            Status::Ok => How::Ok,
-            Status::BackPressure => How::BackPressure,
-            _ => How::Failed,
-        };
-        let call = CallRef(settled.call.0);
+        let (call, how) = (CallRef(settled.call.0), how(status));
         self.scheduler.step(Input::Ended { call, how }, &mut self.effects);
         let entry = self.workers.core_mut(CoreRef(settled.holder.0)).expect("who holds a lease is connected");
         entry.leased -= 1;
@@ -103,6 +101,15 @@ impl<D: Driver> Node<D> {
                 self.sessions.send(&mut self.driver, to, &self.scratch);
             }
         }
+    }
+}
+
+/// What gates make of a status.
+pub(crate) fn how(status: Status) -> How {
+    match status {
+        Status::Ok => How::Ok,
+        Status::BackPressure => How::BackPressure,
+        _ => How::Failed,
     }
 }
 

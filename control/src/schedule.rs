@@ -41,9 +41,13 @@ impl<D: Driver> Node<D> {
             match self.effects.as_slice()[at] {
                 Effect::Poll { function, max } => self.poll(function, max),
                 Effect::Dispatch { call, function, core } => self.lease(call, function, core),
+                Effect::Return { call, core, .. } if self.regions.is_pulled(call) => {
+                    self.return_pulled(call, core);
+                }
                 // The queue took these back when the core went down.
                 Effect::Return { core: Some(_), .. } => {}
                 Effect::Return { call, core: None, .. } => self.queue.give_back(durableq::CallRef(call.0)),
+                Effect::Refuse { call, .. } if self.regions.is_pulled(call) => self.refuse_pulled(call),
                 Effect::Refuse { call, function } => self.refuse(call, function),
             }
         }
@@ -64,7 +68,9 @@ impl<D: Driver> Node<D> {
         let of = durableq::FunctionRef(function.0);
         let deployed = self.catalog.get(function).expect("only deployed functions are polled");
         let defaults = defaults(&deployed.spec);
-        for _ in 0..max {
+        // Few and bounded by what was granted: they cannot starve this region's own.
+        let pulled = self.poll_pulled(function, max);
+        for _ in pulled..max {
             let Some(offer) = self.queue.poll(of, &defaults) else { break };
             let (call, criticality, deadline) = (CallRef(offer.call.0), offer.criticality, offer.deadline);
             let marks = Marks { key: offer.key.0.into(), label: offer.label, retry: offer.retry };
@@ -72,7 +78,7 @@ impl<D: Driver> Node<D> {
             // Inputs other than a turn add no effects: the list being followed stays as it is.
             self.scheduler.step(offered, &mut self.effects);
         }
-        let more = self.queue.has_due(of);
+        let more = self.queue.has_due(of) || self.has_pulled(function);
         self.scheduler.step(Input::Polled { function, more }, &mut self.effects);
     }
 }

@@ -2,12 +2,13 @@
 
 use crate::accounts::book::{Keeper, wall};
 use crate::accounts::{Book, Ledger, rows_max};
-use crate::admin::{self, AdminOptions, CatalogFile, signals};
+use crate::admin::{self, AdminOptions, CatalogFile, RegionFile, signals};
 use crate::artefacts::ArtefactStore;
 use crate::datadir::{DataDir, write_durably};
 use crate::logs::{self, Bounds, Sink};
 use crate::node::{Node, NodeOptions, Phase};
 use crate::recovery::{Booting, LogError};
+use crate::regions::RegionOptions;
 use crate::start::StartError;
 use call::FunctionSpec;
 use call::limits::Limits;
@@ -49,6 +50,10 @@ pub struct ControlOptions {
     pub print: bool,
     /// How much is kept of what calls write to stderr.
     pub logs: Bounds,
+    /// What this node calls itself among regions; empty if it is alone.
+    pub region: String,
+    /// The other regions, and where their nodes listen.
+    pub peers: Vec<(String, Endpoint)>,
     /// Bounds of everything.
     pub limits: Limits,
 }
@@ -65,6 +70,8 @@ impl Default for ControlOptions {
             signals: true,
             print: true,
             logs: Bounds::default(),
+            region: String::new(),
+            peers: Vec::new(),
             limits: Limits::default(),
         }
     }
@@ -114,6 +121,7 @@ struct Prepared {
     secret: String,
     ledger: Arc<Ledger>,
     logs: Sink,
+    region: RegionFile,
 }
 
 /// What is written beside the log, by threads of its own, while the ring turns.
@@ -157,6 +165,8 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
     data.check_room(2 * options.limits.segment_bytes)?;
     let catalog = CatalogFile::open(data.root().to_owned(), options.limits.functions_max)?;
     let functions = catalog.functions().cloned().collect();
+    let failed = |source| StartError::Io { path: data.root().join("region.json"), source };
+    let region = RegionFile::read(data.root()).map_err(failed)?;
     let artefacts = data.path("artefacts");
     let store = ArtefactStore::open(artefacts.clone())
         .map_err(|source| StartError::Io { path: artefacts, source })?;
@@ -172,6 +182,8 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
         socket: data.path("run/submit.sock"),
         secret: secret.clone(),
         catalog,
+        root: data.root().to_owned(),
+        region: region.clone(),
         store,
         book: records.book.clone(),
         logs: admin::Logs::new(data.path("logs"), &records.logs),
@@ -180,7 +192,7 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
     };
     // Before the ring thread is pinned: the cold side may run on any CPU.
     let (begin, thread) = cold_side().map_err(StartError::Driver)?;
-    let prepared = Prepared { options, data, functions, admin, secret, ledger, logs };
+    let prepared = Prepared { options, data, functions, admin, secret, ledger, logs, region };
     let result = run(prepared, || drop(begin.send(cold)));
     drop((begin, stop));
     let _ = thread.join();
@@ -236,6 +248,12 @@ async fn turn(
         drain: prepared.options.drain,
         ledger: prepared.ledger.clone(),
         logs: Some(prepared.logs.clone()),
+        regions: RegionOptions {
+            name: prepared.options.region.clone(),
+            peers: prepared.options.peers.clone(),
+            matrix: prepared.region.matrix.clone(),
+            drained: prepared.region.drained,
+        },
         pid: std::process::id(),
     };
     let limits = prepared.options.limits.clone();

@@ -35,6 +35,8 @@ pub enum Role {
     Core(CoreRef),
     /// The supervisor of a host's cores.
     Host(HostRef),
+    /// Another region's node, from which this one pulls: the number of the link.
+    Home(u16),
     /// The node's own admin side.
     Admin,
 }
@@ -410,6 +412,7 @@ fn describe(role: &Role) -> String {
         Role::Client { name } => format!("client {name}"),
         Role::Core(core) => format!("core {}", core.0),
         Role::Host(host) => format!("host {}", host.0),
+        Role::Home(link) => format!("link {link}, to another region"),
         Role::Admin => "the admin side".into(),
     }
 }

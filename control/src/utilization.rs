@@ -45,7 +45,7 @@ impl Load {
             return;
         }
         for (number, cpu_ns) in self.cpu_ns.iter_mut().enumerate() {
-            let is_up = workers.core(CoreRef(number as u16)).is_some_and(|core| core.is_up);
+            let is_up = workers.core(CoreRef(number as u16)).is_some_and(|core| core.is_up && !core.far);
             let busy = u128::from(std::mem::take(cpu_ns)) * 1000 / u128::from(nanos(elapsed));
             self.controller.observe(number, is_up.then_some(busy.min(1000) as Permille));
         }
@@ -68,20 +68,8 @@ mod tests {
     use durableq::Origin;
 
     fn core() -> Core {
-        Core {
-            session: SessionRef::of_origin(Origin(1)),
-            host: scheduler::HostRef(0),
-            cpu: 0,
-            pid: 1,
-            slots: 8,
-            backends: Vec::new(),
-            heard_at: Instant(0),
-            granted: 0,
-            is_up: true,
-            draining: false,
-            leased: 0,
-            finished: 0,
-        }
+        let session = SessionRef::of_origin(Origin(1));
+        Core { slots: 8, is_up: true, ..Core::new(session, scheduler::HostRef(0), Instant(0)) }
     }
 
     #[test]

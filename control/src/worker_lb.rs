@@ -33,6 +33,29 @@ pub struct Core {
     pub leased: u64,
     /// Outcomes it sent.
     pub finished: u64,
+    /// It stands for another region, which pulls.
+    pub far: bool,
+}
+
+impl Core {
+    /// One that has just connected.
+    pub fn new(session: SessionRef, host: HostRef, now: Instant) -> Core {
+        Core {
+            session,
+            host,
+            cpu: 0,
+            pid: 0,
+            slots: 0,
+            backends: Vec::new(),
+            heard_at: now,
+            granted: 0,
+            is_up: false,
+            draining: false,
+            leased: 0,
+            finished: 0,
+            far: false,
+        }
+    }
 }
 
 /// A host: cores that share a disk cache of artefacts, and the supervisor that fills it.

@@ -21,6 +21,7 @@ enum Op {
     Lease { pick: usize, holder: u16 },
     Settle { pick: usize, ok: bool, output: usize },
     Lose { holder: u16 },
+    Return { pick: usize, begun: bool },
     Late,
     Redrive { pick: usize },
     Bury { pick: usize },
@@ -46,6 +47,7 @@ fn op() -> impl Strategy<Value = Op> {
         10 => (any::<usize>(), prop::bool::weighted(0.7), prop_oneof![9 => 0usize..300, 1 => 300usize..40_000])
             .prop_map(|(pick, ok, output)| Op::Settle { pick, ok, output }),
         1 => (0u16..3).prop_map(|holder| Op::Lose { holder }),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(pick, begun)| Op::Return { pick, begun }),
         1 => Just(Op::Late),
         1 => any::<usize>().prop_map(|pick| Op::Redrive { pick }),
         1 => any::<usize>().prop_map(|pick| Op::Bury { pick }),
@@ -86,6 +88,9 @@ fn apply(world: &mut World, op: &Op) {
         }
         Op::Lose { holder } => {
             world.lose(HolderRef(holder));
+        }
+        Op::Return { pick, begun } => {
+            world.return_lease(pick, begun);
         }
         Op::Late => world.late_outcomes(),
         Op::Redrive { pick } => redrive(world, pick),

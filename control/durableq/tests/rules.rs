@@ -177,6 +177,27 @@ fn the_leases_of_a_silent_core_are_offered_again_and_its_outcomes_fenced() {
 }
 
 #[test]
+fn a_lease_that_comes_back_unbegun_is_no_delivery() {
+    let mut world = World::new(limits(), 1);
+    let id = world.submit(0, 0, 10, false);
+    world.settle_disk();
+    for _ in 0..2 * world.limits.deliveries_max {
+        lease(&mut world, 0);
+        assert_eq!(world.return_lease(0, false).expect("leased").fate, Fate::Again);
+        world.late_outcomes();
+        world.queue.check();
+    }
+    assert_eq!(world.queue.find(id).expect("pending").deliveries, 0);
+    for delivery in 1..=world.limits.deliveries_max {
+        lease(&mut world, 0);
+        let fate = if delivery == world.limits.deliveries_max { Fate::Dead } else { Fate::Again };
+        assert_eq!(world.return_lease(0, true).expect("leased").fate, fate, "{delivery}");
+    }
+    assert_eq!(world.queue.find(id).expect("dead").status, Some(Status::WorkerLost));
+    world.queue.check();
+}
+
+#[test]
 fn a_duplicate_gets_the_outcome() {
     let mut world = World::new(limits(), 1);
     let id = world.submit(0, 0, 10, true);

@@ -5,7 +5,8 @@ use crate::admin::catalog_file::CatalogFile;
 use crate::admin::error::ApiError;
 use crate::admin::link::Link;
 use crate::admin::logs::Logs;
-use crate::admin::{artefacts, calls, functions, invoke, logs, metrics, operations, signals, usage};
+use crate::admin::region::RegionFile;
+use crate::admin::{artefacts, calls, functions, invoke, logs, metrics, operations, region, signals, usage};
 use crate::artefacts::ArtefactStore;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -29,6 +30,10 @@ pub struct AdminOptions {
     pub secret: String,
     /// The catalog as recovered.
     pub catalog: CatalogFile,
+    /// The data directory.
+    pub root: PathBuf,
+    /// What was ordered of the region before.
+    pub region: RegionFile,
     /// The artefact store.
     pub store: ArtefactStore,
     /// What functions use.
@@ -54,6 +59,9 @@ pub(super) struct Admin {
     pub readers: Arc<Semaphore>,
     /// Held over a whole deployment: one after the other.
     pub catalog: Mutex<CatalogFile>,
+    pub root: PathBuf,
+    /// Held over a whole order: one after the other.
+    pub region: Mutex<RegionFile>,
 }
 
 pub(super) type Shared = Arc<Admin>;
@@ -94,6 +102,10 @@ fn routes() -> Vec<Route> {
         route(Method::GET, "/v1/workers", get(operations::workers)),
         route(Method::GET, "/v1/status", get(operations::status)),
         route(Method::POST, "/v1/drain", post(operations::drain)),
+        route(Method::GET, "/v1/region", get(region::show)),
+        route(Method::PUT, "/v1/region/matrix", put(region::matrix)),
+        route(Method::POST, "/v1/region/drain", post(region::drain)),
+        route(Method::POST, "/v1/region/resume", post(region::resume)),
         route(Method::GET, "/v1/usage", get(usage::show)),
         route(Method::GET, "/v1/functions/{namespace}/{name}/logs", get(logs::show)),
         route(Method::GET, "/metrics", get(metrics::show)),
@@ -133,6 +145,8 @@ pub fn serve(options: AdminOptions) -> io::Result<()> {
             logs: options.logs,
             readers: Arc::new(Semaphore::new(logs::READERS_MAX)),
             catalog: Mutex::new(options.catalog),
+            root: options.root,
+            region: Mutex::new(options.region),
         };
         options.listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(options.listener)?;
@@ -218,6 +232,9 @@ mod tests {
         };
         same("FunctionSpec", serde_json::to_value(call::FunctionSpec::default()).unwrap());
         same("NodeStatus", serde_json::to_value(call::admin::NodeStatus::default()).unwrap());
+        same("RegionState", serde_json::to_value(call::admin::RegionState::default()).unwrap());
+        same("LinkState", serde_json::to_value(call::admin::LinkState::default()).unwrap());
+        same("TrafficMatrix", serde_json::to_value(call::admin::TrafficMatrix::default()).unwrap());
         same("RetrySpec", serde_json::to_value(call::function::RetrySpec::default()).unwrap());
         same("QuotaSpec", serde_json::to_value(call::function::QuotaSpec::default()).unwrap());
         same("FlowSpec", serde_json::to_value(call::function::FlowSpec::default()).unwrap());

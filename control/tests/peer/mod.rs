@@ -10,7 +10,7 @@ use call::frame::{self, Frame, FrameBuf, Header, Kind};
 use call::{Arguments, CallId, FunctionId, Status, Usage, VerdictCode, WallTime};
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -33,6 +33,15 @@ impl Peer {
         let (greeting, _) = Frame::parse(&greeting).unwrap();
         let node: Hello = serde_json::from_slice(greeting.body()).unwrap();
         assert!(matches!(node, Hello::Node { .. }));
+        peer
+    }
+
+    /// Takes a node's connection; its hello is read.
+    pub fn accept(listener: &UnixListener) -> Peer {
+        let stream = listener.accept().expect("a node connects").0;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut peer = Peer { stream, received: FrameBuf::new(), waiting: VecDeque::new() };
+        peer.expect(Kind::Hello);
         peer
     }
 

@@ -5,6 +5,7 @@ use call::FunctionSpec;
 use call::admin::{Answer, Ask, Hello};
 use call::frame::{Frame, Header, Kind};
 use call::limits::Limits;
+use control::regions::RegionOptions;
 use control::{Booting, Node, NodeOptions, Phase};
 use driver::uring::{Options, Uring};
 use driver::{Arrivals, Driver, Endpoint};
@@ -35,6 +36,15 @@ pub fn function(name: &str) -> FunctionSpec {
 
 impl Running {
     pub fn start(directory: &Path, limits: Limits, functions: Vec<FunctionSpec>) -> Running {
+        Running::start_region(directory, limits, functions, RegionOptions::default())
+    }
+
+    pub fn start_region(
+        directory: &Path,
+        limits: Limits,
+        functions: Vec<FunctionSpec>,
+        regions: RegionOptions,
+    ) -> Running {
         let socket = directory.join("node.sock");
         let _ = std::fs::remove_file(&socket);
         let log = directory.join("log");
@@ -45,7 +55,7 @@ impl Running {
             let (killed, at) = (killed.clone(), Endpoint::Unix(socket.clone()));
             move || {
                 let mut arrivals = Arrivals::new();
-                let mut node = open(&log, limits, functions, &mut arrivals);
+                let mut node = open(&log, limits, functions, regions, &mut arrivals);
                 node.listen(&at).unwrap();
                 listening.send(()).unwrap();
                 turn(node, arrivals, &killed)
@@ -115,7 +125,13 @@ impl Peer {
     }
 }
 
-fn open(log: &Path, limits: Limits, functions: Vec<FunctionSpec>, arrivals: &mut Arrivals) -> Node<Uring> {
+fn open(
+    log: &Path,
+    limits: Limits,
+    functions: Vec<FunctionSpec>,
+    regions: RegionOptions,
+    arrivals: &mut Arrivals,
+) -> Node<Uring> {
     let driver = Uring::new(Options {
         data_dir: Some(log.to_owned()),
         blocks: durableq::block_count(&limits),
@@ -123,8 +139,12 @@ fn open(log: &Path, limits: Limits, functions: Vec<FunctionSpec>, arrivals: &mut
         spin: Duration::ZERO,
         ..Options::default()
     });
-    let options =
-        NodeOptions { secret: SECRET.into(), drain: Duration::from_secs(5), ..NodeOptions::default() };
+    let options = NodeOptions {
+        secret: SECRET.into(),
+        drain: Duration::from_secs(5),
+        regions,
+        ..NodeOptions::default()
+    };
     Booting::new(limits, options, driver.unwrap(), functions).unwrap().run(arrivals).unwrap()
 }
 

@@ -12,9 +12,9 @@
 //! | 12 | 4 | CRC-32C | of bytes 0..12, 16..64 and the body; of the header alone if the body is sealed |
 //! | 16 | 16 | call | [`CallId`] |
 //! | 32 | 8 | function | [`FunctionId`] |
-//! | 40 | 8 | stamp | submit: start time; lease, outcome, done, dead, redrive: epoch; retry: executions that failed, and above 32 bits those that met back-pressure; credit: slots granted in all; publish, retire, ready: version; incarnation: its number; ask, answer: correlation |
+//! | 40 | 8 | stamp | submit: start time; lease, outcome, return, done, dead, redrive: epoch; retry: executions that failed, and above 32 bits those that met back-pressure; credit: slots granted in all; publish, retire, ready: version; incarnation: its number; ask, answer: correlation |
 //! | 48 | 8 | deadline | submit, lease: deadline; retry: not before |
-//! | 56 | 1 | level | submit, lease: criticality; outcome, done, retry, dead, ready: [`Status`] |
+//! | 56 | 1 | level | submit, lease: criticality; outcome, return, done, retry, dead, ready: [`Status`] |
 //! | 57 | 1 | label | submit: [`Label`] of its arguments; otherwise zero |
 //! | 58 | 2 | attempt | lease, outcome, retry: how many times the call has been delivered, from 1; answer: how many frames with more of the same body follow |
 //! | 60 | 4 | key | submit: [`CallKey`], zero for none; otherwise zero |
@@ -69,7 +69,8 @@ pub enum Kind {
     Lease = 4,
     /// Core to node; also node to a client that asked for it. Body: rkyv [`crate::body::Reply`].
     Outcome = 5,
-    /// Core to node: slots granted since the connection began. Also the heartbeat. No body.
+    /// Core to node: slots granted since the connection began. Also the heartbeat. No body. The node of another region
+    /// hears its own back, so that it knows that the link lives.
     Credit = 6,
     /// Node to core or host: a function as it is now. Body: JSON [`crate::FunctionSpec`].
     Publish = 7,
@@ -84,6 +85,9 @@ pub enum Kind {
     Answer = 11,
     /// Node to core: finish what you hold and take nothing new. Core to node: it takes nothing new. No body.
     Drain = 12,
+    /// Region to node: a lease comes back. `level`: [`Status::Ok`] if the call was not begun, and does not count as a
+    /// delivery; [`Status::WorkerLost`] if its core was lost. No body.
+    Return = 13,
 
     /// Log only: the call has ended. Body: the outcome frame, sealed, if the client wanted it.
     Done = 32,
@@ -99,7 +103,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Hello,
         Kind::Submit,
         Kind::Verdicts,
@@ -112,6 +116,7 @@ impl Kind {
         Kind::Ask,
         Kind::Answer,
         Kind::Drain,
+        Kind::Return,
         Kind::Done,
         Kind::Retry,
         Kind::Dead,
@@ -122,8 +127,8 @@ impl Kind {
     /// From its number.
     pub fn from_wire(number: u8) -> Option<Kind> {
         let index = match number {
-            1..=12 => number - 1,
-            32..=36 => number - 32 + 12,
+            1..=13 => number - 1,
+            32..=36 => number - 32 + 13,
             _ => return None,
         };
         Some(Kind::ALL[usize::from(index)])
@@ -144,7 +149,13 @@ impl Kind {
     pub const fn is_bare(self) -> bool {
         matches!(
             self,
-            Kind::Credit | Kind::Retire | Kind::Drain | Kind::Retry | Kind::Redrive | Kind::Incarnation
+            Kind::Credit
+                | Kind::Retire
+                | Kind::Drain
+                | Kind::Return
+                | Kind::Retry
+                | Kind::Redrive
+                | Kind::Incarnation
         )
     }
 }

@@ -7,7 +7,7 @@ use crate::words::{Blocks, CallRef, Fate, Fenced, HolderRef, Settled};
 use call::frame::flag::ONCE;
 use call::function::RetrySpec;
 use call::limits::HEADER_BYTES;
-use call::{Frame, Status, WallTime};
+use call::{CallId, Epoch, Frame, Status, WallTime};
 use std::time::Duration;
 
 /// The outcome of a dead letter is kept for whoever looks into it, if it is not larger than this and the client does
@@ -86,17 +86,44 @@ impl DurableQ {
     pub fn lose_next(&mut self, blocks: &mut impl Blocks, holder: HolderRef) -> Option<Settled> {
         self.holders.forget(holder);
         let at = self.holders.leases(holder).front()?;
+        Some(self.lose(blocks, at))
+    }
+
+    /// One lease comes back without an outcome, from a holder that goes on: a region whose core was lost, or that never
+    /// began the call. The latter is no delivery.
+    ///
+    /// # Errors
+    /// [`Fenced`] if the epoch is not the one of the call's live lease.
+    pub fn return_lease(
+        &mut self,
+        blocks: &mut impl Blocks,
+        call: CallId,
+        epoch: Epoch,
+        begun: bool,
+    ) -> Result<Settled, Fenced> {
+        let live = |at: &CallRef| self.calls[*at].place == Place::Leased && self.calls[*at].epoch == epoch;
+        let Some(at) = self.held(call).filter(live) else {
+            self.counters.fenced += 1;
+            return Err(Fenced);
+        };
+        if !begun {
+            self.calls[at].deliveries = self.calls[at].deliveries.saturating_sub(1);
+        }
+        Ok(self.lose(blocks, at))
+    }
+
+    fn lose(&mut self, blocks: &mut impl Blocks, at: CallRef) -> Settled {
         self.end_lease(at);
         self.counters.leases_lost += 1;
         if self.calls[at].is_worn(self.deliveries_max) {
             self.calls[at].status = Some(Status::WorkerLost);
             let settled = self.settled(at, Fate::Dead);
             self.die(blocks, at);
-            return Some(settled);
+            return settled;
         }
         self.calls[at].place = Place::Due;
         self.functions.restore_due(&mut self.calls, at);
-        Some(self.settled(at, Fate::Again))
+        self.settled(at, Fate::Again)
     }
 
     fn settled(&self, at: CallRef, fate: Fate) -> Settled {

@@ -407,6 +407,22 @@ impl World {
         lost
     }
 
+    /// A holder that goes on gives a lease back.
+    pub fn return_lease(&mut self, pick: usize, begun: bool) -> Option<Settled> {
+        if self.leased.is_empty() {
+            return None;
+        }
+        let (lease, _) = self.leased.swap_remove(pick % self.leased.len());
+        let epoch = call::Epoch(lease.stamp);
+        let settled = self.queue.return_lease(&mut self.memory, lease.call, epoch, begun);
+        let settled = settled.expect("a live lease");
+        self.note(lease.call, settled.fate);
+        self.stale.push(lease);
+        let again = self.queue.return_lease(&mut self.memory, lease.call, epoch, begun);
+        assert!(again.is_err(), "a lease comes back once");
+        Some(settled)
+    }
+
     /// Late outcomes of leases that were lost change nothing.
     pub fn late_outcomes(&mut self) {
         for lease in std::mem::take(&mut self.stale) {
