@@ -106,20 +106,19 @@ impl Submitter {
         let begun = Instant::now();
         let total = (per_s * span.as_secs_f64()) as u64;
         let intended = |n: u64| begun + Duration::from_secs_f64(n as f64 / per_s);
-        // Before `held`, calls wait because too many are in flight: the node is late with these, and not this loop.
-        let (mut sent, mut held) = (0u64, 0);
+        // What falls due while this loop is held up is late by this loop. A call that it has `seen` and that waits since
+        // too many are in flight is late by the node.
+        let (mut sent, mut seen) = (0, 0);
         while sent < total || !self.in_flight.is_empty() {
-            let (now, from) = (Instant::now(), sent);
-            while sent < total && intended(sent) <= now && self.in_flight.len() < 2 * WINDOW {
+            let now = Instant::now();
+            while seen < total && intended(seen) <= now {
+                let late = now.saturating_duration_since(intended(seen)).as_nanos() as u64;
+                self.timed.lateness_ns.saturating_record(late);
+                seen += 1;
+            }
+            while sent < seen && self.in_flight.len() < 2 * WINDOW {
                 self.encode(intended(sent));
                 sent += 1;
-            }
-            for n in from.max(held)..sent {
-                let late = now.saturating_duration_since(intended(n)).as_nanos() as u64;
-                self.timed.lateness_ns.saturating_record(late);
-            }
-            if self.in_flight.len() >= 2 * WINDOW {
-                held = ((now - begun).as_secs_f64() * per_s) as u64 + 1;
             }
             self.turn()?;
             self.wait(if sent < total { COALESCE } else { PATIENCE })?;

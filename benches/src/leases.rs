@@ -197,36 +197,29 @@ impl Leases {
         let begun = self.now();
         let (count, step_ns) = ((rate * time.as_secs_f64()) as u64, 1e9 / rate);
         let start = |n: u64| Instant(begun.0 + (n as f64 * step_ns) as u64);
-        // From `unsent` on, calls wait for this loop; before it, the other side has had no room for them.
-        let (mut next, mut unsent) = (0, 0);
+        // Calls below `seen` have been looked at: whatever they wait for from then on is room on the other side. What
+        // falls due while this loop is held up is late by this loop, room or not: calls below `spoiled` by too much.
+        let (mut next, mut seen, mut spoiled) = (0, 0, 0);
         while next < count {
             let now = self.now();
-            let from = next;
-            let mut full = false;
-            while next < count && start(next) <= now {
-                full = !self.send_timed(function, start(next));
-                if full {
-                    break;
+            while seen < count && start(seen) <= now {
+                let late = now.since(start(seen));
+                self.timed.lateness_ns.saturating_record(late.as_nanos() as u64);
+                seen += 1;
+                if self.leaves_out.is_some_and(|most| late > most) {
+                    spoiled = seen;
+                }
+            }
+            while next < seen && self.send_timed(function, start(next)) {
+                if next < spoiled {
+                    // Its outcome has not come: that takes a poll.
+                    self.starts[(self.next_start + STARTS - 1) % STARTS] = LEFT_OUT;
                 }
                 next += 1;
             }
-            // They leave with the poll.
-            let leaving = self.now();
-            for n in from.max(unsent)..next {
-                let late = leaving.since(start(n));
-                self.timed.lateness_ns.saturating_record(late.as_nanos() as u64);
-                if self.leaves_out.is_some_and(|most| late > most) {
-                    // Its outcome has not come: that takes a poll.
-                    let slot = self.next_start + STARTS - (next - n) as usize;
-                    self.starts[slot % STARTS] = LEFT_OUT;
-                }
-            }
-            if full {
-                // All that is due by now waits for room.
-                unsent = ((now - begun).as_nanos() as f64 / step_ns) as u64 + 1;
-            }
-            let next_start = if full { leaving } else { start(next) };
-            self.poll(if self.sleeps { next_start.since(leaving) } else { Duration::ZERO });
+            let (now, is_full) = (self.now(), next < seen);
+            let next_start = if is_full { now } else { start(next) };
+            self.poll(if self.sleeps { next_start.since(now) } else { Duration::ZERO });
         }
     }
 
