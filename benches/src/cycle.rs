@@ -24,7 +24,7 @@ const ON_THE_WAY: u64 = 32 << 10;
 pub const LOOK: Duration = Duration::from_millis(5);
 /// At a fixed rate, calls of this time leave in one write, unless verdicts come before: a write for each call would
 /// keep the node from the CPU that it shares with this client. It counts as latency.
-pub const COALESCE: Duration = Duration::from_micros(50);
+pub const COALESCE: Duration = Duration::from_micros(150);
 /// Room for what is read: twice a frame with the verdicts of all that is in flight.
 const INPUT_BYTES: usize = 1 << 20;
 /// The longest sleep while something is in flight.

@@ -43,6 +43,7 @@ use listeners::Listener;
 use rest::Spin;
 use ring::{Completion, Purpose, Ring};
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -84,6 +85,10 @@ pub struct Options {
     pub multishot_reads: bool,
     /// Entries of the submission queue; the completion queue holds eight times as many.
     pub ring_entries: u32,
+    /// Events after which a round ends although more has arrived; what one read or one shared-memory ring brought is
+    /// not divided. A long round makes the next one long: its answers and disk writes leave only at its end, and all
+    /// that comes meanwhile waits for them.
+    pub round_events: usize,
 }
 
 impl Default for Options {
@@ -104,6 +109,7 @@ impl Default for Options {
             stream_buffer_bytes: 16 << 10,
             multishot_reads: true,
             ring_entries: 512,
+            round_events: 256,
         }
     }
 }
@@ -144,7 +150,8 @@ pub struct Uring {
     /// Events that happened outside of a reap.
     news: Vec<Raw>,
     disk: Disk,
-    completions: Vec<Completion>,
+    /// Taken from the ring and not looked at, oldest first: those of a round that was full.
+    waiting: VecDeque<Completion>,
     spin: Spin,
     /// When the timer with the kernel fires, and where the kernel reads that.
     timer: Option<Instant>,
@@ -199,7 +206,7 @@ impl Uring {
             links: Vec::with_capacity(16),
             news: Vec::new(),
             disk,
-            completions: Vec::with_capacity(options.ring_entries as usize * 8),
+            waiting: VecDeque::with_capacity(options.ring_entries as usize * 8),
             spin: Spin::new(options.spin),
             timer: None,
             timer_at: Box::default(),
@@ -235,18 +242,37 @@ impl Uring {
     /// Makes events of all completions and of what links hold.
     fn take(&mut self, into: &mut Arrivals) -> usize {
         self.clock.refresh();
-        let mut completions = std::mem::take(&mut self.completions);
-        self.ring.completions(&mut completions);
-        for completion in completions.drain(..) {
+        self.take_disk(into);
+        while into.raw.len() < self.options.round_events
+            && let Some(completion) = self.waiting.pop_front()
+        {
             self.dispatch(completion, into);
         }
-        self.completions = completions;
         self.poll_links(into);
         let lends = |event: &Raw| matches!(event, Raw::Frame(..) | Raw::Bytes(..));
         if into.keep.is_empty() && into.raw.iter().any(lends) {
             into.keep.push(self.loan.clone());
         }
         into.raw.len()
+    }
+
+    /// Takes all completions from the ring, and makes events of those of the disk: whoever waits for a write waits for
+    /// nobody's frames.
+    fn take_disk(&mut self, into: &mut Arrivals) {
+        let from = self.waiting.len();
+        self.ring.completions(&mut self.waiting);
+        let is_disk = |purpose| matches!(purpose, Purpose::Block | Purpose::Create | Purpose::Directory);
+        let mut kept = from;
+        for at in from..self.waiting.len() {
+            let completion = self.waiting[at];
+            if is_disk(completion.subject.0) {
+                self.dispatch(completion, into);
+            } else {
+                self.waiting[kept] = completion;
+                kept += 1;
+            }
+        }
+        self.waiting.truncate(kept);
     }
 
     /// SplitMix64: quality enough for jitter, best-of-two and call ids; not for secrets.

@@ -68,7 +68,10 @@ impl Spin {
 impl Uring {
     /// Whether a tick would take or give something. No system call.
     pub fn has_news(&mut self) -> bool {
-        let inside = !self.dirty.is_empty() || !self.used.is_empty() || !self.news.is_empty();
+        let inside = !self.dirty.is_empty()
+            || !self.used.is_empty()
+            || !self.news.is_empty()
+            || !self.waiting.is_empty();
         inside || self.ring.has_news() || self.ring.has_queued() || self.links_have_news()
     }
 

@@ -218,7 +218,7 @@ impl Ring {
     }
 
     /// Takes all completions.
-    pub(super) fn completions(&mut self, into: &mut Vec<Completion>) {
+    pub(super) fn completions(&mut self, into: &mut impl Extend<Completion>) {
         into.extend(self.io.completion().map(|entry| Completion {
             subject: Subject::from_user_data(entry.user_data()),
             result: entry.result(),
