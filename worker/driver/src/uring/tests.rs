@@ -396,6 +396,49 @@ fn a_file_is_made_of_zeros_written_with_several_in_flight_and_read_again() {
     }
 }
 
+/// How many of 2,000 frames each round brought, while a block was written.
+fn rounds_beside_a_write(round_events: usize) -> Vec<usize> {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        data_dir: Some(dir.path().to_owned()),
+        receive_buffer_bytes: 4096,
+        round_events,
+        ..options()
+    };
+    let (mut server, mut client, _, there) = connect(&Endpoint::Unix(dir.path().join("socket")), &options);
+    server.driver.create("segment", 64 << 10, Token(1));
+    wait_for(&mut server, |seen| seen.files.len() == 1);
+    let (file, block) = (*server.seen.files[0].as_ref().unwrap(), server.driver.take_block().unwrap());
+    (0..2_000).for_each(|n| client.driver.send(there, &frame(n, &[7; 100])).unwrap());
+    client.round(Duration::ZERO);
+    server.driver.write(file, 0, block, 4096, Token(2));
+    let mut rounds = Vec::new();
+    let stop = std::time::Instant::now() + PATIENCE;
+    while server.seen.frames.len() < 2_000 || server.seen.disk.is_empty() {
+        assert!(std::time::Instant::now() < stop, "nothing more happens");
+        let before = server.seen.frames.len();
+        server.round(Duration::from_micros(200));
+        client.round(Duration::ZERO);
+        rounds.push(server.seen.frames.len() - before);
+    }
+    assert!(server.seen.frames.iter().map(|(stamp, _)| *stamp).eq(0..2_000), "in their order");
+    assert_eq!(server.seen.disk, [(Token(2), Ok(0))]);
+    rounds
+}
+
+#[test]
+fn a_round_ends_when_it_is_full_and_the_rest_comes_in_order_with_the_next() {
+    // One read brings what fits a receive buffer, and is not divided.
+    let one_read = 4096 / frame(0, &[7; 100]).len() + 1;
+    let rounds = rounds_beside_a_write(4);
+    assert!(rounds.iter().all(|frames| *frames <= 4 + one_read), "{rounds:?}");
+    let rounds = rounds_beside_a_write(100_000);
+    assert!(
+        rounds.iter().any(|frames| *frames > 4 + one_read),
+        "the bound is what kept them short: {rounds:?}"
+    );
+}
+
 #[test]
 fn an_existing_file_is_not_made_again_and_a_missing_one_is_named() {
     let dir = tempfile::tempdir().unwrap();
