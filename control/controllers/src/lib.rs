@@ -13,6 +13,8 @@ pub mod rate;
 pub mod aimd;
 pub mod locality;
 pub mod gtc;
+pub mod autoscale;
+pub mod prewarm;
 
 pub use snapshot::{Board, Cache, Publisher, Snapshot};
 pub use utilization::{Settings, Utilization};
