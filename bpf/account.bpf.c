@@ -35,13 +35,22 @@ static __always_inline void begins(struct slice *slice, struct task_struct *task
 	count(&usage->ran, 1 - (now << RUNNING_BITS));
 }
 
-static __always_inline void ends(struct slice *slice, struct task_struct *task, __u64 now)
+static __always_inline bool waits(struct task_struct *task)
+{
+	if (bpf_core_field_exists(task->__state))
+		return task->__state != TASK_RUNNING;
+	return BPF_CORE_READ((struct task_struct___before_5_14 *)task, state) != TASK_RUNNING;
+}
+
+static __always_inline void ends(struct slice *slice, struct task_struct *task, bool preempted, __u64 now)
 {
 	struct usage *usage = usage_of(slice->row - 1);
 	if (!usage)
 		return;
 	count(&usage->ran, (now << RUNNING_BITS) - 1);
 	count(&usage->switches, 1);
+	if (!preempted && waits(task))
+		count(&usage->waits, 1);
 	__u64 major = task->maj_flt - slice->page_faults_major;
 	__u64 faults = task->min_flt - slice->page_faults + major;
 	if (faults)
@@ -93,7 +102,7 @@ int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_stru
 		return 0;
 	__u64 now = bpf_ktime_get_ns();
 	if (slice->row)
-		ends(slice, prev, now);
+		ends(slice, prev, preempt, now);
 	slice->row = 0;
 	if (row)
 		begins(slice, next, row, now);

@@ -88,7 +88,8 @@ impl Stage {
             let mut command = Command::new(std::env::current_exe()?);
             command.args(["core", &cpu.to_string(), &node.to_string()]).arg(&self.directory);
             let said = std::fs::File::create(self.directory.join(format!("core-{cpu}.log")))?;
-            core = Some(Core(ours(command.env("RUST_LIB_BACKTRACE", "0").stderr(said)).spawn()?));
+            command.env("RUST_LIB_BACKTRACE", "0").stderr(said);
+            core = Some(Core(alone(ours(&mut command)).spawn()?));
             Ok(())
         })?;
         Ok((core.expect("just started"), leases))
@@ -208,6 +209,12 @@ pub fn anywhere(command: &mut Command) -> &mut Command {
     }
     // SAFETY: one system call between fork and exec, and no memory is allocated.
     unsafe { ours(command).pre_exec(move || Ok(sched_setaffinity(Pid::from_raw(0), &all)?)) }
+}
+
+/// A child in a session of its own, as the supervisor's.
+fn alone(command: &mut Command) -> &mut Command {
+    // SAFETY: as above.
+    unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) }
 }
 
 /// A child that ends with this process: asked to, so that a jailer removes what it made.

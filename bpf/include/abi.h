@@ -136,7 +136,9 @@ struct usage {
 	__u64 ran;
 	/* Slices that ended. */
 	__u64 switches;
-	__u64 unused_cpu[3];
+	/* Of them, those after which the thread waited for something: it was not interrupted. */
+	__u64 waits;
+	__u64 unused_cpu[2];
 	/* The rest of the line and the next one: up to the end of the last slice of each thread. */
 	__u64 page_faults;
 	__u64 page_faults_major;

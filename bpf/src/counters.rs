@@ -14,6 +14,7 @@ const WORDS_BEFORE_DELAYS: usize = 24;
 // Words of a row.
 const RAN: usize = 0;
 const SWITCHES: usize = 1;
+const WAITS: usize = 2;
 const PAGE_FAULTS: usize = 5;
 const PAGE_FAULTS_MAJOR: usize = 6;
 const SYSCALLS: usize = 7;
@@ -38,6 +39,8 @@ pub struct Usage {
     pub cpu_ns: u64,
     /// How often a thread left a CPU.
     pub switches: u64,
+    /// Of these, how often since it waited for something, and not since others had their turn.
+    pub waits: u64,
     /// Pages that were not mapped when they were used, the major ones included. Up to the end of each thread's last
     /// slice, as also the next three.
     pub page_faults: u64,
@@ -107,6 +110,7 @@ impl Counters {
         Usage {
             cpu_ns: self.cpu_ns(index),
             switches: word(SWITCHES),
+            waits: word(WAITS),
             page_faults: word(PAGE_FAULTS),
             page_faults_major: word(PAGE_FAULTS_MAJOR),
             block_read_bytes: word(BLOCK_READ_BYTES),

@@ -194,8 +194,8 @@ impl std::fmt::Display for Ending {
     }
 }
 
-/// A process: dies with this one, has no signal blocked, and is not in the terminal's process group, so that
-/// Ctrl-C reaches the supervisor only, which then drains it.
+/// A process: dies with this one, has no signal blocked, and is in a session of its own: Ctrl-C reaches the supervisor only,
+/// which then drains it, and where the kernel shares CPUs by session it has a share of its own.
 fn spawn(mut command: Command) -> io::Result<Child> {
     let parent = nix::unistd::getpid();
     let prepare = move || {
@@ -205,12 +205,12 @@ fn spawn(mut command: Command) -> io::Result<Child> {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+        nix::unistd::setsid()?;
         Ok(())
     };
     // With it, each trap would cost 3 us for a backtrace that nobody reads.
     command.env("RUST_LIB_BACKTRACE", "0");
-    command.process_group(0);
-    // SAFETY: between fork and exec `prepare` makes three system calls; it neither allocates nor takes a lock.
+    // SAFETY: between fork and exec `prepare` makes four system calls; it neither allocates nor takes a lock.
     unsafe { command.pre_exec(prepare) };
     command.spawn()
 }

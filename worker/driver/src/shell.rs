@@ -66,7 +66,7 @@ pub fn run_pinned<T, F: Future<Output = T>>(
     uring::check()?;
     topology::pin(cpu)?;
     // Without it the loop runs, only later beside others that want its CPU.
-    let _ = topology::take_short_slices();
+    let _ = topology::take_precedence();
     let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
         .name("millrace")
         .io_memory(COLD_IO_BYTES)

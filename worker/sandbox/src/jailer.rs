@@ -37,6 +37,8 @@ const MAKING_MAX: Duration = Duration::from_secs(20);
 const BURY_EVERY: Duration = Duration::from_millis(20);
 /// Between two looks at memory.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks at who computes: a hog is one for so long before it stands back.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
 /// After a blank could not be forked.
 const BLANK_PAUSE: Duration = Duration::from_secs(5);
 /// How long an end may take: the kernel has killed everything by then.
@@ -107,6 +109,9 @@ struct Jailer {
     graves: Vec<Group>,
     bury_at: Option<Instant>,
     measure_at: Instant,
+    /// When it is to be looked at next who computes, and when it was last.
+    watch_at: Instant,
+    watched: Instant,
     pressure: Pressure,
     /// Whether memory is short, by the same thresholds by which sandboxes go.
     eviction: Eviction,
@@ -159,7 +164,7 @@ impl Jailer {
         let deadlines = self.cells.values().filter_map(|cell| cell.deadline);
         let is_owned = |cell: &Cell| cell.owner.is_some();
         let looks = self.eviction.is_under_way() || self.cells.values().any(is_owned);
-        let measure = looks.then_some(self.measure_at);
+        let measure = looks.then_some(self.measure_at.min(self.watch_at));
         let blanks = self.lacking().map(|_| self.blanks_at);
         let next = deadlines.chain(self.bury_at).chain(measure).chain(blanks).min();
         let Some(next) = next else { return EpollTimeout::NONE };
@@ -310,6 +315,13 @@ impl Jailer {
         if self.measure_at <= now {
             self.measure_at = now + MEASURE_EVERY;
             self.measure();
+        }
+        if self.watch_at <= now {
+            let elapsed_ns = now.duration_since(self.watched).as_nanos() as u64;
+            (self.watch_at, self.watched) = (now + WATCH_EVERY, now);
+            for cell in self.cells.values_mut() {
+                cell.take_turns(self.rules.had(cell.index), elapsed_ns);
+            }
         }
     }
 

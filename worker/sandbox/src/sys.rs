@@ -299,34 +299,31 @@ pub fn memory(bytes: usize) -> Result<*mut u8> {
     if at == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(at.cast()) }
 }
 
-/// `struct sched_attr` in its first version; policy 0 is that of ordinary threads.
-#[repr(C)]
-struct SchedulingAttributes {
-    size: u32,
-    policy: u32,
-    flags: u64,
-    nice: i32,
-    priority: u32,
-    runtime: u64,
-    deadline: u64,
-    period: u64,
+/// How long a thread of a sandbox that answers runs before others get their turn: the shortest slice that the kernel has
+/// for ordinary threads. It waits no longer than that behind another one of its kind.
+const SHORT_SLICE_NS: u64 = 100_000;
+/// The same of a sandbox that computes: much longer than the kernel's usual 3 ms, so that the kernel lets one with short
+/// slices interrupt it, and short enough for a second one that computes.
+const LONG_SLICE_NS: u64 = 20_000_000;
+
+/// Gives this thread and all that it will start short slices. The share of the CPU stays the group's. Kernels before 6.12
+/// do not know of this, and lose nothing.
+pub fn take_short_slices() -> Result<()> {
+    set_slice(0, SHORT_SLICE_NS)
 }
 
-/// Gives this thread and all that it will start the shortest slice that the kernel has for ordinary threads: a function
-/// that wakes up waits no longer than that behind one that computes. The share of the CPU stays the group's. Kernels
-/// before 6.12 do not know of this, and lose nothing.
-pub fn take_short_slices() -> Result<()> {
-    const SLICE_NS: u64 = 100_000;
-    let attributes = SchedulingAttributes {
-        size: size_of::<SchedulingAttributes>() as u32,
-        policy: 0,
-        flags: 0,
-        nice: 0,
-        priority: 0,
-        runtime: SLICE_NS,
-        deadline: 0,
-        period: 0,
-    };
-    // SAFETY: the struct outlives the call and says its size; 0 is the calling thread.
-    Errno::result(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) }).map(drop)
+/// Gives a thread (0: this one) short or long slices. Its niceness stays.
+pub fn set_slices(tid: i32, are_long: bool) -> Result<()> {
+    set_slice(tid, if are_long { LONG_SLICE_NS } else { SHORT_SLICE_NS })
+}
+
+fn set_slice(tid: i32, ns: u64) -> Result<()> {
+    // SAFETY: all zero is a valid value of a struct of numbers; policy 0 is that of ordinary threads.
+    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
+    attributes.size = size_of::<libc::sched_attr>() as u32;
+    attributes.sched_runtime = ns;
+    // SAFETY: plain numbers. An error looks like a niceness of -1, which it then nearly is.
+    attributes.sched_nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, tid as libc::id_t) };
+    // SAFETY: the struct outlives the call and says its size.
+    Errno::result(unsafe { libc::syscall(libc::SYS_sched_setattr, tid, &raw const attributes, 0) }).map(drop)
 }

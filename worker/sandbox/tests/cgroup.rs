@@ -167,6 +167,35 @@ fn weights_share_a_cpu_that_is_short() {
     });
 }
 
+#[test]
+fn a_group_that_stands_back_leaves_the_cpu_to_others() {
+    each(|platform| {
+        let cpu = first_cpu();
+        let mut groups = ["one", "other"].map(|name| {
+            let mut group = platform.group(name);
+            told(group.apply(&Limits { cpus: vec![cpu], pids_max: 8, cpu_weight: 99, ..Limits::NONE }));
+            group
+        });
+        let _busy = groups.each_ref().map(|group| Actor::start(group, "spin"));
+        // How much more the first one gets than the second while both together get this much.
+        let ratio = |groups: &[sandbox::cgroup::Group; 2]| {
+            let used = || groups.each_ref().map(|group| told(group.cpu_ns()));
+            let before = used();
+            let sum = |used: [u64; 2]| used.iter().sum::<u64>();
+            until("0.7 s of CPU", || sum(used()) - sum(before) > 700_000_000);
+            let after = used();
+            (after[0] - before[0]) as f64 / (after[1] - before[1]).max(1) as f64
+        };
+        told(groups[1].stand_back(true));
+        let stood_back = ratio(&groups);
+        told(groups[1].stand_back(false));
+        let equal = ratio(&groups);
+        eprintln!("{stood_back:.1} times the CPU of one that stands back, {equal:.2} of one that does not");
+        assert!(stood_back > 6.0 && equal < 3.0, "{stood_back} {equal}");
+        groups.iter().for_each(|group| told(group.kill()));
+    });
+}
+
 fn first_cpu() -> u32 {
     let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).expect("a set of CPUs");
     (0..1024).find(|cpu| set.is_set(*cpu).unwrap_or(false)).expect("a CPU") as u32

@@ -52,9 +52,13 @@ pub(super) fn value(text: &str, key: &str) -> u64 {
 
 /// The processes of a group, as this process's PID namespace numbers them; those that it cannot see are left out.
 pub(super) fn processes(group: &Path) -> Result<Vec<i32>, CgroupError> {
-    let path = group.join("cgroup.procs");
+    ids(&group.join("cgroup.procs"))
+}
+
+/// The same of any such file.
+pub(super) fn ids(path: &Path) -> Result<Vec<i32>, CgroupError> {
     // Not `read`: a fork bomb's list may be long.
-    let text = fs::read_to_string(&path).map_err(|error| CgroupError::file("read", &path, error))?;
+    let text = fs::read_to_string(path).map_err(|error| CgroupError::file("read", path, error))?;
     Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect())
 }
 

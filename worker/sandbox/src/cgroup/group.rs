@@ -26,6 +26,8 @@ pub struct Group {
     /// Its directory in each tree of the parent; none: no limit needed one yet.
     directories: Vec<Option<PathBuf>>,
     applied: Limits,
+    /// See [`Group::stand_back`].
+    stands_back: bool,
     /// `memory.peak`, once it was reset: the kernel (v2) counts for each open file.
     peak: Option<File>,
 }
@@ -39,6 +41,7 @@ impl Group {
             name: name.to_owned(),
             directories: vec![None; inner.trees.len()],
             applied: Limits::NONE,
+            stands_back: false,
             peak: None,
             parent: inner,
         };
@@ -147,6 +150,29 @@ impl Group {
             }
         }
         self.applied = limits.clone();
+        Ok(())
+    }
+
+    /// Lets the group stand back behind others of the platform that want a CPU, or not any more: by its weight and by the
+    /// slices of its threads, those to come included. Again is no error, and reaches threads that were being started.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn stand_back(&mut self, stands_back: bool) -> Result<(), CgroupError> {
+        let (Some(directory), version) = self.place(Controller::Cpu) else { return Ok(()) };
+        let threads = match version {
+            Version::One => "tasks",
+            Version::Two => "cgroup.threads",
+        };
+        let threads = files::ids(&directory.join(threads))?;
+        if stands_back != self.stands_back {
+            write(directory, &limits::weight(version, self.applied.cpu_weight, stands_back))?;
+        }
+        for tid in threads {
+            // It may have ended; kernels before 6.12 know no slices.
+            let _ = crate::sys::set_slices(tid, stands_back);
+        }
+        self.stands_back = stands_back;
         Ok(())
     }
 

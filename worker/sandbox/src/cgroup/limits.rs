@@ -67,6 +67,20 @@ const PERIOD_US_MAX: u64 = 1_000_000;
 /// The least quota of a period: `min_cfs_quota_period` of the kernel's scheduler.
 const QUOTA_US_MIN: u64 = 1_000;
 
+/// The part of its weight that a group has which stands back behind others.
+const STANDING_BACK: u64 = 50;
+
+/// What to write for a weight, whole or, of a group that stands back, a part of it.
+pub(super) fn weight(version: Version, weight: u32, stands_back: bool) -> Change {
+    let part = if stands_back { STANDING_BACK } else { 1 };
+    let weight = u64::from(weight.clamp(1, 10_000));
+    match version {
+        // 1,024 is the default there as 100 is here, and 2 the least.
+        Version::One => change("cpu.shares", (weight * 1024 / 100 / part).max(2)),
+        Version::Two => change("cpu.weight", (weight / part).max(1)),
+    }
+}
+
 /// A text to write into a file of the group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Change {
@@ -120,12 +134,7 @@ fn most(limit: u64, none: &str) -> String {
 fn cpu(version: Version, old: &Limits, new: &Limits) -> Vec<Change> {
     let mut changes = Vec::new();
     if old.cpu_weight != new.cpu_weight {
-        let weight = new.cpu_weight.clamp(1, 10_000);
-        changes.push(match version {
-            // 1,024 is the default there as 100 is here.
-            Version::One => change("cpu.shares", u64::from(weight) * 1024 / 100),
-            Version::Two => change("cpu.weight", weight),
-        });
+        changes.push(weight(version, new.cpu_weight, false));
     }
     if old.cpu_milli != new.cpu_milli {
         let (quota, period) = quota(new.cpu_milli);
@@ -284,6 +293,19 @@ mod tests {
         assert_eq!(written(Version::One, Controller::Cpu, &Limits::NONE, &of(200)), ["cpu.shares=2048"]);
         assert_eq!(written(Version::One, Controller::Cpu, &Limits::NONE, &of(1)), ["cpu.shares=10"]);
         assert_eq!(written(Version::One, Controller::Cpu, &of(5), &Limits::NONE), ["cpu.shares=1024"]);
+    }
+
+    #[test]
+    fn a_group_that_stands_back_has_a_part_of_its_weight() {
+        let text = |version, of, stands_back| weight(version, of, stands_back).text;
+        assert_eq!(text(Version::One, 100, true), "20");
+        assert_eq!(text(Version::One, 1, true), "2", "the least that the kernel takes");
+        assert_eq!(text(Version::Two, 100, true), "2");
+        assert_eq!(text(Version::Two, 30, true), "1");
+        assert_eq!(
+            (text(Version::One, 100, false), text(Version::Two, 30, false)),
+            ("1024".into(), "30".into())
+        );
     }
 
     #[test]

@@ -15,6 +15,9 @@ use std::time::Duration;
 
 /// How far below a tree's root a platform's groups are looked for.
 const DEPTH_MAX: usize = 8;
+/// The weight of the group of the worker's own processes beside all sandboxes together, which have 100: each call passes
+/// through a core, which waits most of the time.
+const WORKER_WEIGHT: &str = "1000";
 /// Groups looked at at most, on a host with very many.
 const LOOKS_MAX: usize = 50_000;
 
@@ -194,6 +197,10 @@ fn enable(tree: &Tree, top: &Path) -> Result<(), CgroupError> {
     let is_root = !tree.base.join("cgroup.type").exists();
     if lacking(&tree.base, &tree.controllers)?.is_some() && !is_root {
         vacate(&tree.base, tree.whose)?;
+    }
+    let leaf = tree.base.join(LEAF);
+    if tree.controllers.contains(&Controller::Cpu) && leaf.join("cpu.weight").exists() {
+        files::write(&leaf.join("cpu.weight"), WORKER_WEIGHT)?;
     }
     for group in [&tree.base, top] {
         if let Some(text) = lacking(group, &tree.controllers)? {

@@ -4,6 +4,7 @@ use crate::cgroup::Group;
 use crate::jail::letter::{Answer, Head, Step, answer, word};
 use crate::jail::{Inmate, JailError, Kind, function_fault, host_fault, tiers};
 use crate::protocol::{Abi, Ending, FromJailer, RunId, SandboxId, Spec};
+use crate::turns::{Habit, Had, Turns};
 use bpf::Event;
 use nix::errno::Errno;
 use std::collections::BTreeSet;
@@ -87,6 +88,8 @@ pub struct Cell {
     pub owner: Option<Owner>,
     /// Whether BPF tells for which system call a process was killed.
     pub tells_syscalls: bool,
+    /// How it uses CPUs.
+    pub habit: Habit,
 }
 
 impl Owner {
@@ -243,6 +246,19 @@ impl Cell {
             Event::Denied { .. } => Some(event.to_string()),
             // The group's own count of kills says it more surely; exits come from the first process.
             Event::Oom { .. } | Event::Exit { .. } => None,
+        }
+    }
+
+    /// Has it stand back while it computes: `had` by BPF, if that counts, so long after the last look.
+    pub fn take_turns(&mut self, had: Option<Had>, elapsed_ns: u64) {
+        let (State::Live, Some(group)) = (self.state, &mut self.group) else { return };
+        let of_group = || Some(Had { cpu_ns: group.cpu_ns().ok()?, waits: None });
+        let Some(had) = had.or_else(of_group) else { return };
+        let before = self.habit.turns();
+        let turns = self.habit.step(had, elapsed_ns);
+        if turns != before || turns == Turns::Computes {
+            // It may end at this moment; and where the kernel refuses, others wait longer, and nothing else changes.
+            let _ = group.stand_back(turns == Turns::Computes);
         }
     }
 

@@ -5,6 +5,7 @@ use super::say;
 use crate::cgroup::{Group, Parent};
 use crate::jail::{JailError, function_fault, host_fault};
 use crate::protocol::{Counters, Spec};
+use crate::turns::Had;
 use bpf::{Device, Endpoints, Enforcement, Event, Network, Options, Policy, Sandbox, Strangers, Transport};
 use call::function::{Protocol, Rule};
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ struct Row {
 /// What BPF enforces here.
 pub struct Rules {
     enforcement: Result<Enforcement, String>,
+    /// Mapped, where BPF counts CPU time.
+    usages: Option<bpf::Counters>,
     rows: BTreeMap<String, Row>,
     free: Vec<u32>,
     /// Which function's row a sandbox uses.
@@ -50,8 +53,11 @@ impl Rules {
             })
             .map_err(|error| error.to_string()),
         };
+        let usages = enforcement.as_ref().ok().filter(|enforcement| is_in_force(enforcement, "accounting"));
+        let usages = usages.and_then(|enforcement| enforcement.counters().ok());
         let mut rules = Rules {
             enforcement,
+            usages,
             rows: BTreeMap::new(),
             free: (0..FUNCTIONS_MAX).rev().collect(),
             admitted: BTreeMap::new(),
@@ -71,8 +77,13 @@ impl Rules {
     }
 
     fn has(&self, name: &str) -> bool {
-        let Ok(enforcement) = &self.enforcement else { return false };
-        enforcement.backends().iter().any(|backend| backend.name == name && backend.missing.is_none())
+        self.enforcement.as_ref().is_ok_and(|enforcement| is_in_force(enforcement, name))
+    }
+
+    /// What a sandbox had of CPUs, and those before it with the same row; none where nothing counts it.
+    pub fn had(&self, index: u32) -> Option<Had> {
+        let usage = self.usages.as_ref()?.read(index);
+        Some(Had { cpu_ns: usage.cpu_ns, waits: Some(usage.waits) })
     }
 
     /// Whether rules of the network hold.
@@ -251,6 +262,10 @@ impl Rules {
             say(format_args!("event=bpf-stop-failed reason=\"{error}\""));
         }
     }
+}
+
+fn is_in_force(enforcement: &Enforcement, name: &str) -> bool {
+    enforcement.backends().iter().any(|backend| backend.name == name && backend.missing.is_none())
 }
 
 /// Sandboxes with the same key have the same rules.

@@ -90,6 +90,7 @@ impl Jailer {
             listener: None,
             owner: None,
             tells_syscalls: self.rules.has_events(),
+            habit: crate::turns::Habit::NEW,
         })
     }
 

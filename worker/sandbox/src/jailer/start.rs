@@ -69,6 +69,8 @@ impl Jailer {
             graves: Vec::new(),
             bury_at: None,
             measure_at: now,
+            watch_at: now,
+            watched: now,
             pressure: Pressure::of_host(),
             eviction: Eviction::new(),
             began: now,

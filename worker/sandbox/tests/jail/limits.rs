@@ -49,6 +49,46 @@ fn a_fork_bomb_is_bounded() {
     wait("the end of the bomb", || (host.inmates().len() <= 3).then_some(()));
 }
 
+/// The weight of the group in which a process is, as the kernel has it.
+fn weight_of(pid: u32) -> u64 {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it lives");
+    let place = |line: &str| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        match controllers {
+            "" => Some(format!("/sys/fs/cgroup{path}/cpu.weight")),
+            _ if controllers.split(',').any(|one| one == "cpu") => {
+                Some(format!("/sys/fs/cgroup/{controllers}{path}/cpu.shares"))
+            }
+            _ => None,
+        }
+    };
+    let text = groups.lines().filter_map(place).find_map(|file| std::fs::read_to_string(file).ok());
+    text.expect("a group with a weight").trim().parse().expect("a number")
+}
+
+#[test]
+fn one_that_computes_stands_back_until_it_waits_again() {
+    if !has_root("one_that_computes_stands_back") {
+        return;
+    }
+    let (host, bundle) = (Host::start(), bundle());
+    let mut core = host.core();
+    if !core.force.cgroups {
+        return skip("one_that_computes_stands_back", "no cgroups here");
+    }
+    let mut spec = shell(bundle.path());
+    spec.abi = Abi::RuntimeApi;
+    let script = "for i in 1 2 3 4; do while [ ! -e /tmp/stop ]; do :; done & done; wait; exec sleep 1000";
+    spec.command = ["/bin/sh", "-c", script].map(String::from).into();
+    let made = core.make(spec);
+    // 100 is usual, 1024 with version 1.
+    wait("a part of its weight", || (weight_of(made.pid) <= 20).then_some(()));
+    std::fs::write(format!("/proc/{}/root/tmp/stop", made.pid), "").expect("root may write there");
+    let whole = [100, 1024];
+    wait("its whole weight", || whole.contains(&weight_of(made.pid)).then_some(()));
+}
+
 #[test]
 fn files_are_bounded() {
     if !has_root("files_are_bounded") {
