@@ -1,9 +1,10 @@
 //! The utilization controller: how much opportunistic work the workers can take now.
 //!
 //! It publishes S; the opportunistic limit of a function is its quota times S. While the cores are used less than
-//! the target, S rises by a step each period; in the band between target and overload it stays, so that it does
-//! not swing; at overload it falls to zero at once, since opportunistic work can wait and the rest cannot.
-//! (XFaaS section 4.6; the paper gives neither period nor target, so they are [`Settings`].)
+//! the target, S rises by a step each period; in the band above it S stays, so that it does not swing; above the band
+//! it falls by a step, as reserved work grows through the morning; at overload it falls to zero at once, since
+//! opportunistic work can wait and the rest cannot. (XFaaS section 4.6; the paper gives neither period nor target, so
+//! they are [`Settings`].)
 
 use crate::snapshot::{Publisher, Snapshot};
 use crate::words::Permille;
@@ -14,9 +15,13 @@ pub struct Settings {
     /// Below this mean utilisation S rises. The paper's fleet runs at 66% over a day; a core that serves short
     /// calls keeps its queueing delay low up to about 80%.
     pub target: Permille,
-    /// From this mean utilisation on S is zero. Above `target`: the band between them is the hysteresis.
+    /// From this mean utilisation on S falls by a step. Not below `target`: the band between them is the hysteresis.
+    /// Without such a fall S would stay where the night left it until the day's work reached overload, and a fleet
+    /// whose calls take minutes would swing between overload and idleness.
+    pub ease: Permille,
+    /// From this mean utilisation on S is zero. Above `target`, and not below `ease`.
     pub overload: Permille,
-    /// How much S rises in one period: from nothing to the whole quota in twenty.
+    /// How much S rises or falls in one period: from nothing to the whole quota in twenty.
     pub step: Permille,
     /// The largest S: idle workers may be given more than the quotas' sum.
     pub most: Permille,
@@ -24,7 +29,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { target: 800, overload: 900, step: 50, most: 2000 }
+        Settings { target: 800, ease: 850, overload: 900, step: 50, most: 2000 }
     }
 }
 
@@ -41,9 +46,10 @@ impl Utilization {
     /// Begins with S = 0: nothing is known of the cores yet. `published` is the newest version consumers may have.
     ///
     /// # Panics
-    /// If the target is not below overload, or the step is zero.
+    /// If the target is not below overload, `ease` is not between them, or the step is zero.
     pub fn new(settings: Settings, cores_max: usize, published: u64) -> Utilization {
-        assert!(settings.target < settings.overload, "the band of hysteresis is empty: {settings:?}");
+        let Settings { target, ease, overload, .. } = settings;
+        assert!(target < overload && (target..=overload).contains(&ease), "no band of hysteresis: {settings:?}");
         assert!(settings.step > 0, "S would never rise: {settings:?}");
         Utilization { settings, cores: vec![None; cores_max], publisher: Publisher::new(published, 0) }
     }
@@ -63,11 +69,12 @@ impl Utilization {
 
     /// Decides for one period. A snapshot comes out if S changed. Without cores there is no capacity: S is zero.
     pub fn turn(&mut self) -> Option<Snapshot<Permille>> {
-        let Settings { target, overload, step, most } = self.settings;
+        let Settings { target, ease, overload, step, most } = self.settings;
         let before = self.publisher.newest().value;
         let after = match self.mean() {
             None => 0,
             Some(mean) if mean >= overload => 0,
+            Some(mean) if mean >= ease => before.saturating_sub(step),
             Some(mean) if mean >= target => before,
             Some(_) => most.min(before + step),
         };
@@ -91,7 +98,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn s_rises_under_target_stays_in_the_band_and_falls_at_overload(
+        fn s_rises_under_target_stays_in_the_band_falls_above_it_and_is_none_at_overload(
             periods in proptest::collection::vec(proptest::collection::vec(proptest::option::of(0..1200u32), 4), 0..100),
         ) {
             let settings = Settings::default();
@@ -107,6 +114,9 @@ mod tests {
                 match controller.mean() {
                     None => prop_assert_eq!(after.value, 0),
                     Some(mean) if mean >= settings.overload => prop_assert_eq!(after.value, 0),
+                    Some(mean) if mean >= settings.ease => {
+                        prop_assert_eq!(after.value, before.value.saturating_sub(settings.step))
+                    }
                     Some(mean) if mean >= settings.target => prop_assert_eq!(after, before),
                     Some(_) => prop_assert_eq!(after.value, settings.most.min(before.value + settings.step)),
                 }
@@ -135,6 +145,18 @@ mod tests {
     }
 
     #[test]
+    fn fixed_work_that_grows_slowly_pushes_opportunistic_work_aside_without_overload() {
+        let mut controller = controller(1);
+        for fixed in (300..850).flat_map(|fixed| [fixed; 4]) {
+            let now = fixed + controller.newest().value * 500 / 1000;
+            assert!(now < 900, "overload at {fixed}");
+            controller.observe(0, Some(now));
+            controller.turn();
+        }
+        assert_eq!(controller.newest().value, 0, "fixed work fills the core");
+    }
+
+    #[test]
     fn a_burst_of_reserved_work_stops_opportunistic_work_at_once() {
         let mut controller = controller(2);
         (0..2).for_each(|core| controller.observe(core, Some(100)));
@@ -147,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "the band of hysteresis is empty")]
+    #[should_panic(expected = "no band of hysteresis")]
     fn canary_band() {
         Utilization::new(Settings { target: 900, overload: 900, ..Settings::default() }, 1, 0);
     }

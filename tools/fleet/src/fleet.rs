@@ -169,6 +169,7 @@ impl<'a> Between<'a> {
 
     fn change(&mut self, now: u32, what: &What, begins: bool, shared: &Shared<'_>) {
         match what {
+            What::Watched => {}
             What::ControllersLost => self.headless = begins,
             What::Downstream { name, permille } => {
                 self.services.set(name, if begins { *permille } else { 1000 });

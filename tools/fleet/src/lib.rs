@@ -23,7 +23,11 @@ pub mod services;
 pub mod shaping;
 pub mod conductor;
 pub mod fleet;
+pub mod figures;
+pub mod study;
+pub mod picture;
 
 pub use fleet::{Run, run};
 pub use plan::Plan;
 pub use scenario::{Error, Scenario};
+pub use study::{Study, study};

@@ -37,6 +37,10 @@ pub struct Plan {
     pub until: u32,
     /// The tick in which the run ends at the latest.
     pub end: u32,
+    /// Functions that use a downstream service.
+    pub users: Vec<u32>,
+    /// The function whose spike is watched, and when.
+    pub watched: Option<u32>,
     /// Ticks of one point of the series.
     pub point: u32,
 }
@@ -49,6 +53,10 @@ impl Plan {
     pub fn new(scenario: &Scenario, seed: u64) -> Result<Plan, Error> {
         let mut functions = workload::draw(scenario, seed);
         attach(&mut functions, scenario)?;
+        let watched = scenario.spike.as_ref().map(|spike| {
+            functions.push(workload::spiking(scenario, spike));
+            functions.len() as u32 - 1
+        });
         let time = &scenario.time;
         let ticks = |hours: f64| (hours * 3_600_000.0 / f64::from(time.tick_ms)) as u32;
         let (from, until) = (ticks(time.warm_up_h), ticks(time.warm_up_h + time.hours));
@@ -60,10 +68,16 @@ impl Plan {
         for (at, function) in functions.iter().enumerate() {
             for &(region, share) in &function.origins {
                 let per_s = function.simulated_per_s() * share;
+                if per_s <= 0.0 {
+                    continue;
+                }
                 streams[usize::from(region)].push(Stream { function: at as u32, region, per_s });
             }
         }
+        let users = (0..functions.len() as u32).filter(|&at| functions[at as usize].downstream.is_some());
         Ok(Plan {
+            users: users.collect(),
+            watched,
             scenario: scenario.clone(),
             seed,
             functions,
@@ -80,11 +94,31 @@ impl Plan {
     /// The first tick after `after_s` seconds in which a call of this stream arrives, and the second; none before
     /// the end.
     pub fn arrival(&self, stream: &Stream, after_s: f64, random: &mut Random) -> Option<(u32, f64)> {
+        if Some(stream.function) == self.watched {
+            return self.arrival_in_spike(stream, after_s, random);
+        }
         let curve = if self.functions[stream.function as usize].spiky { &self.spiky } else { &self.plain };
         let mass = curve.mass(after_s) + random.exponential() / stream.per_s;
         let second = curve.second(mass)?;
         let tick = (second * 1000.0 / f64::from(self.scenario.time.tick_ms)) as u32;
         (tick < self.end).then_some((tick, second))
+    }
+
+    /// The same of the watched function: at an even rate while its spike lasts.
+    fn arrival_in_spike(&self, stream: &Stream, after_s: f64, random: &mut Random) -> Option<(u32, f64)> {
+        let spike = self.scenario.spike.as_ref()?;
+        let begin = (self.scenario.time.warm_up_h + spike.at_h) * 3600.0;
+        let second = after_s.max(begin) + random.exponential() / stream.per_s;
+        let tick = (second * 1000.0 / f64::from(self.scenario.time.tick_ms)) as u32;
+        (second < begin + spike.for_min * 60.0 && tick < self.end).then_some((tick, second))
+    }
+
+    /// Whether a spike may show in what arrives in this tick: while it lasts, and as long again. Without one,
+    /// everything that is measured.
+    pub fn is_watched(&self, tick: u32) -> bool {
+        self.scenario
+            .watch_span()
+            .is_none_or(|(at_h, for_h)| (self.tick_at(at_h)..self.tick_at(at_h + for_h)).contains(&tick))
     }
 
     /// Ticks of so many milliseconds, at least one.

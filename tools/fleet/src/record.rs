@@ -94,6 +94,8 @@ pub struct Point {
     pub s: u64,
     /// Exceptions of downstream services.
     pub exceptions: u64,
+    /// Simulated calls of functions that use a service which wait, at the point's end.
+    pub using_waiting: u64,
     /// The longest start delay of a call of reserved quota that started in it, ms.
     pub reserved_delay_ms: u64,
 }
@@ -107,6 +109,8 @@ pub struct Ledger {
     pub finished: u64,
     /// Of these, ended after their deadline.
     pub late: u64,
+    /// Of these, of opportunistic quota.
+    pub late_opportunistic: u64,
     /// Attempts that a downstream service refused.
     pub refused: u64,
     /// Runs lost with a region.
@@ -123,6 +127,7 @@ impl Ledger {
         self.received += other.received;
         self.finished += other.finished;
         self.late += other.late;
+        self.late_opportunistic += other.late_opportunistic;
         self.refused += other.refused;
         self.lost_runs += other.lost_runs;
         self.simulated += other.simulated;
@@ -139,6 +144,8 @@ pub struct Record {
     pub reserved: Delays,
     /// The same of opportunistic quota.
     pub opportunistic: Delays,
+    /// Start delays of calls of reserved quota, but for those of the function that is watched.
+    pub others: Delays,
     /// What became of all calls.
     pub ledger: Ledger,
     /// Hash of everything that happened.

@@ -227,7 +227,7 @@ impl<'a> Region<'a> {
             let near = Duration::from_secs_f64(load.opportunistic_deadline_h * 3600.0 * load.near);
             (load.opportunistic_quota, Quota::Opportunistic { near })
         };
-        let per_s = of.simulated_per_s() * times * self.share(of);
+        let per_s = of.usual_per_s / f64::from(of.gathered) * times * self.share(of);
         // What comes in a few seconds may enter at once; a simulated call is a burst by itself.
         let burst = (per_s * 10.0) as u32 + if of.reserved { 32 } else { 2 };
         let slow_start = (self.plan.scenario.control.slow_start && of.downstream.is_some()).then(|| {
@@ -256,7 +256,7 @@ impl<'a> Region<'a> {
     fn concurrency(&self, function: usize) -> u32 {
         let of = &self.plan.functions[function];
         let runs_s = of.run_s.max(self.plan.scenario.workload.spread_s);
-        (of.simulated_per_s() * runs_s * 8.0) as u32 + 16
+        (of.usual_per_s / f64::from(of.gathered) * runs_s * 8.0) as u32 + 16
     }
 
     fn tell(&mut self, input: Input) {
@@ -447,7 +447,11 @@ impl<'a> Region<'a> {
             let late = self.plan.ms(now - call.arrived)
                 > 1000 * u64::from(self.plan.functions[function as usize].deadline_s);
             self.record.ledger.finished += calls;
-            self.record.ledger.late += if late { calls } else { 0 };
+            let late = if late { calls } else { 0 };
+            self.record.ledger.late += late;
+            if !self.plan.functions[function as usize].reserved {
+                self.record.ledger.late_opportunistic += late;
+            }
         }
     }
 
@@ -582,6 +586,10 @@ impl<'a> Region<'a> {
         if self.plan.is_measured(call.arrived) {
             let delays = if reserved { &mut self.record.reserved } else { &mut self.record.opportunistic };
             delays.add(ms, calls);
+            // Not a moment before the watched function's calls, nor long after: the same calls in each run.
+            if reserved && self.plan.watched != Some(function) && self.plan.is_watched(call.arrived) {
+                self.record.others.add(ms, calls);
+            }
         }
     }
 
@@ -629,6 +637,7 @@ impl<'a> Region<'a> {
             self.point.executed_cpu /= 1000;
             self.point.backlog_cpu = self.waiting_cpu();
             self.point.s = u64::from(self.s);
+            self.point.using_waiting = self.plan.users.iter().map(|&user| self.waiting(user)).sum();
             self.record.points.push(std::mem::take(&mut self.point));
         }
     }

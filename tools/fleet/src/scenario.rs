@@ -10,7 +10,17 @@ use std::fmt;
 pub const BYTES_MAX: usize = 1 << 16;
 
 /// The scenarios that come with the program, by name.
-pub const BUILT_IN: &[(&str, &str)] = &[("day", include_str!("../scenarios/day.toml"))];
+pub const BUILT_IN: &[(&str, &str)] = &[
+    ("day", include_str!("../scenarios/day.toml")),
+    ("dense", include_str!("../scenarios/dense.toml")),
+    ("orders", include_str!("../scenarios/orders.toml")),
+    ("controllers-lost", include_str!("../scenarios/controllers-lost.toml")),
+    ("region-lost", include_str!("../scenarios/region-lost.toml")),
+    ("spike", include_str!("../scenarios/spike.toml")),
+    ("cache-incident", include_str!("../scenarios/cache-incident.toml")),
+    ("graph-incident", include_str!("../scenarios/graph-incident.toml")),
+    ("what-if", include_str!("../scenarios/what-if.toml")),
+];
 
 /// A scenario.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize)]
@@ -34,6 +44,8 @@ pub struct Scenario {
     /// What happens, and when.
     #[serde(rename = "event")]
     pub events: Vec<EventSpec>,
+    /// One function's calls that all come at once.
+    pub spike: Option<SpikeSpec>,
     /// What is run beside it.
     #[serde(rename = "variant")]
     pub variants: Vec<VariantSpec>,
@@ -211,6 +223,8 @@ pub struct ControlSpec {
     pub order: Order,
     /// The utilization controller: S rises below this, per mille of a worker's CPU.
     pub target: u32,
+    /// From here on S falls.
+    pub ease: u32,
     /// From here on S is zero.
     pub overload: u32,
     /// How much S rises in a period.
@@ -231,11 +245,12 @@ impl Default for ControlSpec {
     fn default() -> ControlSpec {
         ControlSpec {
             order: Order::Millrace,
-            target: 700,
-            overload: 850,
-            step: 20,
-            most: 3000,
-            period_s: 10,
+            target: 660,
+            ease: 670,
+            overload: 900,
+            step: 10,
+            most: 1500,
+            period_s: 30,
             admit: 980,
             slow_start: false,
             aimd: true,
@@ -266,13 +281,12 @@ pub struct EventSpec {
     /// For how long.
     pub for_h: f64,
     /// What.
-    #[serde(flatten)]
     pub what: What,
 }
 
 /// Kinds of events.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
-#[serde(tag = "what", rename_all = "kebab-case")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub enum What {
     /// All workers and schedulers of a region are gone.
     RegionLost {
@@ -282,6 +296,8 @@ pub enum What {
         /// they go to the nearest region, and what is queued waits for the region's return.
         queue: bool,
     },
+    /// Nothing: the figures of these hours are wanted.
+    Watched,
     /// No controller publishes anything.
     ControllersLost,
     /// A service serves this share of what it usually does.
@@ -291,6 +307,44 @@ pub enum What {
         /// Per mille of its capacity.
         permille: u32,
     },
+}
+
+/// One function's calls that all come at once.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SpikeSpec {
+    /// Hours after measuring began.
+    pub at_h: f64,
+    /// Minutes in which they come.
+    pub for_min: f64,
+    /// How many.
+    pub calls: f64,
+    /// M instructions of one.
+    pub cpu: f64,
+    /// Seconds of one.
+    pub run_s: f64,
+    /// MB of one.
+    pub memory_mb: f64,
+    /// Whether the function has reserved quota.
+    pub reserved: bool,
+    /// Whether it comes at all: a run without it has the same functions.
+    pub comes: bool,
+}
+
+impl Default for SpikeSpec {
+    /// The paper's burst: 20 million calls in 15 minutes; a call of the median event function.
+    fn default() -> SpikeSpec {
+        SpikeSpec {
+            at_h: 0.5,
+            for_min: 15.0,
+            calls: 20e6,
+            cpu: 11.4,
+            run_s: 0.0972,
+            memory_mb: 1.2,
+            reserved: false,
+            comes: true,
+        }
+    }
 }
 
 /// What is run beside a scenario.
@@ -414,6 +468,11 @@ impl Scenario {
             .collect()
     }
 
+    /// The hours in which a spike may show: while it lasts, and as long again.
+    pub fn watch_span(&self) -> Option<(f64, f64)> {
+        self.spike.as_ref().map(|spike| (spike.at_h, spike.for_min / 30.0))
+    }
+
     /// Weights around 1, spread evenly and dealt in the order of multiples of `stride`: large and small lie mixed.
     fn weights(&self, stride: u32) -> Vec<f64> {
         let count = self.fleet.regions;
@@ -472,6 +531,14 @@ impl Scenario {
             2000.0,
         )?;
         within("control.step", self.control.step.into(), 1.0, 100_000.0)?;
+        if let Some(spike) = &self.spike {
+            within("spike.at_h", spike.at_h, 0.0, 168.0)?;
+            within("spike.for_min", spike.for_min, 0.1, 1440.0)?;
+            within("spike.calls", spike.calls, 1.0, 1e12)?;
+            within("spike.cpu", spike.cpu, 0.001, 1e9)?;
+            within("spike.run_s", spike.run_s, 0.0, 86_400.0)?;
+            within("spike.memory_mb", spike.memory_mb, 0.0, 1e6)?;
+        }
         for event in &self.events {
             self.validate_event(event)?;
         }

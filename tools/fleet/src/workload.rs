@@ -6,7 +6,7 @@
 //! come out together.
 
 use crate::arithmetic::{Random, exp2, log2, power};
-use crate::scenario::{Scenario, WorkloadSpec};
+use crate::scenario::{Scenario, SpikeSpec, WorkloadSpec};
 
 /// What starts a function's calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,6 +90,8 @@ pub struct Function {
     pub memory_mb: f64,
     /// Mean calls a second, all regions.
     pub calls_per_s: f64,
+    /// Calls a second that its quota is reckoned by: the same, but for a function that spikes.
+    pub usual_per_s: f64,
     /// Real calls that one simulated call stands for.
     pub gathered: u32,
     /// Regions whose clients call it, with their share of its calls.
@@ -138,7 +140,10 @@ pub fn draw(scenario: &Scenario, seed: u64) -> Vec<Function> {
     balance(&mut all);
     let mut all: Vec<Function> = all.into_iter().flatten().collect();
     let demand: f64 = all.iter().map(Function::demand).sum();
-    all.iter_mut().for_each(|function| function.calls_per_s *= total / demand);
+    for function in &mut all {
+        function.calls_per_s *= total / demand;
+        function.usual_per_s = function.calls_per_s;
+    }
     promise(&mut all, spec, &mut random);
     place(&mut all, scenario, &mut random);
     all
@@ -163,6 +168,7 @@ fn drawn(mix: &Mix, count: u32, random: &mut Random) -> Vec<Function> {
             // By itself: the paper's most costly workload holds 30 to 230 MB.
             memory_mb: quantile(&mix.memory_mb, random.unit()),
             calls_per_s: 0.0,
+            usual_per_s: 0.0,
             gathered: 1,
             origins: Vec::new(),
             downstream: None,
@@ -246,6 +252,29 @@ fn place(all: &mut [Function], scenario: &Scenario, random: &mut Random) {
         function.origins = origins(&weights, regions, random);
         let stream = alone / regions as f64;
         function.gathered = (batch_cpu / function.cpu).min(stream).clamp(1.0, 1e9) as u32;
+    }
+}
+
+/// A function of opportunistic quota all of whose calls come in one spike. Its quota is as if they came over a day.
+pub fn spiking(scenario: &Scenario, spike: &SpikeSpec) -> Function {
+    let weights = scenario.demand_weights();
+    let sum: f64 = weights.iter().sum();
+    let calls_per_s = spike.calls / (spike.for_min * 60.0);
+    let batch = scenario.workload.batch_worker_s * f64::from(scenario.fleet.worker_mips) / spike.cpu;
+    Function {
+        trigger: Trigger::Event,
+        reserved: spike.reserved,
+        criticality: if spike.reserved { 100 } else { 50 },
+        deadline_s: (scenario.workload.opportunistic_deadline_h * 3600.0) as u32,
+        cpu: spike.cpu,
+        run_s: spike.run_s,
+        memory_mb: spike.memory_mb,
+        calls_per_s: if spike.comes { calls_per_s } else { 0.0 },
+        usual_per_s: spike.calls / 86_400.0,
+        gathered: batch.min(calls_per_s).clamp(1.0, 1e9) as u32,
+        origins: (0..weights.len()).map(|at| (at as u16, weights[at] / sum)).collect(),
+        downstream: None,
+        spiky: false,
     }
 }
 
