@@ -22,63 +22,73 @@ pub enum Turn {
     Held,
 }
 
-/// One function.
+/// One function, as far as decisions about its calls look at it: one cache line, and the mask in the line behind it,
+/// which the processor fetches along. Twenty thousand of them do not fit a cache.
 #[derive(Clone, Debug)]
+#[repr(C, align(128))]
 pub struct Function {
-    /// Deployed and not deleted.
-    pub live: bool,
-    /// The version in force.
-    pub version: u32,
-    /// Calls in the RunQ or running at once, at most.
-    pub concurrency: u32,
     /// Calls that wait for their turn.
     pub buffer: FuncBuffer,
+    /// Calls in the RunQ or running at once, at most.
+    pub concurrency: u32,
     /// Calls in the RunQ.
     pub queued: u32,
     /// Calls dispatched and not ended.
     pub running: u32,
+    /// Calls that wait beside its buffer: for their key, for the retry budget, or to be refused.
+    pub aside: u32,
+    /// Its gates; [`OPEN`] if it has none.
+    pub gate: u32,
+    /// Who answers for it.
+    pub tenant: TenantRef,
+    turn: Turn,
+    /// Since when its turn is what it is; a level counts like another.
+    since: Instant,
+    /// Deployed and not deleted.
+    pub live: bool,
     /// The durable queue has more of its calls.
     pub due: bool,
     /// A poll is under way.
     pub polling: bool,
-    /// Hosts that have its version compiled.
-    pub ready_hosts: Mask,
-    /// Open cores of those hosts.
-    pub ready_cores: Mask,
-    /// Those of them that run it: of its locality group, if any is.
+    /// The cores that run it: of those that are ready, those of its locality group, if any is.
     pub cores: Mask,
+}
+
+const _: () = assert!(size_of::<Function>() == 128 && std::mem::offset_of!(Function, cores) <= 64);
+
+/// Where a function could run. It changes with hosts and cores, not with calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Readiness {
+    /// The version in force.
+    pub version: u32,
     /// Its locality group.
     pub group: GroupRef,
-    /// Who answers for it.
-    pub tenant: TenantRef,
-    /// Its gates; [`OPEN`] if it has none.
-    pub gate: u32,
-    /// Calls that wait beside its buffer: for their key, for the retry budget, or to be refused.
-    pub aside: u32,
-    turn: Turn,
-    /// Since when its turn is what it is; a level counts like another.
-    since: Instant,
+    /// Hosts that have this version compiled.
+    pub hosts: Mask,
+    /// Open cores of those hosts.
+    pub cores: Mask,
+}
+
+impl Readiness {
+    const UNKNOWN: Readiness =
+        Readiness { version: 0, group: GroupRef::NONE, hosts: Mask::EMPTY, cores: Mask::EMPTY };
 }
 
 impl Function {
     const UNKNOWN: Function = Function {
-        live: false,
-        version: 0,
-        concurrency: 0,
         buffer: FuncBuffer::EMPTY,
+        concurrency: 0,
         queued: 0,
         running: 0,
-        due: false,
-        polling: false,
-        ready_hosts: Mask::EMPTY,
-        ready_cores: Mask::EMPTY,
-        cores: Mask::EMPTY,
-        group: GroupRef::NONE,
-        tenant: TenantRef(0),
-        gate: OPEN,
         aside: 0,
+        gate: OPEN,
+        tenant: TenantRef(0),
         turn: Turn::None,
         since: Instant(0),
+        live: false,
+        due: false,
+        polling: false,
+        cores: Mask::EMPTY,
     };
 
     /// How many of its calls are where.
@@ -114,6 +124,7 @@ impl Function {
 #[derive(Debug)]
 pub struct Functions {
     list: Vec<Function>,
+    ready: Vec<Readiness>,
     fairness: Fairness,
     /// One ring: blocked ones.
     blocked: Rings,
@@ -132,6 +143,7 @@ impl Functions {
     pub fn new(functions_max: usize, tenants_max: usize) -> Functions {
         Functions {
             list: vec![Function::UNKNOWN; functions_max],
+            ready: vec![Readiness::UNKNOWN; functions_max],
             fairness: Fairness::new(functions_max, tenants_max),
             blocked: Rings::new(functions_max, 1),
             errands: Rings::new(functions_max, 2),
@@ -146,6 +158,16 @@ impl Functions {
     /// One function, to change. Whoever changes what its turn depends on calls [`Functions::set_turn`] afterwards.
     pub fn get_mut(&mut self, function: FunctionRef) -> &mut Function {
         &mut self.list[function.0 as usize]
+    }
+
+    /// Where a function could run.
+    pub fn ready(&self, function: FunctionRef) -> &Readiness {
+        &self.ready[function.0 as usize]
+    }
+
+    /// Where a function could run, to change. Whoever does sets [`Function::cores`] afterwards.
+    pub fn ready_mut(&mut self, function: FunctionRef) -> &mut Readiness {
+        &mut self.ready[function.0 as usize]
     }
 
     /// How tenants share.
@@ -182,6 +204,7 @@ impl Functions {
         if self.errands.is_linked(function.0) {
             self.errands.remove(function.0);
         }
+        *self.ready_mut(function) = Readiness::UNKNOWN;
         *self.get_mut(function) = Function::UNKNOWN;
     }
 

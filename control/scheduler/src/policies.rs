@@ -15,9 +15,8 @@ impl Scheduler {
     pub(crate) fn set_policy(&mut self, function: FunctionRef, policy: Policy) {
         self.functions.set_tenant(function, policy.tenant);
         let gate = self.gate_of(function);
-        let of = self.functions.get_mut(function);
-        of.group = policy.group;
-        self.gates.set(gate, policy, of.queued);
+        self.functions.ready_mut(function).group = policy.group;
+        self.gates.set(gate, policy, self.functions.get(function).queued);
         self.set_cores(function);
         self.release_keys(function);
         self.release_retries(function);
@@ -63,8 +62,9 @@ impl Scheduler {
 
     /// The cores that run a function, after those that are ready for it or its group have changed.
     pub(crate) fn set_cores(&mut self, function: FunctionRef) {
-        let of = self.functions.get_mut(function);
-        of.cores = self.locality.within(of.group, of.ready_cores);
+        let ready = self.functions.ready(function);
+        let cores = self.locality.within(ready.group, ready.cores);
+        self.functions.get_mut(function).cores = cores;
     }
 
     /// What the function may read.
@@ -217,7 +217,9 @@ impl Scheduler {
         self.gates.check_timers();
         for function in self.functions.all() {
             let of = self.functions.get(function);
-            assert_eq!(of.cores, self.locality.within(of.group, of.ready_cores), "cores of {function:?}");
+            let ready = self.functions.ready(function);
+            let cores = self.locality.within(ready.group, ready.cores);
+            assert_eq!(of.cores, cores, "cores of {function:?}");
             if of.gate == OPEN {
                 continue;
             }

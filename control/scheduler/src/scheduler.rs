@@ -5,6 +5,7 @@ use crate::functions::{Functions, Turn};
 use crate::gates::{Clock, Gates, OPEN};
 use crate::keys::Keys;
 use crate::locality::Locality;
+use crate::mask::Mask;
 use crate::policy::GroupRef;
 use crate::rings::Rings;
 use crate::run_q::RunQ;
@@ -116,11 +117,13 @@ impl Scheduler {
                 self.gates.close(gate);
             }
         }
-        let of = self.functions.get_mut(function);
-        if of.version != version {
-            (of.ready_hosts, of.ready_cores, of.cores) = Default::default();
+        let ready = self.functions.ready_mut(function);
+        if ready.version != version {
+            (ready.version, ready.hosts, ready.cores) = (version, Mask::EMPTY, Mask::EMPTY);
+            self.set_cores(function);
         }
-        (of.live, of.version, of.concurrency) = (true, version, concurrency);
+        let of = self.functions.get_mut(function);
+        (of.live, of.concurrency) = (true, concurrency);
         self.reconsider(function);
     }
 
@@ -144,10 +147,11 @@ impl Scheduler {
 
     fn ready(&mut self, host: HostRef, function: FunctionRef, version: u32) {
         let cores = self.lb.open_on(host);
-        let of = self.functions.get_mut(function);
-        if of.live && of.version == version {
-            of.ready_hosts.set(usize::from(host.0), true);
-            of.ready_cores = of.ready_cores | cores;
+        let live = self.functions.get(function).live;
+        let ready = self.functions.ready_mut(function);
+        if live && ready.version == version {
+            ready.hosts.set(usize::from(host.0), true);
+            ready.cores = ready.cores | cores;
             self.set_cores(function);
             self.reconsider_all(function);
         }
@@ -156,9 +160,9 @@ impl Scheduler {
     fn host_down(&mut self, host: HostRef) {
         let cores = self.lb.open_on(host);
         for function in self.functions.all() {
-            let of = self.functions.get_mut(function);
-            of.ready_hosts.set(usize::from(host.0), false);
-            of.ready_cores = of.ready_cores.without(cores);
+            let ready = self.functions.ready_mut(function);
+            ready.hosts.set(usize::from(host.0), false);
+            ready.cores = ready.cores.without(cores);
             self.set_cores(function);
             self.reconsider(function);
         }
@@ -167,9 +171,9 @@ impl Scheduler {
     fn core_up(&mut self, core: CoreRef, host: HostRef, slots: u32, far: bool) {
         self.lb.up(core, host, slots, far);
         for function in self.functions.all() {
-            let of = self.functions.get_mut(function);
-            if of.ready_hosts.has(usize::from(host.0)) {
-                of.ready_cores.set(usize::from(core.0), true);
+            let ready = self.functions.ready_mut(function);
+            if ready.hosts.has(usize::from(host.0)) {
+                ready.cores.set(usize::from(core.0), true);
                 self.set_cores(function);
                 self.reconsider_all(function);
             }
@@ -179,7 +183,7 @@ impl Scheduler {
     fn close(&mut self, core: CoreRef) {
         self.lb.close(core);
         for function in self.functions.all() {
-            self.functions.get_mut(function).ready_cores.set(usize::from(core.0), false);
+            self.functions.ready_mut(function).cores.set(usize::from(core.0), false);
             self.set_cores(function);
             self.reconsider(function);
         }
