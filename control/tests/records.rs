@@ -34,6 +34,7 @@ const USED: Usage = Usage {
     init_ns: 40,
     bytes_in: 500,
     bytes_out: 2_000_000_000,
+    denied: 2,
     cold: true,
     truncated: false,
 };

@@ -53,6 +53,7 @@ struct Cells {
     cold_starts: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    denied: AtomicU64,
     memory_byte_s: AtomicU64,
     /// Below 10^9.
     memory_rest_byte_ns: AtomicU64,
@@ -81,6 +82,7 @@ impl Row {
             cold_starts: sums.cold_starts.into(),
             bytes_in: sums.bytes_in.into(),
             bytes_out: sums.bytes_out.into(),
+            denied: sums.denied.into(),
             memory_byte_s: sums.memory_byte_s.into(),
             memory_rest_byte_ns: sums.memory_rest_byte_ns.into(),
             counts: std::array::from_fn(|n| [sums.executions[n].into(), sums.calls[n].into()]),
@@ -98,6 +100,7 @@ impl Row {
             cold_starts: read(&cells.cold_starts),
             bytes_in: read(&cells.bytes_in),
             bytes_out: read(&cells.bytes_out),
+            denied: read(&cells.denied),
             memory_byte_s: read(&cells.memory_byte_s),
             memory_rest_byte_ns: read(&cells.memory_rest_byte_ns),
             executions: std::array::from_fn(|n| read(&cells.counts[n][EXECUTIONS])),
@@ -128,6 +131,9 @@ impl Row {
         if usage.bytes_in | usage.bytes_out != 0 {
             add(&cells.bytes_in, usage.bytes_in);
             add(&cells.bytes_out, usage.bytes_out);
+        }
+        if usage.denied != 0 {
+            add(&cells.denied, usage.denied.into());
         }
         let (whole, rest) = sums::seconds(
             u128::from(usage.memory_bytes) * u128::from(usage.run_ns)
@@ -262,7 +268,7 @@ mod tests {
         let mut accounts = Accounts::new(ledger.clone());
         accounts.open(FunctionRef(2), &spec("a", "t"));
         let usage = Usage { run_ns: 1_000, cpu_ns: 900, memory_bytes: 64 << 10, ..Usage::default() };
-        let cold = Usage { cold: true, init_ns: 7, bytes_in: 3, bytes_out: 5, ..usage };
+        let cold = Usage { cold: true, init_ns: 7, bytes_in: 3, bytes_out: 5, denied: 4, ..usage };
         for _ in 0..1_000_000 {
             accounts.executed(FunctionRef(2), Status::Ok, &usage);
         }
@@ -276,7 +282,10 @@ mod tests {
             (65_536, 65_536_000),
             "64 KiB for a second"
         );
-        assert_eq!((sums.cold_starts, sums.init_ns, sums.bytes_in, sums.bytes_out), (1, 7, 3, 5));
+        assert_eq!(
+            (sums.cold_starts, sums.init_ns, sums.bytes_in, sums.bytes_out, sums.denied),
+            (1, 7, 3, 5, 4)
+        );
         assert_eq!((sums.executions[0], sums.executions[Status::Trap as usize]), (1_000_000, 1));
         assert_eq!((sums.calls[0], sums.calls[Status::Trap as usize]), (0, 1));
     }

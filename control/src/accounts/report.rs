@@ -88,6 +88,8 @@ pub struct UsageRow {
     pub bytes_out: u64,
     /// The same in GB; a GB has 10^9 bytes.
     pub gb_out: f64,
+    /// Attempts to reach or to serve what no grant covers.
+    pub denied: u64,
 }
 
 impl UsageRow {
@@ -113,6 +115,7 @@ impl UsageRow {
             bytes_in: sums.bytes_in,
             bytes_out: sums.bytes_out,
             gb_out: sums.bytes_out as f64 / 1e9,
+            denied: sums.denied,
         }
     }
 }

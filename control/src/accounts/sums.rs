@@ -19,6 +19,8 @@ pub struct Sums {
     pub bytes_in: u64,
     /// Bytes sent to the network.
     pub bytes_out: u64,
+    /// Attempts to reach or to serve what no grant covers.
+    pub denied: u64,
     /// Peak memory times run time, whole byte-seconds.
     pub memory_byte_s: u64,
     /// The rest of it, byte-nanoseconds, below 10^9.
@@ -69,6 +71,7 @@ impl Sums {
             (&mut self.cold_starts, other.cold_starts),
             (&mut self.bytes_in, other.bytes_in),
             (&mut self.bytes_out, other.bytes_out),
+            (&mut self.denied, other.denied),
         ];
         let executions = self.executions.iter_mut().zip(other.executions);
         let calls = self.calls.iter_mut().zip(other.calls);

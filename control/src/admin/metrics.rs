@@ -231,6 +231,11 @@ impl Seen {
         )?;
         to.counter("millrace_sent_bytes", "Bytes sent to the network", each(|s| s.bytes_out as f64))?;
         to.counter(
+            "millrace_denied_attempts",
+            "Attempts to reach or to serve over the network what no grant covers",
+            each(|s| s.denied as f64),
+        )?;
+        to.counter(
             "millrace_cold_starts",
             "Executions for which an instance or sandbox was made",
             each(|s| s.cold_starts as f64),
@@ -277,7 +282,7 @@ mod tests {
     #[test]
     fn the_text_is_openmetrics_with_escaped_labels() {
         let row = Ledger::new(8).open("n/a", "a \"tenant\"");
-        let mut sums = Sums { cpu_ns: 1_500_000_000, ..Sums::default() };
+        let mut sums = Sums { cpu_ns: 1_500_000_000, denied: 12, ..Sums::default() };
         sums.executions[Status::Trap as usize] = 3;
         let seen = Seen {
             status: NodeStatus { accepted: 7, ..NodeStatus::default() },
@@ -292,6 +297,7 @@ mod tests {
             "# TYPE millrace_executions counter",
             "millrace_executions_total{function=\"n/a\",tenant=\"a \\\"tenant\\\"\",status=\"trap\"} 3",
             "millrace_cpu_seconds_total{function=\"n/a\",tenant=\"a \\\"tenant\\\"\"} 1.5",
+            "millrace_denied_attempts_total{function=\"n/a\",tenant=\"a \\\"tenant\\\"\"} 12",
             "millrace_calls_accepted_total 7",
             "millrace_records_dropped_total 2",
         ] {

@@ -179,6 +179,15 @@ fn a_function_with_grants_reaches_those_and_is_denied_and_told_of_all_else() {
         told.says(&["dns: EPERM"]);
         denied(&stage, "resolver", &told, &[&format!("send udp {}", server.replace(' ', ":"))]);
     }
+    // Each of them is in the sums, those among them that were too many to be told one by one.
+    let usage = stage.site.json(&["usage"]);
+    let count = |function: &str| {
+        let rows = usage["rows"].as_array().expect("rows");
+        let of = rows.iter().find(|row| row["function"] == format!("default/{function}"));
+        of.map(|row| row["denied"].as_u64().expect("a count"))
+            .unwrap_or_else(|| panic!("{function}: {usage}"))
+    };
+    assert!(count("granted") >= 10 && count("resolver") >= 2, "{usage}");
     for listener in [&host.other, &host.other_v6, &host.wide] {
         is_lonely(listener);
     }

@@ -58,6 +58,9 @@ fn show(call: &CallState) -> String {
         if usage.bytes_in + usage.bytes_out > 0 {
             rows.push(("network", format!("{} bytes in, {} out", usage.bytes_in, usage.bytes_out)));
         }
+        if usage.denied > 0 {
+            rows.push(("denied", format!("{} attempts (network.allow)", usage.denied)));
+        }
         let init = if usage.init_ns == 0 { String::new() } else { format!(" ({})", short(usage.init_ns)) };
         rows.push(("cold start", format!("{}{init}", if usage.cold { "yes" } else { "no" })));
     }

@@ -186,7 +186,8 @@ pub struct Reply<'a> {
     pub memory_bytes: u64,
     /// See [`Usage::exit_code`].
     pub exit_code: i32,
-    /// Bit 0: [`Usage::cold`]. Bit 1: [`Usage::truncated`]. Bit 2: the first three fields are there.
+    /// Bit 0: [`Usage::cold`]. Bit 1: [`Usage::truncated`]. Bit 2: the first three fields are there. The upper 24 bits:
+    /// [`Usage::denied`]; readers of before it came do not look at them.
     pub bits: u32,
     /// What the function returned; for a command, its stdout.
     #[rkyv(with = InlineAsBox)]
@@ -198,6 +199,9 @@ pub struct Reply<'a> {
 
 /// The bit that says that a reply is a whole one.
 const WHOLE: u32 = 4;
+/// Where denied attempts stand in the bits of a reply, and how many fit.
+const DENIED_SHIFT: u32 = 8;
+const DENIED_MAX: u32 = u32::MAX >> DENIED_SHIFT;
 
 /// A [`Reply`] without its first three fields: logs of earlier builds hold such outcomes.
 #[derive(Archive, Serialize, Clone, Copy, Debug)]
@@ -234,7 +238,10 @@ impl<'a> Reply<'a> {
             cpu_ns: usage.cpu_ns,
             memory_bytes: usage.memory_bytes,
             exit_code: usage.exit_code,
-            bits: u32::from(usage.cold) | (u32::from(usage.truncated) << 1) | WHOLE,
+            bits: u32::from(usage.cold)
+                | (u32::from(usage.truncated) << 1)
+                | WHOLE
+                | usage.denied.min(DENIED_MAX) << DENIED_SHIFT,
             output,
             stderr,
         }
@@ -270,6 +277,7 @@ impl ArchivedReply<'static> {
             init_ns: self.init_ns.to_native(),
             bytes_in: self.bytes_in.to_native(),
             bytes_out: self.bytes_out.to_native(),
+            denied: bits >> DENIED_SHIFT,
             cold: bits & 1 != 0,
             truncated: bits & 2 != 0,
         };
@@ -507,6 +515,7 @@ mod tests {
             init_ns: 1,
             bytes_in: 2,
             bytes_out: 3,
+            denied: 6,
             cold: true,
             truncated: false,
         };
@@ -516,6 +525,15 @@ mod tests {
         assert_eq!((frame.epoch().0, frame.attempt(), frame.status()), (77, 2, Ok(Status::Trap)));
         let read = reply(frame.body()).unwrap();
         assert_eq!((read.usage(), read.output, read.stderr), (usage, &b"out"[..], &b"err"[..]));
+        let most = Reply::new(&Usage { denied: u32::MAX, ..usage }, b"", b"");
+        out.clear();
+        append_outcome(&mut out, &lease, Status::Ok, &most).unwrap();
+        let read = reply(Frame::parse(&out).unwrap().0.body()).unwrap().usage();
+        assert_eq!(
+            read,
+            Usage { denied: (1 << 24) - 1, ..usage },
+            "as many as fit, and nothing else changes"
+        );
     }
 
     #[test]
@@ -541,7 +559,7 @@ mod tests {
             assert_eq!((usage.init_ns, usage.bytes_in, usage.bytes_out), (0, 0, 0));
 
             out.clear();
-            let ours = Reply::new(&Usage { bytes_in: 9, ..usage }, output, stderr);
+            let ours = Reply::new(&Usage { bytes_in: 9, denied: 7, ..usage }, output, stderr);
             append_outcome(&mut out, &Header::new(Kind::Lease), Status::Ok, &ours).unwrap();
             let body = Frame::parse(&out).unwrap().0.body();
             let early = rkyv::access::<ArchivedEarlyReply<'static>, Failure>(body).unwrap().read();

@@ -129,12 +129,17 @@ pub struct Usage {
     /// Of `wait_ns`, the time in which a sandbox was initialised for this call, ns; 0 for a warm one.
     #[serde(default)]
     pub init_ns: u64,
-    /// Bytes that the function received from the network, headers of IP included.
+    /// Bytes that the function received from the network, headers of IP included. What stays within its sandbox, as its
+    /// Runtime API, is in neither of both.
     #[serde(default)]
     pub bytes_in: u64,
     /// Bytes that it sent to the network, headers of IP included.
     #[serde(default)]
     pub bytes_out: u64,
+    /// Attempts to reach or to serve what no grant covers, those included that came between the call before and this one.
+    /// More than 2^24 - 1 count as so many.
+    #[serde(default)]
+    pub denied: u32,
     /// The instance or sandbox was made for this call (no warm one was there, or the function asks for a fresh one).
     pub cold: bool,
     /// Output or stderr was cut at its limit.

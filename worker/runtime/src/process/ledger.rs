@@ -49,6 +49,9 @@ pub(super) struct Desk {
     mark: Counted,
     /// The most memory that it had.
     pub peak_bytes: u64,
+    /// Denied attempts as the counters had them when the last call was charged for them: those between two calls are the
+    /// next one's, so that sums are right.
+    denied_charged: u64,
     /// Denied attempts as the counters had them when it was made, and those since then that were told or are waited for.
     denied: u64,
 }
@@ -69,6 +72,7 @@ impl Desk {
             row: None,
             mark: Counted::default(),
             peak_bytes: 0,
+            denied_charged: 0,
             denied: 0,
         }
     }
@@ -121,6 +125,7 @@ impl Ledger {
         desk.row = row.filter(|row| *row < rows);
         desk.mark = self.read(desk.row);
         desk.denied = tellable(&desk.mark);
+        desk.denied_charged = desk.mark.denied;
     }
 
     /// The sandbox asks for a call: the one that it gets, if one waits.
@@ -155,6 +160,8 @@ impl Ledger {
         usage.bytes_in += now.bytes_in.saturating_sub(desk.mark.bytes_in);
         usage.bytes_out += now.bytes_out.saturating_sub(desk.mark.bytes_out);
         usage.memory_bytes = usage.memory_bytes.max(desk.peak_bytes);
+        let denied = now.denied.saturating_sub(std::mem::replace(&mut desk.denied_charged, now.denied));
+        usage.denied = usage.denied.saturating_add(u32::try_from(denied).unwrap_or(u32::MAX));
         desk.mark = now;
     }
 
