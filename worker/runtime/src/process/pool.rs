@@ -1,110 +1,26 @@
-//! Which sandbox runs which call, and how many sandboxes there are: a pure decider.
+//! Which sandbox runs which call, and which sandboxes end: a pure decider. How many there are of a function is decided
+//! by its [`growth`].
 //!
 //! - A call goes to the sandbox of its function that was used last, so that the others grow idle and can go.
-//! - Without a free seat it waits in its function's queue. The first sandbox is made at once; more are made while
-//!   calls wait longer than a new sandbox would take to come, as many at a time as there are already.
+//! - Without a free seat it waits in its function's queue, for the first sandbox that asks.
 //! - A sandbox ends when it was idle for long, when memory is short, when its place is wanted by a function that has
 //!   none, when a call in it timed out, or when a newer version of its function is published. It takes no calls then,
 //!   and is stopped when its last one has ended.
-//! - A function whose sandboxes fail before their first `next` gets the next one ever later; its calls fail at once
-//!   until then, so that a broken function cannot keep the host busy starting it.
 //!
-//! Events are method calls; what is to be done about them is in [`Pool::actions`].
+//! Events are method calls; what is to be done about them comes from [`Pool::action`].
+
+#[cfg(test)]
+mod check;
+mod growth;
+mod words;
 
 use crate::seam::SlotId;
 use call::{FunctionId, Instant, Status};
+use growth::{GROW_MAX, Growth, Verdict};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::time::Duration;
 
-/// A queue is looked at again after this long at the soonest.
-const GROW_MIN: Duration = Duration::from_millis(5);
-/// And after this long at the latest, however long a sandbox takes to come.
-const GROW_MAX: Duration = Duration::from_secs(1);
-/// Pause after the first sandbox that failed to begin; doubles with each, up to [`BACKOFF_MAX`].
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Longest pause.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
-
-/// A sandbox: its place in the pool, and how many were there before it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct SandboxId {
-    /// Its place, below the pool's size.
-    pub place: u32,
-    /// Tells it from others of this place.
-    pub generation: u32,
-}
-
-impl SandboxId {
-    /// As one number, for the jailer.
-    pub fn number(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.place)
-    }
-
-    /// From [`SandboxId::number`].
-    pub fn from_number(number: u64) -> SandboxId {
-        SandboxId { place: number as u32, generation: (number >> 32) as u32 }
-    }
-}
-
-/// What a function may have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Bounds {
-    /// Calls in one sandbox at once.
-    pub concurrent: u32,
-    /// Sandboxes.
-    pub sandboxes: u32,
-    /// How long a sandbox may be idle.
-    pub idle: Duration,
-    /// How long it may take from the word to make it to its first seat.
-    pub init: Duration,
-}
-
-/// What is to be done.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Action {
-    /// Make a sandbox.
-    Make {
-        /// Which.
-        sandbox: SandboxId,
-        /// For which function.
-        function: FunctionId,
-    },
-    /// End a sandbox; it has no calls.
-    Stop {
-        /// Which.
-        sandbox: SandboxId,
-    },
-    /// End a call.
-    Fail {
-        /// In which slot.
-        slot: SlotId,
-        /// How.
-        status: Status,
-        /// For people.
-        text: String,
-    },
-}
-
-/// What became of a call that arrived.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Arrived {
-    /// It goes to this sandbox.
-    Given(SandboxId),
-    /// It waits for a seat.
-    Queued,
-    /// It ends at once.
-    Refused(Status, String),
-}
-
-/// Where a call was that was stopped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Was {
-    /// In its function's queue.
-    Queued,
-    /// In this sandbox.
-    In(SandboxId),
-}
+pub use words::{Action, Arrived, Bounds, SandboxId, Was};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -134,25 +50,10 @@ struct Sandbox {
 
 #[derive(Debug)]
 struct Function {
-    bounds: Bounds,
+    growth: Growth,
     queue: VecDeque<SlotId>,
     /// Places of sandboxes with a free seat, the one used last at the end.
     available: Vec<u32>,
-    /// Sandboxes that come or are ready, and are not condemned.
-    live: u32,
-    /// Of these, those that come.
-    coming: u32,
-    /// All that have a place, whatever their state.
-    held: u32,
-    /// When more may be made.
-    grow_at: Instant,
-    /// How long the last one took to come.
-    init: Duration,
-    /// Sandboxes in a row that failed to begin.
-    fails: u32,
-    /// No sandbox is made before this.
-    retry_at: Instant,
-    failure: Option<(Status, String)>,
     /// Stands in the list of functions whose queue is not empty.
     hungry: bool,
 }
@@ -250,26 +151,18 @@ impl Pool {
     /// A function is there, or has other bounds from now on.
     pub fn publish(&mut self, function: FunctionId, bounds: Bounds) {
         let known = self.functions.entry(function).or_insert_with(|| Function {
-            bounds,
+            growth: Growth::new(bounds),
             queue: VecDeque::new(),
             available: Vec::new(),
-            live: 0,
-            coming: 0,
-            held: 0,
-            grow_at: Instant(0),
-            init: Duration::ZERO,
-            fails: 0,
-            retry_at: Instant(0),
-            failure: None,
             hungry: false,
         });
-        known.bounds = bounds;
+        known.growth.bounds = bounds;
     }
 
     /// Its sandboxes are of a version that is no longer in force: they finish what they hold.
     pub fn renew(&mut self, function: FunctionId, now: Instant) {
         if let Some(function) = self.functions.get_mut(&function) {
-            (function.fails, function.retry_at, function.failure) = (0, Instant(0), None);
+            function.growth.renewed();
         }
         for place in 0..self.sandboxes.len() as u32 {
             let sandbox = &self.sandboxes[place as usize];
@@ -290,8 +183,8 @@ impl Pool {
         self.renew(function, now);
         // Its sandboxes, if any are left, keep the entry alive until they are gone.
         if let Some(known) = self.functions.get_mut(&function) {
-            known.bounds.sandboxes = 0;
-            if known.held == 0 {
+            known.growth.bounds.sandboxes = 0;
+            if known.growth.is_over() {
                 self.functions.remove(&function);
             }
         }
@@ -310,14 +203,11 @@ impl Pool {
             self.calls += 1;
             return Arrived::Given(self.give(slot, place));
         }
-        if known.live == 0
-            && now < known.retry_at
-            && let Some((status, text)) = &known.failure
-        {
+        if let Some((status, text)) = known.growth.refusal(now) {
             return Arrived::Refused(*status, text.clone());
         }
         if known.queue.is_empty() {
-            known.grow_at = known.grow_at.max(now + known.patience());
+            known.growth.queue_begins(now);
         }
         known.queue.push_back(slot);
         self.calls += 1;
@@ -373,8 +263,7 @@ impl Pool {
             sandbox.phase = Phase::Ready;
             sandbox.idle_since = now;
             if !sandbox.condemned {
-                function.coming -= 1;
-                (function.fails, function.init) = (0, now - since);
+                function.growth.came(now - since);
             }
         }
         if sandbox.phase == Phase::Ending || sandbox.condemned {
@@ -386,7 +275,7 @@ impl Pool {
         }
         let slot = function.queue.pop_front();
         if !function.queue.is_empty() {
-            self.alarm = self.alarm.min(function.grow_at);
+            self.alarm = self.alarm.min(function.growth.grows_at());
         }
         match slot {
             Some(slot) => {
@@ -444,8 +333,8 @@ impl Pool {
         (sandbox.phase, sandbox.generation) = (Phase::Free, sandbox.generation.wrapping_add(1));
         self.free.push(place);
         let known = self.functions.get_mut(&function).expect("it outlives its sandboxes");
-        known.held -= 1;
-        if known.held == 0 && known.bounds.sandboxes == 0 {
+        known.growth.vacated();
+        if known.growth.is_over() {
             self.functions.remove(&function);
         } else if matches!(phase, Phase::Coming { .. }) && !was_condemned {
             self.failed_to_begin(function, status, text, now);
@@ -495,7 +384,7 @@ impl Pool {
                 }
                 Phase::Coming { by, .. } if !sandbox.condemned => self.alarm = self.alarm.min(by),
                 Phase::Ready if sandbox.is_idle() => {
-                    let until = sandbox.idle_since + self.functions[&function].bounds.idle;
+                    let until = sandbox.idle_since + self.functions[&function].growth.bounds.idle;
                     if now >= until { self.condemn(place) } else { self.alarm = self.alarm.min(until) }
                 }
                 _ => {}
@@ -563,7 +452,7 @@ impl Pool {
         let sandbox = &mut self.sandboxes[place as usize];
         if sandbox.calls.is_empty() {
             sandbox.idle_since = now;
-            let until = now + self.functions[&sandbox.function].bounds.idle;
+            let until = now + self.functions[&sandbox.function].growth.bounds.idle;
             self.alarm = self.alarm.min(until);
         }
     }
@@ -586,8 +475,7 @@ impl Pool {
         if let Some(function) = self.functions.get_mut(&sandbox.function)
             && !sandbox.condemned
         {
-            function.live -= 1;
-            function.coming -= u32::from(matches!(sandbox.phase, Phase::Coming { .. }));
+            function.growth.lost(matches!(sandbox.phase, Phase::Coming { .. }));
         }
     }
 
@@ -612,10 +500,7 @@ impl Pool {
     /// Makes the next sandbox of a function wait, and fails its calls if it has no other.
     fn failed_to_begin(&mut self, id: FunctionId, status: Status, text: &str, now: Instant) {
         let Some(function) = self.functions.get_mut(&id) else { return };
-        let pause = (BACKOFF_MIN * (1 << function.fails.min(16))).min(BACKOFF_MAX);
-        function.fails += 1;
-        function.retry_at = now + pause;
-        function.failure = Some((status, text.into()));
+        function.growth.failed(status, text, now);
         self.feed(id, now);
     }
 
@@ -645,32 +530,24 @@ impl Pool {
             function.hungry = false;
             return self.hungry.retain(|other| *other != id);
         }
-        if now < function.retry_at {
-            self.alarm = self.alarm.min(function.retry_at);
-            if function.live == 0
-                && let Some((status, text)) = function.failure.clone()
-            {
-                self.fail_queue(id, status, &text);
-            }
-            return;
-        }
-        let wanted = function.wanted();
-        if wanted == 0 {
-            return;
-        }
-        if function.live > 0 && now < function.grow_at {
-            self.alarm = self.alarm.min(function.grow_at);
-            return;
-        }
-        function.grow_at = now + function.patience();
-        self.alarm = self.alarm.min(function.grow_at);
         // Those that have answered and are about to ask for the next call come sooner than new ones.
         let returns =
             |s: &&Sandbox| s.function == id && s.is_idle() && s.seats == 0 && now < s.idle_since + GROW_MAX;
-        let returning = self.sandboxes.iter().filter(returns).count() as u32;
-        for _ in 0..wanted.saturating_sub(returning) {
-            if !self.make(id, now) {
-                return self.make_room();
+        let returning = || self.sandboxes.iter().filter(returns).count() as u32;
+        match function.growth.step(function.queue.len() as u32, returning, now) {
+            Verdict::Enough => {}
+            Verdict::Wait { until } => self.alarm = self.alarm.min(until),
+            Verdict::Fail { until, status, text } => {
+                self.alarm = self.alarm.min(until);
+                self.fail_queue(id, status, &text);
+            }
+            Verdict::Make { count, until } => {
+                self.alarm = self.alarm.min(until);
+                for _ in 0..count {
+                    if !self.make(id, now) {
+                        return self.make_room();
+                    }
+                }
             }
         }
     }
@@ -686,10 +563,8 @@ impl Pool {
     fn make(&mut self, id: FunctionId, now: Instant) -> bool {
         let Some(place) = self.free.pop() else { return false };
         let function = self.functions.get_mut(&id).expect("it is published");
-        let by = now + function.bounds.init;
-        function.live += 1;
-        function.coming += 1;
-        function.held += 1;
+        let by = now + function.growth.bounds.init;
+        function.growth.made();
         self.alarm = self.alarm.min(by);
         let sandbox = &mut self.sandboxes[place as usize];
         (sandbox.function, sandbox.phase) = (id, Phase::Coming { since: now, by });
@@ -698,66 +573,11 @@ impl Pool {
         self.actions.push_back(Action::Make { sandbox, function: id });
         true
     }
-
-    /// Its invariants.
-    #[cfg(test)]
-    pub(super) fn check(&self) {
-        for (id, function) in &self.functions {
-            let of = |is: &dyn Fn(&Sandbox) -> bool| {
-                let mine = self.sandboxes.iter().filter(|s| s.function == *id && s.phase != Phase::Free);
-                mine.filter(|s| is(s)).count() as u32
-            };
-            assert_eq!(function.held, of(&|_| true), "places");
-            assert_eq!(function.live, of(&|s| !s.condemned), "live");
-            assert_eq!(
-                function.coming,
-                of(&|s| !s.condemned && matches!(s.phase, Phase::Coming { .. })),
-                "coming"
-            );
-            assert_eq!(function.available.len() as u32, of(&|s| s.seats > 0), "available");
-            assert!(
-                function.queue.is_empty() || function.available.is_empty(),
-                "nobody waits beside a free seat"
-            );
-            assert!(function.queue.is_empty() || function.hungry, "who waits is known to wait");
-            assert_eq!(function.hungry, self.hungry.contains(id));
-        }
-        let mut calls = 0;
-        for (place, sandbox) in self.sandboxes.iter().enumerate() {
-            calls += sandbox.calls.len();
-            assert_eq!(sandbox.phase == Phase::Free, self.free.contains(&(place as u32)));
-            assert!(sandbox.seats == 0 || sandbox.phase == Phase::Ready && !sandbox.condemned);
-            assert!(
-                sandbox.calls.is_empty() || sandbox.phase == Phase::Ready,
-                "calls in {:?}",
-                sandbox.phase
-            );
-        }
-        let queued: usize = self.functions.values().map(|function| function.queue.len()).sum();
-        let placed = self.slots.iter().filter(|place| **place != Place::Nowhere).count();
-        assert_eq!(calls + queued, placed, "each call is in one place");
-        assert_eq!(self.calls as usize, placed, "each call is counted");
-    }
 }
 
 impl Sandbox {
     fn is_idle(&self) -> bool {
         self.phase == Phase::Ready && !self.condemned && self.calls.is_empty()
-    }
-}
-
-impl Function {
-    /// How long calls may wait before one sandbox more helps them: about as long as it takes to come.
-    fn patience(&self) -> Duration {
-        self.init.clamp(GROW_MIN, GROW_MAX)
-    }
-
-    /// How many sandboxes to make for the calls that wait.
-    fn wanted(&self) -> u32 {
-        let seats = self.bounds.concurrent.max(1);
-        let waiting = (self.queue.len() as u32).div_ceil(seats).saturating_sub(self.coming);
-        let room = self.bounds.sandboxes.saturating_sub(self.held);
-        waiting.min(self.live.max(1)).min(room)
     }
 }
 

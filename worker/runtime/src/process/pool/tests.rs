@@ -3,6 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 const F: FunctionId = FunctionId(1);
 const G: FunctionId = FunctionId(2);
