@@ -29,6 +29,10 @@ pub const BUNDLE_BYTES_MAX: u64 = 512 << 20;
 pub const BUNDLE_ENTRIES_MAX: usize = 1 << 16;
 /// Bytes of the longest path in a bundle.
 pub const BUNDLE_PATH_BYTES_MAX: usize = 1024;
+/// Bytes of the longest message of a message connection: between a core and the jailer, who share this bound. It holds
+/// command and environment at their longest (32 KiB each) with half as much again for quoting and the rest, and goes in
+/// one piece through a Unix socket's default send buffer (208 KiB) with the kernel's bookkeeping.
+pub const MESSAGE_BYTES_MAX: usize = 128 << 10;
 /// How far ahead a start time may lie. The paper speaks of hours; a week bounds the pinned log.
 pub const START_AHEAD_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Longest name of a function, namespace or tenant, in bytes.

@@ -65,8 +65,8 @@ pub struct BlockId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Token(pub u64);
 
-/// Bytes of the longest message on a message connection, see [`Driver::connect_messages`].
-pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
+pub use call::limits::MESSAGE_BYTES_MAX;
+
 /// Descriptors that one message carries at most.
 pub const MESSAGE_DESCRIPTORS_MAX: usize = 16;
 

@@ -27,6 +27,7 @@
 //! A message that cannot be read, or that breaks the order above, ends the connection: both ends are one program.
 
 pub use call::function::{Base, Tier};
+pub use call::limits::MESSAGE_BYTES_MAX;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -35,9 +36,6 @@ use std::path::PathBuf;
 
 /// Counts changes of this protocol; both ends must agree.
 pub const VERSION: u32 = 1;
-/// Bytes of the largest message: fits the default send buffer of a Unix socket (208 KiB) with room for the kernel's
-/// bookkeeping.
-pub const MESSAGE_BYTES_MAX: usize = 128 << 10;
 /// Descriptors beside one message at most.
 pub const DESCRIPTORS_MAX: usize = 3;
 /// Bytes of all names and values of an environment, and of all words of a command. Lambda allows 4 KiB of environment.

@@ -187,13 +187,6 @@ impl Link {
     /// If it is too long, in words for the function's owner.
     pub fn say(&mut self, message: &ToJailer) -> Result<(), String> {
         let bytes = protocol::encode(message).map_err(|error| error.to_string())?;
-        if bytes.len() > driver::seam::MESSAGE_BYTES_MAX {
-            let most = driver::seam::MESSAGE_BYTES_MAX;
-            return Err(format!(
-                "command and environment take {} bytes as JSON, at most {most} go through",
-                bytes.len()
-            ));
-        }
         self.outgoing.push_back(bytes);
         Ok(())
     }
@@ -239,4 +232,63 @@ impl Link {
 /// A mistake of the other side's in this protocol.
 pub(super) fn broken(what: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use driver::Arrivals;
+    use driver::uring::{Options, Uring};
+    use sandbox::protocol::MESSAGE_BYTES_MAX;
+    use sandbox::socket;
+    use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+    /// A word to the jailer of exactly so many bytes.
+    fn word(bytes: usize) -> ToJailer {
+        let of = |value: usize| ToJailer::Run {
+            sandbox: 1,
+            run: 1,
+            environment: vec![("A".into(), "x".repeat(value))],
+        };
+        of(bytes - protocol::encode(&of(0)).unwrap().len())
+    }
+
+    fn next(socket: &OwnedFd, driver: &mut Uring) -> Vec<u8> {
+        let (mut buffer, mut arrivals) = (Vec::new(), Arrivals::new());
+        loop {
+            driver.reap(driver.precise() + Duration::from_millis(1), &mut arrivals);
+            match socket::receive(socket.as_fd(), &mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                got => {
+                    got.unwrap().expect("the core is there");
+                    return buffer;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_word_reaches_the_jailer_and_a_longer_one_is_refused_in_words() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let listener = socket::listen_at(&path).unwrap();
+        let mut driver = Uring::new(Options::default()).unwrap();
+        let mut link = Link::new(Some(path));
+        link.tend(&mut driver, 0, Instant(1));
+        link.flush(&mut driver);
+        driver.reap(driver.precise(), &mut Arrivals::new());
+        let accepted = nix::sys::socket::accept(listener.as_raw_fd()).unwrap();
+        // SAFETY: the kernel has just made it.
+        let jailer = unsafe { OwnedFd::from_raw_fd(accepted) };
+        assert!(matches!(protocol::decode(&next(&jailer, &mut driver)), Ok(ToJailer::Hello { .. })));
+        link.greeted(Vec::new());
+        let longest = word(MESSAGE_BYTES_MAX);
+        link.say(&longest).unwrap();
+        let refused = link.say(&word(MESSAGE_BYTES_MAX + 1)).unwrap_err();
+        assert!(refused.contains("131073 bytes") && refused.contains("shorten"), "{refused}");
+        link.flush(&mut driver);
+        let heard = next(&jailer, &mut driver);
+        assert_eq!(heard.len(), MESSAGE_BYTES_MAX);
+        assert_eq!(protocol::decode::<ToJailer>(&heard), Ok(longest));
+    }
 }
