@@ -15,6 +15,7 @@ pub mod locality;
 pub mod gtc;
 pub mod autoscale;
 pub mod prewarm;
+pub mod push;
 
 pub use snapshot::{Board, Cache, Publisher, Snapshot};
 pub use utilization::{Settings, Utilization};
