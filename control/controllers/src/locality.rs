@@ -278,6 +278,8 @@ impl Locality {
         if std::mem::take(&mut self.unplaced) {
             self.place();
         }
+        // What functions need is not all said in the first turn.
+        self.pace.begin(now);
         if self.pace.over(now).is_some() {
             self.balance();
             self.pools.balance(&self.groups[..self.open], self.settings.workers_moved);

@@ -49,7 +49,10 @@ impl Utilization {
     /// If the target is not below overload, `ease` is not between them, or the step is zero.
     pub fn new(settings: Settings, cores_max: usize, published: u64) -> Utilization {
         let Settings { target, ease, overload, .. } = settings;
-        assert!(target < overload && (target..=overload).contains(&ease), "no band of hysteresis: {settings:?}");
+        assert!(
+            target < overload && (target..=overload).contains(&ease),
+            "no band of hysteresis: {settings:?}"
+        );
         assert!(settings.step > 0, "S would never rise: {settings:?}");
         Utilization { settings, cores: vec![None; cores_max], publisher: Publisher::new(published, 0) }
     }
@@ -79,6 +82,11 @@ impl Utilization {
             Some(_) => most.min(before + step),
         };
         self.publisher.publish(after).copied()
+    }
+
+    /// Goes on from the S that a consumer holds, for a controller that starts again.
+    pub fn resume(&mut self, held: &Snapshot<Permille>) {
+        self.publisher.resume(held);
     }
 
     /// S as published last.

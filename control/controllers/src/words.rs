@@ -78,6 +78,17 @@ impl<E> Effects<E> {
         &self.list
     }
 
+    /// How many more there is room for.
+    pub(crate) fn room_left(&self) -> usize {
+        self.room - self.list.len()
+    }
+
+    /// Empties the list and makes room for no more than so many, so that all of them can be passed on.
+    pub(crate) fn reset(&mut self, room: usize) {
+        self.list.clear();
+        self.room = room.min(self.list.capacity());
+    }
+
     pub(crate) fn push(&mut self, effect: E) {
         assert!(!self.is_full(), "a turn looks for room first");
         self.list.push(effect);
@@ -97,6 +108,11 @@ impl Pace {
     pub fn new(period: Duration) -> Pace {
         assert!(!period.is_zero(), "a period of nothing never ends");
         Pace { period, since: None }
+    }
+
+    /// Lets the first period pass as well, from now on.
+    pub fn begin(&mut self, now: Instant) {
+        self.since.get_or_insert(now);
     }
 
     /// The time since the last period ended, if a period has passed; one period, the first time.
