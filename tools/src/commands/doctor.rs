@@ -58,7 +58,28 @@ fn look(directory: &Path) -> Vec<Finding> {
     findings.push(cgroups(&groups));
     findings.push(delegation(&groups));
     findings.extend(pins(&bpf::LeftPins::abandoned()));
+    let text = |path| std::fs::read_to_string(path).unwrap_or_default();
+    findings.extend(console(&text("/proc/consoles"), &text("/proc/sys/kernel/printk")));
     findings
+}
+
+/// Level of the kernel's line about a kill for want of memory (`KERN_ERR`): consoles show what is below theirs.
+const KILL_LEVEL: u32 = 3;
+
+/// A slow console that shows kills for want of memory; nothing is said where there is none. `consoles` and `levels` are
+/// `/proc/consoles` and `/proc/sys/kernel/printk`.
+fn console(consoles: &str, levels: &str) -> Option<Finding> {
+    let level: u32 = levels.split_whitespace().next()?.parse().ok()?;
+    let is_serial = |line: &&str| line.starts_with("ttyS") || line.starts_with("ttyAMA");
+    let serial = consoles.lines().find(is_serial)?.split_whitespace().next()?;
+    (level > KILL_LEVEL).then(|| {
+        let detail = format!(
+            "the kernel writes each kill for want of memory to {serial}, and keeps a CPU for milliseconds meanwhile: \
+             calls beside a memory hog wait"
+        );
+        const REMEDY: &str = "dmesg -n 3, or loglevel=3 on the kernel's command line; the log keeps the lines";
+        Finding::degraded("kernel console", detail, REMEDY)
+    })
 }
 
 /// Programs that a platform left which was killed; nothing is said where there are none.
@@ -164,6 +185,17 @@ mod tests {
         let finding = pins(&["millrace-1".into(), "millrace-2".into()]).expect("there are some");
         assert_eq!(finding.state, State::Degraded);
         assert!(finding.detail.starts_with("2 of platforms"), "{}", finding.detail);
+    }
+
+    #[test]
+    fn a_serial_console_that_shows_kills_is_named() {
+        let consoles =
+            "tty0                 -WU (EC  p  )    4:7\nttyS0                -W- (EC  p a)    4:64\n";
+        let finding = console(consoles, "4\t4\t1\t7\n").expect("it shows them");
+        assert!(finding.detail.contains("ttyS0") && finding.remedy.contains("dmesg -n 3"), "{finding:?}");
+        assert!(console(consoles, "3 4 1 7").is_none(), "kills are in the log only");
+        assert!(console("tty0 -WU (EC p ) 4:7\n", "7 4 1 7").is_none(), "a screen is quick");
+        assert!(console("", "").is_none());
     }
 
     #[test]
