@@ -23,6 +23,8 @@ pub struct Config {
     pub jailer: Option<PathBuf>,
     /// Directories of this host, absolute, that wasm functions may be granted; with all below them.
     pub files_allowed: Vec<PathBuf>,
+    /// Bytes of artefacts that are not published any more and are kept in the cache of this host.
+    pub unused_bytes: u64,
     /// How long a drain may take, seconds. Calls that still run then are left to be leased elsewhere.
     pub drain_s: u64,
 }
@@ -39,6 +41,7 @@ impl Default for Config {
             host: None,
             jailer: None,
             files_allowed: Vec::new(),
+            unused_bytes: 1 << 30,
             drain_s: 10,
         }
     }

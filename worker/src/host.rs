@@ -5,6 +5,7 @@
 //! compiles, one artefact at a time and at low priority, so that the cores keep their CPUs.
 
 use crate::bundle;
+use crate::cache::{self, Tidiness, Uses};
 use crate::plan::Plan;
 use call::admin::Hello;
 use call::frame::{self, FrameBuf, Header, Kind};
@@ -19,9 +20,9 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Wait before the node is tried again after the connection was lost; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -99,17 +100,18 @@ fn startable(contents: &bundle::Contents, spec: &FunctionSpec) -> Result<(), Str
 }
 
 /// The wish to have functions compiled, and the way to answer.
-#[derive(Default)]
 struct Desk {
     /// The newest version of each function that is not compiled yet.
     wanted: BTreeMap<FunctionId, FunctionSpec>,
+    /// Which artefacts are of use.
+    uses: Uses,
     /// Base of the node's admin API.
     admin: String,
     /// The connection, while there is one.
     node: Option<Box<dyn Write + Send>>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Shared(Arc<(Mutex<Desk>, Condvar)>);
 
 impl Shared {
@@ -125,16 +127,20 @@ impl Shared {
 pub fn start(plan: &Plan) -> io::Result<()> {
     bundle::sweep(&plan.cache);
     let (cache, files_allowed) = (plan.cache.clone(), plan.files_allowed.clone());
-    start_with(plan, Artefacts { cache, has_jailer: plan.jailer.is_some(), files_allowed })
+    let tidiness = Tidiness::new(plan.unused_bytes);
+    start_with(plan, tidiness, Artefacts { cache, has_jailer: plan.jailer.is_some(), files_allowed })
 }
 
-fn start_with(plan: &Plan, prepare: impl Prepare) -> io::Result<()> {
-    let shared = Shared::default();
-    let (compiler, artefacts) = (shared.clone(), plan.artefacts.clone());
+fn start_with(plan: &Plan, tidiness: Tidiness, prepare: impl Prepare) -> io::Result<()> {
+    let uses = Uses::new(&tidiness);
+    let desk = Desk { wanted: BTreeMap::new(), uses, admin: String::new(), node: None };
+    let shared = Shared(Arc::new((Mutex::new(desk), Condvar::new())));
+    let (compiler, artefacts, cache) = (shared.clone(), plan.artefacts.clone(), plan.cache.clone());
     let named = |name: &str| std::thread::Builder::new().name(name.into());
     named("compile").spawn(move || {
         leave_signals_to_others();
-        compile_for_ever(&compiler, artefacts, &prepare);
+        let tidy = || tidy(&compiler, &cache, tidiness.unused_bytes);
+        compile_for_ever(&compiler, artefacts, &prepare, tidiness.look, tidy);
     })?;
     let (node, host) = (plan.host_node.clone(), plan.host.clone());
     named("host-session").spawn(move || {
@@ -163,6 +169,7 @@ fn connect_for_ever(shared: &Shared, node: &Endpoint, host: &str) {
         let mut desk = shared.lock();
         desk.node = None;
         desk.wanted.clear();
+        desk.uses.disconnected();
         drop(desk);
         std::thread::sleep(wait);
         wait = (wait * 2).min(RETRY_MAX);
@@ -190,14 +197,22 @@ fn session(shared: &Shared, node: &Endpoint, host: &str, wait: &mut Duration) ->
                 *wait = RETRY_MIN;
                 let mut desk = shared.lock();
                 desk.admin = admin;
+                desk.uses.connected(Instant::now());
                 desk.node = to.take();
             }
             Kind::Publish => {
                 let spec: FunctionSpec = json(&frame)?;
-                shared.lock().wanted.insert(frame.function(), spec);
+                let mut desk = shared.lock();
+                desk.uses.published(&spec);
+                desk.wanted.insert(frame.function(), spec);
+                drop(desk);
                 shared.0.1.notify_one();
             }
-            Kind::Retire => drop(shared.lock().wanted.remove(&frame.function())),
+            Kind::Retire => {
+                let mut desk = shared.lock();
+                desk.uses.retired(Instant::now(), frame.function());
+                desk.wanted.remove(&frame.function());
+            }
             // Nothing else concerns a host; a newer node may say more.
             _ => {}
         }
@@ -242,17 +257,28 @@ fn malformed(error: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
-fn compile_for_ever(shared: &Shared, artefacts: Option<PathBuf>, prepare: &impl Prepare) {
+/// Compiles what is wanted; `tidy` follows about every `look`.
+fn compile_for_ever(
+    shared: &Shared,
+    artefacts: Option<PathBuf>,
+    prepare: &impl Prepare,
+    look: Duration,
+    tidy: impl Fn(),
+) {
     // SAFETY: plain numbers; on Linux, 0 means the calling thread. If it is refused, compiling is only less polite.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+    let mut tidied = Instant::now();
     loop {
+        if tidied.elapsed() >= look {
+            tidy();
+            tidied = Instant::now();
+        }
         let mut desk = shared.lock();
-        let (function, spec, admin) = loop {
-            if let Some((function, spec)) = desk.wanted.pop_first() {
-                break (function, spec, desk.admin.clone());
-            }
-            desk = shared.0.1.wait(desk).expect("no thread panics while it holds the desk");
+        let Some((function, spec)) = desk.wanted.pop_first() else {
+            drop(shared.0.1.wait_timeout(desk, look).expect("no thread panics while it holds the desk"));
+            continue;
         };
+        let admin = desk.admin.clone();
         drop(desk);
         let result = ready(&spec, artefacts.as_ref(), &admin, prepare);
         let (name, version) = (&spec.name, spec.version);
@@ -263,7 +289,18 @@ fn compile_for_ever(shared: &Shared, artefacts: Option<PathBuf>, prepare: &impl 
                 spec.namespace
             )),
         }
+        if result.is_ok() {
+            shared.lock().uses.ready(Instant::now(), &spec);
+        }
         answer(shared, function, version, result);
+    }
+}
+
+/// Removes from the cache what is of no use. By the thread that fills it, so that nothing goes that it has just found.
+fn tidy(shared: &Shared, cache: &Path, room: u64) {
+    let Some(needed) = shared.lock().uses.needed(Instant::now()) else { return };
+    for artefact in cache::remove_unused(cache, &needed, room) {
+        say(format_args!("event=artefact-removed artefact={artefact}"));
     }
 }
 
@@ -399,6 +436,7 @@ mod tests {
             slots: 1,
             jailer: None,
             files_allowed: Allowed::default(),
+            unused_bytes: 0,
             drain: Duration::ZERO,
         }
     }
@@ -432,7 +470,7 @@ mod tests {
         let (good, bad) = (artefact::sha256(b"good"), artefact::sha256(b"bad"));
         std::fs::write(store.path().join(format!("{bad}.wasm")), b"bad").unwrap();
         std::fs::write(store.path().join("0000.wasm"), b"changed").unwrap();
-        start_with(&plan, Fake).unwrap();
+        start_with(&plan, Tidiness::new(0), Fake).unwrap();
 
         let mut host = greeted(&node, &serve_http(b"good"));
         for (name, artefact, reason) in [
@@ -453,6 +491,53 @@ mod tests {
         publish(&mut host, "unreachable", "absent".into());
         let answer = answered(&mut host, "unreachable");
         assert!(answer.contains("failed 4 times") && answer.contains("admin API"), "{answer}");
+    }
+
+    /// Not running any more at its end: it goes on connecting, to a port that is closed.
+    #[test]
+    fn what_is_not_published_any_more_goes_also_after_a_restart() {
+        let store = tempfile::tempdir().unwrap();
+        let cache = tempfile::tempdir().unwrap();
+        // Two modules that differ in a section of no meaning.
+        let modules = [1, 2].map(|name| [b"\0asm\x01\0\0\0\0\x02\x01".as_slice(), &[name]].concat());
+        let [first, second] = modules.each_ref().map(|module| artefact::sha256(module));
+        for (sha256, module) in [(&first, &modules[0]), (&second, &modules[1])] {
+            std::fs::write(store.path().join(format!("{sha256}.wasm")), module).unwrap();
+        }
+        let is_there = |sha256: &str| cache.path().join(format!("{sha256}.wasm")).exists();
+        let goes = |sha256: &str| {
+            let begun = Instant::now();
+            while is_there(sha256) {
+                assert!(begun.elapsed() < Duration::from_secs(120), "{sha256} stays");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        // A host with a node that publishes the second version after the first one, and `keeps` its slack.
+        let run = |slack: Duration, publishes: &[&String]| {
+            let node = TcpListener::bind("127.0.0.1:0").unwrap();
+            let plan = Plan { cache: cache.path().into(), ..plan(&node, store.path()) };
+            let short = Duration::from_millis(200);
+            let tidiness = Tidiness { settle: short, look: short, slack, unused_bytes: 0 };
+            let artefacts =
+                Artefacts { cache: plan.cache.clone(), has_jailer: false, files_allowed: Allowed::default() };
+            start_with(&plan, tidiness, artefacts).unwrap();
+            let mut host = greeted(&node, "http://127.0.0.1:1");
+            for artefact in publishes {
+                publish(&mut host, "f", (*artefact).clone());
+                assert_eq!(answered(&mut host, "f"), "");
+            }
+            host
+        };
+        let host = run(Duration::from_secs(3600), &[&first, &second]);
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(is_there(&first) && is_there(&second), "calls of the first may still run");
+        drop(host);
+        // After a restart none does.
+        let host = run(Duration::ZERO, &[&second]);
+        goes(&first);
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(is_there(&second), "it is published");
+        drop(host);
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod stats;
 pub mod process;
 pub mod supervisor;
 pub mod bundle;
+pub mod cache;
 pub mod host;
 
 pub use config::Config;

@@ -42,6 +42,8 @@ pub struct Plan {
     pub jailer: Option<PathBuf>,
     /// Directories of this host that wasm functions may be granted.
     pub files_allowed: Allowed,
+    /// Bytes of artefacts that are not published any more and are kept in the cache.
+    pub unused_bytes: u64,
     /// How long a drain may take.
     pub drain: Duration,
 }
@@ -123,6 +125,7 @@ impl Plan {
             slots: config.slots,
             jailer: config.jailer.clone(),
             files_allowed: Allowed::new(config.files_allowed.clone()),
+            unused_bytes: config.unused_bytes,
             drain: Duration::from_secs(config.drain_s),
         })
     }

@@ -263,6 +263,7 @@ mod tests {
             slots: 1,
             jailer: None,
             files_allowed: Allowed::default(),
+            unused_bytes: 0,
             drain: Duration::ZERO,
         };
         let sleeping = |name: String| {

@@ -1,6 +1,6 @@
 //! `millrace up`
 
-use super::control::NodeArguments;
+use super::control::{NodeArguments, bytes};
 use super::jailer::{SandboxArguments, absolute};
 use crate::admin::Admin;
 use crate::children::{Child, ending};
@@ -50,6 +50,9 @@ pub struct Up {
     /// Directory of this host that wasm functions may ask for in [files], with all below it; may be repeated
     #[arg(long, value_name = "PATH", value_parser = absolute)]
     allow_files: Vec<PathBuf>,
+    /// Bytes of functions' code that are kept in this host's cache after it is no longer published
+    #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = bytes)]
+    keep_unused: u64,
     /// Run no process functions: no jailer, no BPF programs, WebAssembly only
     #[arg(long, help_heading = "Process functions")]
     no_process_functions: bool,
@@ -175,6 +178,7 @@ impl Platform {
         command.args(["worker", "--node", &endpoints.shm, "--host-node", &endpoints.unix, "--data-dir"]);
         command.arg(&self.data_dir).args(["--cpus", &cpus.join(",")]);
         command.args(["--slots", &self.options.slots.to_string()]);
+        command.args(["--keep-unused", &format!("{}B", self.options.keep_unused)]);
         for directory in &self.options.allow_files {
             command.arg("--allow-files").arg(directory);
         }

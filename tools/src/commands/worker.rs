@@ -1,5 +1,6 @@
 //! `millrace worker`
 
+use super::control::bytes;
 use super::jailer::{self, SandboxArguments, absolute};
 use crate::exit::{Done, Exit, Failure};
 use crate::settings::Environment;
@@ -46,6 +47,9 @@ pub struct WorkerArguments {
     /// Directory of this host that wasm functions may ask for in [files], with all below it; may be repeated
     #[arg(long, value_name = "PATH", value_parser = absolute)]
     pub allow_files: Vec<PathBuf>,
+    /// Bytes of functions' code that are kept in this host's cache after it is no longer published
+    #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = bytes)]
+    pub keep_unused: u64,
     /// How long a drain waits for calls that run
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub drain: Duration,
@@ -87,6 +91,7 @@ impl WorkerArguments {
             host: self.host.clone(),
             jailer: self.jailer.clone(),
             files_allowed: self.allow_files.clone(),
+            unused_bytes: self.keep_unused,
             drain_s: self.drain.as_secs(),
         }
     }
@@ -119,6 +124,7 @@ fn command_line(config: &Config, plan: &Plan) -> Vec<OsString> {
     for directory in &config.files_allowed {
         line.extend(["--allow-files".into(), directory.into()]);
     }
+    line.extend(["--keep-unused".into(), format!("{}B", config.unused_bytes).into()]);
     line.extend(["--drain".into(), format!("{}s", plan.drain.as_secs()).into()]);
     line
 }
@@ -209,6 +215,8 @@ mod tests {
             "/srv/a",
             "--allow-files",
             "/srv/b",
+            "--keep-unused",
+            "7MiB",
         ]);
         let plan = Plan::of(&config, &[0, 1]).unwrap();
         let line: Vec<OsString> =
