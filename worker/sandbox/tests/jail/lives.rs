@@ -1,7 +1,9 @@
 //! How sandboxes begin and end, whoever dies.
 
 use crate::host::*;
+use nix::fcntl::{Flock, FlockArg};
 use sandbox::protocol::*;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -222,6 +224,60 @@ fn what_a_killed_platform_leaves_goes_when_another_starts_and_what_lives_stays()
     let _last = Host::start();
     wait("the end of what it left, now that its last process has ended", || is_gone(&occupied));
     wait("the end of one that nobody holds any more", || (!idle_group.exists()).then_some(()));
+}
+
+/// What a killed platform left, and a lock of its folder of pins, which somebody else has taken since. Nothing where
+/// nothing is pinned.
+fn left_with_pins_held() -> Option<(Vec<PathBuf>, Flock<File>)> {
+    loop {
+        let mut dead = Host::start();
+        let left = dead.traces();
+        let pins = left.iter().find(|path| path.starts_with("/sys/fs/bpf"))?.clone();
+        let folder = File::open(&pins).unwrap();
+        // Waited for from before the platform's end, so that no other test's jailer is likely to come first.
+        let taking = std::thread::spawn(move || Flock::lock(folder, FlockArg::LockShared).unwrap());
+        dead.signal(libc::SIGKILL);
+        dead.process.wait().unwrap();
+        let held = taking.join().unwrap();
+        if left.iter().all(|path| path.exists()) {
+            return Some((left, held));
+        }
+    }
+}
+
+/// A lock of a platform's pins alone keeps all of it from `sweep`; without it, all goes. False if it was skipped.
+fn pins_that_are_held_stay(sweep: impl FnOnce(&[PathBuf])) -> bool {
+    if !has_root("pins_that_are_held_stay") {
+        return false;
+    }
+    let Some((left, held)) = left_with_pins_held() else {
+        skip("pins_that_are_held_stay", "nothing is pinned here");
+        return false;
+    };
+    sweep(&left);
+    for path in &left {
+        assert!(path.exists(), "{} was held, and is gone", path.display());
+    }
+    drop(held);
+    let _last = Host::start();
+    wait("the end of what nobody holds any more", || (!left.iter().any(|path| path.exists())).then_some(()));
+    true
+}
+
+#[test]
+fn a_lock_of_its_pins_alone_keeps_what_a_platform_left() {
+    pins_that_are_held_stay(|_| drop(Host::start()));
+}
+
+/// The planted bug: whoever looks at groups only finds nobody there, and removes the pins.
+#[test]
+#[should_panic(expected = "was held, and is gone")]
+fn canary_a_sweep_that_asks_no_lock_is_caught() {
+    let ran = pins_that_are_held_stay(|left| {
+        let pins = left.iter().find(|path| path.starts_with("/sys/fs/bpf")).unwrap();
+        std::fs::remove_dir_all(pins).unwrap();
+    });
+    assert!(ran, "SKIPPED: nothing was held, and is gone");
 }
 
 #[test]
