@@ -18,16 +18,24 @@ pub fn millrace() -> &'static Path {
     BINARY.get_or_init(|| {
         let test = std::env::current_exe().expect("a test has a path");
         let profile = test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps");
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        build.args(["build", "-q", "-p", "millrace"]).current_dir(project());
-        if profile.ends_with("release") {
-            build.arg("--release");
+        // A VM has no compiler; what the host built was brought.
+        if !is_inside_vm() {
+            let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+            build.args(["build", "-q", "-p", "millrace"]).current_dir(project());
+            if profile.ends_with("release") {
+                build.arg("--release");
+            }
+            assert!(build.status().expect("cargo runs").success(), "the millrace binary does not build");
         }
-        assert!(build.status().expect("cargo runs").success(), "the millrace binary does not build");
         let binary = profile.join("millrace");
         assert!(binary.is_file(), "no binary at {}", binary.display());
         binary
     })
+}
+
+/// Whether this runs in the VM of `tests/vm/run`.
+pub fn is_inside_vm() -> bool {
+    std::env::var_os("MILLRACE_INSIDE_VM").is_some()
 }
 
 /// The project's folder.
@@ -144,8 +152,16 @@ impl Site {
         self.folder().join("data")
     }
 
-    /// Starts `millrace up` on free ports and waits until it serves.
+    /// Starts `millrace up` on free ports, without process functions, and waits until it serves. A jailer and its BPF
+    /// programs would take longer to start than all the rest.
     pub fn up(&self, more: &[&str]) -> Process {
+        let mut more = more.to_vec();
+        more.push("--no-process-functions");
+        self.up_whole(&more)
+    }
+
+    /// As [`Site::up`], with process functions.
+    pub fn up_whole(&self, more: &[&str]) -> Process {
         let data = self.data();
         let _ = std::fs::remove_file(data.join("run/up.json"));
         let data = data.to_str().expect("a plain path").to_owned();
@@ -174,10 +190,13 @@ impl Site {
         process
     }
 
-    /// Starts a worker of one core for this site's node.
+    /// Starts a worker of one core for this site's node, without process functions.
     pub fn up_worker(&self) -> Process {
         let data = self.data().to_str().expect("a plain path").to_owned();
-        Process::start(self.folder(), ["worker", "--data-dir", &data, "--cpus", "0"])
+        Process::start(
+            self.folder(),
+            ["worker", "--data-dir", &data, "--cpus", "0", "--no-process-functions"],
+        )
     }
 
     /// The Unix endpoint of the native protocol.

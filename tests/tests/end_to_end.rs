@@ -26,7 +26,7 @@ const TWO_ATTEMPTS: &str = "[retry]\nattempts = 2\nbackoff = \"20ms\"";
 #[test]
 fn up_says_where_and_on_what_it_serves() {
     let site = Site::new();
-    let mut up = site.up(&["--cores", "1"]);
+    let mut up = site.up_whole(&["--cores", "1"]);
     let file = site.up_json();
     for key in ["admin", "tcp", "unix", "shm"] {
         assert!(up.output().contains(text(&file, key)), "{key} is not printed:\n{}", up.output());

@@ -26,7 +26,7 @@ fn a_wasi_program_reads_its_granted_files_and_nothing_else() {
     symlink("../secret", models.join("link-out")).expect("a link");
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
     let allowed = models.to_str().expect("a plain path");
-    let _up = site.up(&["--cores", "1", "--no-process-functions", "--allow-files", allowed]);
+    let _up = site.up(&["--cores", "1", "--allow-files", allowed]);
 
     let deployed = site.json(&["deploy", &site.file("granted.toml", manifest("reader", allowed))]);
     assert_eq!(deployed["spec"]["files"], json!({ "/models": allowed }));

@@ -13,7 +13,7 @@ const MOST: usize = 1 << 20;
 /// A site with what `millrace up` says to be in force.
 fn up(cores: &str) -> (Site, Process) {
     let site = Site::new();
-    let up = site.up(&["--cores", cores]);
+    let up = site.up_whole(&["--cores", cores]);
     (site, up)
 }
 

@@ -8,7 +8,7 @@ use tests::harness::{COMMAND, ECHO, LOOP, Site, TRAP, project};
 fn boto3_invokes_functions_as_they_are() {
     let python = clients::aws().join("python");
     let site = Site::new();
-    let _up = site.up(&["--cores", "1"]);
+    let _up = site.up_whole(&["--cores", "1"]);
     site.deploy("echo", ECHO, "");
     site.deploy("command", COMMAND, "");
     site.deploy("trap", TRAP, "[retry]\nattempts = 5\nbackoff = \"1ms\"");
