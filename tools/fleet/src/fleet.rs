@@ -184,6 +184,9 @@ impl<'a> Between<'a> {
                 }
                 drop(lost);
                 self.conductor.region(*region as u16, !begins, *queue);
+                for other in (0..self.plan.streams.len()).filter(|&other| other != at) {
+                    shared.region(other).quotas_without(*region as u16, begins);
+                }
                 let nearest = self.conductor.nearest(*region as u16);
                 let cut_off = begins && !*queue;
                 shared.region(at).submits_to = if cut_off { nearest } else { *region as u16 };

@@ -98,6 +98,8 @@ pub struct Region<'a> {
     pub pools: Vec<Pool>,
     /// Where its clients submit.
     pub submits_to: u16,
+    /// Regions that are lost, whose quotas others have.
+    lost: Vec<bool>,
     /// Messages to other regions, since the last exchange.
     pub outbox: Vec<Message>,
     /// What controllers hear.
@@ -149,6 +151,7 @@ impl<'a> Region<'a> {
             up: true,
             pools: (0..pools).map(pool).collect(),
             submits_to: index,
+            lost: vec![false; plan.streams.len()],
             outbox: Vec::new(),
             said: Said { asked: vec![0; services], ..Said::default() },
             refusing: vec![0; services],
@@ -242,7 +245,21 @@ impl<'a> Region<'a> {
     fn share(&self, of: &Function) -> f64 {
         let even = 1.0 / self.plan.streams.len() as f64;
         let own = of.origins.iter().find(|(region, _)| *region == self.index);
-        own.map_or(even, |&(_, share)| share.max(even))
+        let lost = of.origins.iter().filter(|(region, _)| self.lost[usize::from(*region)]);
+        let working = self.lost.iter().filter(|&&lost| !lost).count().max(1) as f64;
+        own.map_or(even, |&(_, share)| share.max(even)) + lost.map(|(_, share)| share / working).sum::<f64>()
+    }
+
+    /// Another region is lost, or back: its share of all quotas goes to those that work.
+    pub fn quotas_without(&mut self, region: u16, is_lost: bool) {
+        self.lost[usize::from(region)] = is_lost;
+        for at in 0..self.plan.functions.len() {
+            let of = &self.plan.functions[at];
+            if self.scheduler.is_some() && of.origins.iter().any(|(origin, _)| *origin == region) {
+                let policy = self.policy(at);
+                self.tell(Input::Policy { function: FunctionRef(at as u32), policy });
+            }
+        }
     }
 
     /// What AIMD allows a function here, of what it allows it everywhere.
@@ -578,7 +595,8 @@ impl<'a> Region<'a> {
         if call.attempts > 0 {
             return;
         }
-        let (ms, calls) = (self.plan.ms(now - call.arrived), self.stands_for(function));
+        // Known to one tick, and counted up.
+        let (ms, calls) = (self.plan.ms(now - call.arrived + 1), self.stands_for(function));
         let reserved = self.plan.functions[function as usize].reserved;
         if reserved {
             self.point.reserved_delay_ms = self.point.reserved_delay_ms.max(ms);
@@ -681,7 +699,8 @@ impl<'a> Region<'a> {
         for Held { pending, function, runs } in held.into_iter().flatten() {
             self.record.ledger.lost_runs += if runs.is_some() { self.stands_for(function) } else { 0 };
             let to = u16::from(pending.home);
-            self.outbox.push(Message { to, at: again, function, call: pending });
+            let attempts = pending.attempts.saturating_add(u8::from(runs.is_some()));
+            self.outbox.push(Message { to, at: again, function, call: Pending { attempts, ..pending } });
         }
         for pool in &mut self.pools {
             (pool.used, pool.held_mb, pool.up) = (0, 0, false);
