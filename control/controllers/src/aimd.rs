@@ -19,6 +19,7 @@
 use crate::snapshot::{Board, Snapshot};
 use crate::words::{DownstreamRef, Effects, FunctionRef, MilliCalls, Pace, Permille, permille, scale};
 use call::Instant;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Services that one function may call.
@@ -121,8 +122,8 @@ pub enum Effect {
     },
 }
 
-/// How a service is, for its owner.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// How a service is, for its owner. As JSON: an object of these fields.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DownstreamState {
     /// What it can stand in a minute.
     pub threshold_per_minute: u64,

@@ -21,6 +21,7 @@ use crate::words::{
     Effects, FunctionRef, GroupRef, Millicores, Pace, Permille, RegionRef, WorkerRef, permille,
 };
 use call::Instant;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 mod pools;
@@ -121,8 +122,8 @@ pub enum Effect {
     },
 }
 
-/// What a group's functions need in all.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// What a group's functions need in all. As JSON: an object of these fields.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Need {
     /// Bytes on each worker that has all of them warm.
     pub memory: u64,

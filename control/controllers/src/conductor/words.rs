@@ -5,6 +5,7 @@ use crate::words::{
     WorkerRef,
 };
 use crate::{Snapshot, aimd, autoscale, gtc, locality, prewarm, rate, utilization};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What an operator may choose: the settings of all controllers.
@@ -66,8 +67,8 @@ pub struct Sizes {
     pub downstreams_max: usize,
 }
 
-/// What a scheduler has seen of a function since it said so last.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// What a scheduler has seen of a function since it said so last. As JSON: an object of these fields.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Calls {
     /// Calls that became due in the queues of its region.
     pub arrived: u64,
