@@ -142,15 +142,16 @@ impl Plan {
     }
 }
 
-/// Gives each downstream service its functions: the largest by calls that use none yet.
+/// Gives each downstream service its functions: the largest by calls, of reserved quota, that use none yet. What waits
+/// of these waits for the service, and not for a quieter hour.
 fn attach(functions: &mut [Function], scenario: &Scenario) -> Result<(), Error> {
-    let mut order: Vec<usize> = (0..functions.len()).collect();
+    let mut order: Vec<usize> = (0..functions.len()).filter(|&at| functions[at].reserved).collect();
     order.sort_by(|&a, &b| functions[b].calls_per_s.total_cmp(&functions[a].calls_per_s).then(a.cmp(&b)));
     let mut order = order.into_iter();
     for (service, spec) in scenario.downstreams.iter().enumerate() {
         for _ in 0..spec.functions {
             let Some(at) = order.next() else {
-                let what = format!("`{}` wants more functions than there are", spec.name);
+                let what = format!("`{}` wants more functions of reserved quota than there are", spec.name);
                 return Err(Error { what, place: "downstream.functions".into() });
             };
             functions[at].downstream = Some(service as u16);

@@ -264,7 +264,7 @@ impl Default for ControlSpec {
 pub struct DownstreamSpec {
     /// Its name.
     pub name: String,
-    /// How many functions use it: the largest by calls that use none yet.
+    /// How many functions use it: the largest by calls, of reserved quota, that use none yet.
     pub functions: u32,
     /// What it serves, as a multiple of the mean calls of its functions.
     pub capacity: f64,

@@ -116,3 +116,13 @@ fn a_spike_of_one_function_is_not_felt_by_others() {
     let of = |at: usize| study.summaries[at].value("calls-received");
     assert!(of(0) - of(1) > 1.0e6, "the spike came: {} and {}", of(0), of(1));
 }
+
+#[test]
+fn a_service_that_fails_throttles_its_functions_and_nothing_is_dropped() {
+    let study = small("cache-incident", &["workload.functions=150"]);
+    let [own, without] = &study.summaries[..] else { panic!("two runs") };
+    let settled = |of: &fleet::figures::Summary| of.value("cache-refused-settled");
+    assert!(settled(own) < settled(without) / 2.0, "AIMD keeps traffic near what the service can do");
+    assert_eq!(row(&study, "cache-dropped"), 0.0);
+    assert!(own.value("cache-backlog-calls") > 100.0, "what was held back waited");
+}
