@@ -88,7 +88,7 @@ impl Refusal {
         Refusal { code, message: message.into() }
     }
 
-    fn no_function(name: &str) -> Refusal {
+    pub(crate) fn no_function(name: &str) -> Refusal {
         Refusal::new("not-found", format!("no function {name} is deployed"))
     }
 }
@@ -150,6 +150,35 @@ impl<D: Driver> Node<D> {
             Ask::Region => Answer::Region(self.region_state()),
             Ask::Matrix { matrix } => self.matrix_published(matrix)?,
             Ask::RegionDrain { drained } => self.region_drains(drained),
+            Ask::Explain { call } => Answer::Why(self.explain(call.parse()?)?),
+            Ask::Quotas { function } => {
+                let only = function.map(|name| self.deployed(&name)).transpose()?;
+                Answer::Quotas(self.quota_states(only))
+            }
+            Ask::QuotaSet { function, change } => {
+                let function = self.deployed(&function)?;
+                self.set_quota(function, change);
+                Answer::Quotas(self.quota_states(Some(function)))
+            }
+            Ask::TenantSet { tenant, spec } => {
+                self.set_weight(tenant, spec.weight);
+                Answer::Done { count: 1 }
+            }
+            Ask::Downstreams => Answer::Downstreams(self.downstream_states()),
+            Ask::DownstreamSet { downstream, spec } => {
+                self.shapes.service(&downstream);
+                self.shapes.said.downstreams.insert(downstream, spec);
+                Answer::Downstreams(self.downstream_states())
+            }
+            Ask::Locality => Answer::Locality(self.locality_state()),
+            Ask::Observe => Answer::Observation(self.observe()),
+            Ask::Conclude { conclusions } => {
+                if conclusions.incarnation != self.queue.incarnation() {
+                    let message = "the conclusions are about an earlier incarnation of the node";
+                    return Err(Refusal::new("conflict", message));
+                }
+                Answer::Done { count: self.conclude(conclusions) }
+            }
             Ask::Drain => {
                 self.drain();
                 self.drain_asked.push((session, stamp));
@@ -168,6 +197,10 @@ impl<D: Driver> Node<D> {
             append(&mut frame, &Header { stamp, attempt, ..Header::new(Kind::Answer) }, part);
             self.sessions.send(&mut self.driver, session, &frame);
         }
+    }
+
+    fn deployed(&self, name: &str) -> Result<FunctionRef, Refusal> {
+        self.catalog.named(name).ok_or_else(|| Refusal::no_function(name))
     }
 
     /// The queue's number of a function, deployed or not, that has had calls.
@@ -404,6 +437,7 @@ impl<D: Driver> Node<D> {
         };
         self.stats.report(&mut status);
         self.load.report(&mut status);
+        status.opportunistic = *self.shapes.opportunistic.get();
         status.slow_clients = self.sessions.slow;
         status
     }
@@ -413,7 +447,7 @@ fn overdue_ms(since: WallTime, now: WallTime) -> u64 {
     if since == WallTime(0) { 0 } else { now.since(since).as_millis() as u64 }
 }
 
-fn state_name(view: &CallView<'_>) -> &'static str {
+pub(crate) fn state_name(view: &CallView<'_>) -> &'static str {
     match view.state {
         State::Scheduled if view.status.is_some() => "retrying",
         State::Scheduled => "scheduled",
@@ -437,7 +471,7 @@ fn reason(view: &CallView<'_>, stderr: Option<&str>) -> String {
     }
 }
 
-fn unknown(call: CallId) -> Refusal {
+pub(crate) fn unknown(call: CallId) -> Refusal {
     Refusal::new(
         "not-found",
         format!("no call {call} is known: it was never submitted here, or ended long ago"),

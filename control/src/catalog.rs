@@ -17,6 +17,8 @@ pub struct Deployed {
     pub completed: u64,
     /// Executions that failed since the node's start.
     pub failed: u64,
+    /// CPU time of all of these, ns.
+    pub cpu_ns: u64,
     /// Hosts that have this version compiled.
     pub ready: BTreeSet<HostRef>,
     /// Other regions that have the same function, ready.
@@ -95,12 +97,13 @@ impl Catalog {
         if self.functions.len() <= place {
             self.functions.resize_with(place + 1, || None);
         }
-        let (completed, failed) = self.functions[place].as_ref().map_or((0, 0), |f| (f.completed, f.failed));
+        let counts = |f: &Deployed| (f.completed, f.failed, f.cpu_ns);
+        let (completed, failed, cpu_ns) = self.functions[place].as_ref().map_or((0, 0, 0), counts);
         self.by_id.insert(spec.id(), function);
         let publish = publish_frame(&spec);
         let (ready, ready_far, failure) = Default::default();
         self.functions[place] =
-            Some(Deployed { spec, publish, completed, failed, ready, ready_far, failure });
+            Some(Deployed { spec, publish, completed, failed, cpu_ns, ready, ready_far, failure });
     }
 
     /// Takes a function out of force.

@@ -194,6 +194,7 @@ impl<D: Driver> Node<D> {
         self.catalog.deploy(function, spec);
         self.buried.remove(&function);
         self.scheduler.step(Input::Function { function, version, concurrency }, &mut self.effects);
+        self.shape_new(function);
         if self.queue.has_due(known) {
             self.due(function);
         }

@@ -63,7 +63,7 @@ impl<D: Driver> Node<D> {
         {
             calls += 1;
             let function = FunctionRef(settled.function.0);
-            self.count_failure(function);
+            self.count_failure(function, 0);
             self.accounts.executed(function, Status::WorkerLost, &Usage::default());
             if settled.fate == Fate::Dead {
                 self.accounts.ended(function, Status::WorkerLost);

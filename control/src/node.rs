@@ -16,6 +16,7 @@ use crate::logs::Sink;
 use crate::recovery::{Disk, LogError};
 use crate::regions::{RegionOptions, Regions, scheduler_limits};
 use crate::session::{Role, Session, SessionRef, Sessions};
+use crate::shaping::Shapes;
 use crate::stats::Stats;
 use crate::utilization::Load;
 use crate::worker_lb::Workers;
@@ -45,6 +46,8 @@ pub struct NodeOptions {
     pub logs: Option<Sink>,
     /// The regions that this one belongs to.
     pub regions: RegionOptions,
+    /// What operators said beside manifests.
+    pub shaping: call::admin::Shaping,
     /// Its process, for people. Given, not asked for: a simulation must say the same in every process.
     pub pid: u32,
 }
@@ -58,6 +61,7 @@ impl Default for NodeOptions {
             ledger: Arc::default(),
             logs: None,
             regions: RegionOptions::default(),
+            shaping: call::admin::Shaping::default(),
             pid: 0,
         }
     }
@@ -115,6 +119,7 @@ pub struct Node<D> {
     pub(crate) drain_asked: Vec<(SessionRef, u64)>,
     pub(crate) stats: Stats,
     pub(crate) load: Load,
+    pub(crate) shapes: Shapes,
     pub(crate) accounts: Accounts,
     /// Where short frames are encoded before they are given to the driver.
     pub(crate) scratch: FrameBuf,
@@ -149,6 +154,7 @@ impl<D: Driver> Node<D> {
             drain_asked: Vec::new(),
             stats: Stats::new(),
             load: Load::new(&limits, now),
+            shapes: Shapes::new(&limits, options.shaping.clone()),
             accounts: Accounts::new(options.ledger.clone()),
             scratch: FrameBuf::new(),
             look_at: now,

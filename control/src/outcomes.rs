@@ -42,6 +42,9 @@ impl<D: Driver> Node<D> {
         if matches!(settled.fate, Fate::Done | Fate::Failed | Fate::Dead) {
             self.accounts.ended(function, status);
         }
+        if status == Status::BackPressure {
+            self.shapes.pressed(function, reply.stderr, self.driver.now());
+        }
         if !reply.stderr.is_empty() {
             self.log(function, CoreRef(settled.holder.0), frame, &reply);
         }
@@ -49,9 +52,10 @@ impl<D: Driver> Node<D> {
             self.stats.ended(self.driver.wall().since(settled.start_at));
             if let Some(deployed) = self.catalog.get_mut(function) {
                 deployed.completed += 1;
+                deployed.cpu_ns += usage.cpu_ns;
             }
         } else {
-            self.count_failure(function);
+            self.count_failure(function, usage.cpu_ns);
         }
     }
 
@@ -73,9 +77,10 @@ impl<D: Driver> Node<D> {
     }
 
     /// An execution of a function failed.
-    pub(crate) fn count_failure(&mut self, function: FunctionRef) {
+    pub(crate) fn count_failure(&mut self, function: FunctionRef, cpu_ns: u64) {
         if let Some(deployed) = self.catalog.get_mut(function) {
             deployed.failed += 1;
+            deployed.cpu_ns += cpu_ns;
         }
     }
 
@@ -118,6 +123,7 @@ pub(crate) fn explanation(status: Status) -> &'static str {
     match status {
         Status::Ok => "the outcome is not kept any more",
         Status::WorkerLost => "every worker that ran the call was lost",
+        Status::Forbidden => "the data of the call may not flow to the function: see its labels",
         Status::Unavailable => "the function was deleted while the call was pending",
         _ => "the call failed; its last outcome is not kept any more",
     }

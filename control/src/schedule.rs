@@ -59,8 +59,8 @@ impl<D: Driver> Node<D> {
         let at = durableq::CallRef(call.0);
         self.queue.give_back(at);
         let mut blocks = self.disk.lend(&mut self.driver);
-        if self.queue.bury(&mut blocks, at, Status::Unavailable) {
-            self.accounts.ended(function, Status::Unavailable);
+        if self.queue.bury(&mut blocks, at, Status::Forbidden) {
+            self.accounts.ended(function, Status::Forbidden);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::accounts::book::{Keeper, wall};
 use crate::accounts::{Book, Ledger, rows_max};
-use crate::admin::{self, AdminOptions, CatalogFile, RegionFile, signals};
+use crate::admin::{self, AdminOptions, CatalogFile, RegionFile, ShapingFile, signals};
 use crate::artefacts::ArtefactStore;
 use crate::datadir::{DataDir, write_durably};
 use crate::logs::{self, Bounds, Sink};
@@ -11,6 +11,7 @@ use crate::recovery::{Booting, LogError};
 use crate::regions::RegionOptions;
 use crate::start::StartError;
 use call::FunctionSpec;
+use call::admin::Shaping;
 use call::limits::Limits;
 use driver::notes::say;
 use driver::shell::{self, Shell};
@@ -117,6 +118,7 @@ struct Prepared {
     options: ControlOptions,
     data: DataDir,
     functions: Vec<FunctionSpec>,
+    shaping: Shaping,
     admin: String,
     secret: String,
     ledger: Arc<Ledger>,
@@ -167,6 +169,8 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
     let functions = catalog.functions().cloned().collect();
     let failed = |source| StartError::Io { path: data.root().join("region.json"), source };
     let region = RegionFile::read(data.root()).map_err(failed)?;
+    let shaping = ShapingFile::open(data.root().to_owned())?;
+    let said = shaping.contents().clone();
     let artefacts = data.path("artefacts");
     let store = ArtefactStore::open(artefacts.clone())
         .map_err(|source| StartError::Io { path: artefacts, source })?;
@@ -184,6 +188,7 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
         catalog,
         root: data.root().to_owned(),
         region: region.clone(),
+        shaping,
         store,
         book: records.book.clone(),
         logs: admin::Logs::new(data.path("logs"), &records.logs),
@@ -192,7 +197,7 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
     };
     // Before the ring thread is pinned: the cold side may run on any CPU.
     let (begin, thread) = cold_side().map_err(StartError::Driver)?;
-    let prepared = Prepared { options, data, functions, admin, secret, ledger, logs, region };
+    let prepared = Prepared { options, data, functions, shaping: said, admin, secret, ledger, logs, region };
     let result = run(prepared, || drop(begin.send(cold)));
     drop((begin, stop));
     let _ = thread.join();
@@ -254,6 +259,7 @@ async fn turn(
             matrix: prepared.region.matrix.clone(),
             drained: prepared.region.drained,
         },
+        shaping: prepared.shaping.clone(),
         pid: std::process::id(),
     };
     let limits = prepared.options.limits.clone();

@@ -8,7 +8,7 @@ use crate::interrupt;
 use crate::rows::{Row, Rows};
 use crate::times::Terms;
 use call::body::{Arguments, Submit};
-use call::{FunctionId, Status, VerdictCode};
+use call::{CallKey, FunctionId, Label, Status, VerdictCode};
 use millrace_client::blocking::Client;
 use millrace_client::{Event, IdSeries, Outcome, Receipt};
 use serde::Serialize;
@@ -24,6 +24,10 @@ pub struct Batch {
     pub terms: Terms,
     /// 0 for the function's own.
     pub criticality: u8,
+    /// Of each call.
+    pub key: CallKey,
+    /// Of each call.
+    pub label: Label,
     /// Ids by line.
     pub series: IdSeries,
     /// Lines before it are skipped.
@@ -151,6 +155,8 @@ impl Running<'_> {
             start_at: batch.terms.start_at,
             deadline: batch.terms.deadline,
             criticality: batch.criticality,
+            key: batch.key,
+            label: batch.label,
             want_outcome: batch.wait,
             arguments: Arguments { payload: &row.payload, attributes: &[] },
             ..Submit::default()

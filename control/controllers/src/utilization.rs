@@ -57,6 +57,12 @@ impl Utilization {
         Utilization { settings, cores: vec![None; cores_max], publisher: Publisher::new(published, 0) }
     }
 
+    /// Goes on from the S that consumers hold: a controller that starts again has forgotten it, and one that starts for
+    /// the first time need not take from functions what they have without it.
+    pub fn resume(&mut self, held: &Snapshot<Permille>) {
+        self.publisher = Publisher::new(held.version, held.value.min(self.settings.most));
+    }
+
     /// A core was busy for this share of the last period; none if it is gone.
     pub fn observe(&mut self, core: usize, busy: Option<Permille>) {
         self.cores[core] = busy.map(|busy| busy.min(1000));
@@ -162,6 +168,15 @@ mod tests {
             controller.turn();
         }
         assert_eq!(controller.newest().value, 0, "fixed work fills the core");
+    }
+
+    #[test]
+    fn a_controller_that_starts_again_goes_on_from_what_consumers_hold() {
+        let mut controller = controller(1);
+        controller.resume(&Snapshot { version: 9, value: 700 });
+        controller.observe(0, Some(100));
+        let told = controller.turn().expect("it rises");
+        assert!(told.value == 750 && told.version > 9, "{told:?}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use call::FunctionSpec;
 use call::admin::{Answer, Ask, FunctionState};
 use serde::{Deserialize, Serialize};
 
-type Name = Path<(String, String)>;
+pub(super) type Name = Path<(String, String)>;
 
 /// `GET /v1/functions`
 pub async fn list(State(admin): State<Shared>) -> Reply<Json<Vec<FunctionState>>> {

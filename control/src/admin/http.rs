@@ -6,7 +6,10 @@ use crate::admin::error::ApiError;
 use crate::admin::link::Link;
 use crate::admin::logs::Logs;
 use crate::admin::region::RegionFile;
-use crate::admin::{artefacts, calls, functions, invoke, logs, metrics, operations, region, signals, usage};
+use crate::admin::shaping_file::ShapingFile;
+use crate::admin::{
+    artefacts, calls, functions, invoke, logs, metrics, operations, region, shaping, signals, usage,
+};
 use crate::artefacts::ArtefactStore;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -34,6 +37,8 @@ pub struct AdminOptions {
     pub root: PathBuf,
     /// What was ordered of the region before.
     pub region: RegionFile,
+    /// What operators said beside manifests.
+    pub shaping: ShapingFile,
     /// The artefact store.
     pub store: ArtefactStore,
     /// What functions use.
@@ -62,6 +67,8 @@ pub(super) struct Admin {
     pub root: PathBuf,
     /// Held over a whole order: one after the other.
     pub region: Mutex<RegionFile>,
+    /// Held over a whole change: one after the other.
+    pub shaping: Mutex<ShapingFile>,
 }
 
 pub(super) type Shared = Arc<Admin>;
@@ -95,6 +102,16 @@ fn routes() -> Vec<Route> {
         route(Method::DELETE, "/v1/functions/{namespace}/{name}", delete(functions::remove)),
         route(Method::POST, "/v1/functions/{namespace}/{name}/calls", post(calls::submit).layer(payload())),
         route(Method::GET, "/v1/calls/{id}", get(calls::show)),
+        route(Method::GET, "/v1/calls/{id}/why", get(shaping::why)),
+        route(Method::GET, "/v1/quotas", get(shaping::quotas)),
+        route(Method::PUT, "/v1/quotas/{namespace}/{name}", put(shaping::set_quota)),
+        route(Method::DELETE, "/v1/quotas/{namespace}/{name}", delete(shaping::reset_quota)),
+        route(Method::PUT, "/v1/tenants/{tenant}", put(shaping::set_tenant)),
+        route(Method::GET, "/v1/downstreams", get(shaping::downstreams)),
+        route(Method::PUT, "/v1/downstreams/{downstream}", put(shaping::set_downstream)),
+        route(Method::GET, "/v1/locality", get(shaping::locality)),
+        route(Method::GET, "/v1/observation", get(shaping::observation)),
+        route(Method::PUT, "/v1/conclusions", put(shaping::conclusions)),
         route(Method::GET, "/v1/queues", get(operations::queues)),
         route(Method::GET, "/v1/queues/{namespace}/{name}/peek", get(operations::peek)),
         route(Method::GET, "/v1/dead-letters", get(operations::dead_letters)),
@@ -147,6 +164,7 @@ pub fn serve(options: AdminOptions) -> io::Result<()> {
             catalog: Mutex::new(options.catalog),
             root: options.root,
             region: Mutex::new(options.region),
+            shaping: Mutex::new(options.shaping),
         };
         options.listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(options.listener)?;
@@ -236,6 +254,11 @@ mod tests {
         same("LinkState", serde_json::to_value(call::admin::LinkState::default()).unwrap());
         same("TrafficMatrix", serde_json::to_value(call::admin::TrafficMatrix::default()).unwrap());
         same("RetrySpec", serde_json::to_value(call::function::RetrySpec::default()).unwrap());
+        same("QuotaChange", serde_json::to_value(call::function::QuotaSpec::default()).unwrap());
+        same("Conclusions", serde_json::to_value(call::admin::Conclusions::default()).unwrap());
+        same("Observation", serde_json::to_value(call::admin::Observation::default()).unwrap());
+        same("ObservedFunction", serde_json::to_value(call::admin::ObservedFunction::default()).unwrap());
+        same("LocalityState", serde_json::to_value(call::admin::LocalityState::default()).unwrap());
         same("QuotaSpec", serde_json::to_value(call::function::QuotaSpec::default()).unwrap());
         same("FlowSpec", serde_json::to_value(call::function::FlowSpec::default()).unwrap());
         same("BreakerSpec", serde_json::to_value(call::function::BreakerSpec::default()).unwrap());

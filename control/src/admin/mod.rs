@@ -17,6 +17,8 @@ mod logs;
 mod metrics;
 mod invoke;
 mod catalog_file;
+mod shaping;
+mod shaping_file;
 pub(crate) mod signals;
 
 pub use calls::entropy;
@@ -24,3 +26,4 @@ pub use catalog_file::CatalogFile;
 pub use http::{AdminOptions, serve};
 pub use logs::Logs;
 pub use region::RegionFile;
+pub use shaping_file::ShapingFile;

@@ -99,7 +99,7 @@ impl<D: Driver> Node<D> {
         self.workers.core_mut(CoreRef(settled.holder.0)).expect("who holds a lease is connected").leased -= 1;
         if begun {
             let function = FunctionRef(settled.function.0);
-            self.count_failure(function);
+            self.count_failure(function, 0);
             self.accounts.executed(function, Status::WorkerLost, &Usage::default());
             if settled.fate == Fate::Dead {
                 self.accounts.ended(function, Status::WorkerLost);

@@ -3,6 +3,7 @@
 use crate::exit::{Exit, Failure};
 use crate::times::{Terms, duration, wall};
 use call::limits::ARGUMENTS_BYTES_MAX;
+use call::{CallKey, Label};
 use millrace_client::Outcome;
 use serde::Serialize;
 use std::fs::File;
@@ -25,9 +26,28 @@ pub struct CallTerms {
     /// 1 to 255, larger is more important [default: as the function says]
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..))]
     criticality: Option<u8>,
+    /// Whom it is about: at most `concurrency_per_key` calls of one key run at once
+    #[arg(long, value_name = "TEXT")]
+    key: Option<String>,
+    /// Zone of the arguments, 0 to 7: they flow to functions of the same or a higher zone only
+    #[arg(long, value_name = "ZONE", value_parser = clap::value_parser!(u8).range(..=7), default_value_t = 0)]
+    zone: u8,
+    /// A compartment of the arguments, 1 to 5; may be repeated
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=5))]
+    compartment: Vec<u8>,
 }
 
 impl CallTerms {
+    /// Its key, if it has one.
+    pub fn key(&self) -> CallKey {
+        self.key.as_deref().map_or(CallKey::NONE, CallKey::of)
+    }
+
+    /// How its arguments may flow.
+    pub fn label(&self) -> Label {
+        Label::new(self.zone, &self.compartment).expect("ranges are checked when they are typed")
+    }
+
     /// Start and deadline.
     ///
     /// # Errors

@@ -51,6 +51,8 @@ impl Call {
             start_at: terms.start_at,
             deadline: terms.deadline,
             criticality: self.terms.criticality(),
+            key: self.terms.key(),
+            label: self.terms.label(),
             ..client.call(FunctionId::of(&namespace, &name), &payload)
         };
         let outcome =

@@ -16,6 +16,11 @@ mod queue;
 mod dlq;
 mod logs;
 mod usage;
+mod quota;
+mod downstream;
+mod locality;
+mod explain;
+mod controllers;
 mod workers;
 mod status;
 mod doctor;
@@ -86,6 +91,19 @@ pub enum Command {
     Logs(logs::Logs),
     /// Show what functions and tenants used: CPU, memory, network, calls
     Usage(usage::Usage),
+    /// Look at quotas and what holds functions back, or set quotas and weights
+    #[command(subcommand)]
+    Quota(quota::Quota),
+    /// Look at services behind functions and their back-pressure, or set thresholds
+    #[command(subcommand)]
+    Downstream(downstream::Downstream),
+    /// Look at which functions run where
+    #[command(subcommand)]
+    Locality(locality::Locality),
+    /// Say why a call is still waiting: which rule, since when, what would free it
+    Explain(explain::Explain),
+    /// Run the controllers of a node; started by `up`
+    Controllers(controllers::Controllers),
     /// List worker cores
     Workers(workers::Workers),
     /// Show the node's counters, latencies and backends
@@ -128,6 +146,11 @@ impl Command {
             Command::Dlq(command) => command.run(environment),
             Command::Logs(command) => command.run(environment),
             Command::Usage(command) => command.run(environment),
+            Command::Quota(command) => command.run(environment),
+            Command::Downstream(command) => command.run(environment),
+            Command::Locality(command) => command.run(environment),
+            Command::Explain(command) => command.run(environment),
+            Command::Controllers(command) => command.run(environment),
             Command::Workers(command) => command.run(environment),
             Command::Status(command) => command.run(environment),
             Command::Doctor(command) => command.run(environment),

@@ -105,6 +105,8 @@ impl Submit {
             start_at: terms.start_at,
             deadline: terms.deadline,
             criticality: self.terms.criticality(),
+            key: self.terms.key(),
+            label: self.terms.label(),
             want_outcome: self.wait,
             ..client.call(function, &payload)
         };
@@ -153,6 +155,8 @@ impl Submit {
             function,
             terms: self.terms.terms()?,
             criticality: self.terms.criticality(),
+            key: self.terms.key(),
+            label: self.terms.label(),
             series,
             from_line: self.from_line,
             wait: self.wait,

@@ -25,7 +25,7 @@ Examples:
   millrace up --allow-files /srv/models                    # what wasm functions may be granted to read
   millrace up --listen 127.0.0.1:0 --admin 127.0.0.1:0     # any free ports; see run/up.json in the data directory
 
-Starts `millrace control` and `millrace worker`, starts them again when they die, prints endpoints and the backend in
+Starts `millrace control`, `millrace worker` and `millrace controllers`, starts them again when they die, prints endpoints and the backend in
 force for each thing. Ctrl-C drains: no new calls, calls that run end, then everything stops; twice ends it at once.";
 
 /// How long the node or the worker may take until it serves: the log's recovery is the longest part.
@@ -66,6 +66,7 @@ struct UpFile<'a> {
     pid: u32,
     control: Option<u32>,
     worker: Option<u32>,
+    controllers: Option<u32>,
     #[serde(flatten)]
     endpoints: UpEndpoints<'a>,
 }
@@ -148,7 +149,10 @@ impl Platform {
         }
         if !interrupt::is_asked() {
             self.announce(&admin, &endpoints)?;
-            self.watch(&mut control, &mut worker, &endpoints)?;
+            let mut controllers = Child::start("controllers", self.controllers(&endpoints))?;
+            let watched = self.watch([&mut control, &mut worker, &mut controllers], &endpoints);
+            controllers.end(KILL_AFTER);
+            watched?;
         }
         self.drain(&mut control, &mut worker)
     }
@@ -186,6 +190,12 @@ impl Platform {
         if self.options.no_process_functions {
             command.arg("--no-process-functions");
         }
+        command
+    }
+
+    fn controllers(&self, endpoints: &Endpoints) -> Command {
+        let mut command = Command::new(&self.executable);
+        command.args(["controllers", "--admin", &endpoints.admin]);
         command
     }
 
@@ -237,6 +247,7 @@ impl Platform {
         rows.push(("native, shared memory".into(), endpoints.shm.clone()));
         rows.push(("admin API".into(), endpoints.admin.clone()));
         rows.push(("data directory".into(), self.data_dir.display().to_string()));
+        rows.push(("controllers".into(), "a process of their own; calls go on without it".into()));
         rows.push(("recovered calls".into(), status.recovered.to_string()));
         let cpus: Vec<String> = self.worker_cpus.iter().map(usize::to_string).collect();
         let node = self.control_cpu.map_or("any".to_owned(), |cpu| cpu.to_string());
@@ -255,13 +266,13 @@ impl Platform {
         Ok(())
     }
 
-    /// Keeps both running until Ctrl-C.
-    fn watch(&self, control: &mut Child, worker: &mut Child, endpoints: &Endpoints) -> Result<(), Failure> {
-        self.write_file(control, worker, endpoints)?;
+    /// Keeps all running until Ctrl-C: node, worker, controllers.
+    fn watch(&self, mut children: [&mut Child; 3], endpoints: &Endpoints) -> Result<(), Failure> {
+        self.write_file(&children, endpoints)?;
         while !interrupt::is_asked() {
             std::thread::sleep(LOOK);
             let mut is_new = false;
-            for child in [&mut *control, &mut *worker] {
+            for child in &mut children {
                 if let Some(status) = child.ended() {
                     let (name, how) = (child.name(), ending(status));
                     say(format_args!("millrace up: the {name} died ({how}); it is started again"));
@@ -272,7 +283,7 @@ impl Platform {
                 }
             }
             if is_new {
-                self.write_file(control, worker, endpoints)?;
+                self.write_file(&children, endpoints)?;
             }
         }
         Ok(())
@@ -297,12 +308,13 @@ impl Platform {
         self.data_dir.join("run/up.json")
     }
 
-    fn write_file(&self, control: &Child, worker: &Child, endpoints: &Endpoints) -> Result<(), Failure> {
+    fn write_file(&self, children: &[&mut Child; 3], endpoints: &Endpoints) -> Result<(), Failure> {
         let Endpoints { admin, tcp, unix, shm, .. } = endpoints;
         let file = UpFile {
             pid: std::process::id(),
-            control: control.pid(),
-            worker: worker.pid(),
+            control: children[0].pid(),
+            worker: children[1].pid(),
+            controllers: children[2].pid(),
             endpoints: UpEndpoints { admin, tcp, unix, shm },
         };
         write_whole(&self.file(), &serde_json::to_vec_pretty(&file).expect("plain data"))

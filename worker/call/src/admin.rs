@@ -1,6 +1,13 @@
 //! Words of the operator's protocol: JSON bodies of [`crate::Kind::Hello`], [`crate::Kind::Ask`] and
 //! [`crate::Kind::Answer`]. The HTTP API maps its routes to these and adds nothing.
 
+pub mod shaping;
+
+pub use shaping::{
+    Conclusions, DownstreamSpec, DownstreamState, Limited, LocalityGroup, LocalityState, Observation,
+    ObservedCore, ObservedFunction, QuotaChange, QuotaState, Shaping, TenantSpec, Versioned, Why,
+};
+
 use crate::function::FunctionSpec;
 use crate::outcome::{Status, Usage};
 use serde::{Deserialize, Serialize};
@@ -128,6 +135,48 @@ pub enum Ask {
         /// Whether it drains.
         drained: bool,
     },
+    /// Why is this call where it is?
+    Explain {
+        /// Its id.
+        call: String,
+    },
+    /// Quotas and what is made of them.
+    Quotas {
+        /// Only of this function.
+        function: Option<String>,
+    },
+    /// What an operator says about a function's quota, in all; it is on disk already.
+    QuotaSet {
+        /// Namespace and name.
+        function: String,
+        /// Nothing for the manifest's alone.
+        change: QuotaChange,
+    },
+    /// What an operator says about a tenant; it is on disk already.
+    TenantSet {
+        /// Which.
+        tenant: String,
+        /// What.
+        spec: TenantSpec,
+    },
+    /// Services behind functions.
+    Downstreams,
+    /// What the owner of a service says about it; it is on disk already.
+    DownstreamSet {
+        /// Which.
+        downstream: String,
+        /// What.
+        spec: DownstreamSpec,
+    },
+    /// Which functions run where.
+    Locality,
+    /// What controllers look at.
+    Observe,
+    /// What controllers conclude.
+    Conclude {
+        /// What is new.
+        conclusions: Conclusions,
+    },
     /// Take no new calls, finish leases, then answer.
     Drain,
 }
@@ -165,6 +214,16 @@ pub enum Answer {
     Workers(Vec<CoreState>),
     /// To [`Ask::Region`], [`Ask::Matrix`] and [`Ask::RegionDrain`].
     Region(RegionState),
+    /// To [`Ask::Explain`].
+    Why(Why),
+    /// To [`Ask::Quotas`] and [`Ask::QuotaSet`].
+    Quotas(Vec<QuotaState>),
+    /// To [`Ask::Downstreams`].
+    Downstreams(Vec<DownstreamState>),
+    /// To [`Ask::Locality`].
+    Locality(LocalityState),
+    /// To [`Ask::Observe`].
+    Observation(Observation),
 }
 
 /// The node as a whole. Counters count since its start.

@@ -29,7 +29,7 @@
 //! cpu = "0"                         # CPU time per time, in cores, like "2.5"; 0 for no limit
 //! rate = 0                          # calls per second that may start; 0 for no limit
 //! burst = 0                         # calls that may start at once above the rate; 0 for a second's
-//! slow_start = true                 # a rate that grows does so by 20% a minute
+//! slow_start = false                # true: beyond 100 calls a minute they grow by 20% a minute at most
 //!
 //! [flow]                            # data flows from lower to higher zones only
 //! zone = 0                          # 0 to 7

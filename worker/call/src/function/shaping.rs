@@ -34,13 +34,14 @@ pub struct QuotaSpec {
     pub calls_per_s: u64,
     /// Calls that may start at once above the rate; 0 for what the rate gives in a second.
     pub burst: u64,
-    /// Whether a rate that grows does so a step at a time, so that what stands behind the function can follow.
+    /// Whether its calls grow a step at a time (beyond 100 a minute by 20% a minute), so that what stands behind it can
+    /// follow.
     pub slow_start: bool,
 }
 
 impl Default for QuotaSpec {
     fn default() -> QuotaSpec {
-        QuotaSpec { kind: QuotaKind::Reserved, cpu_millis: 0, calls_per_s: 0, burst: 0, slow_start: true }
+        QuotaSpec { kind: QuotaKind::Reserved, cpu_millis: 0, calls_per_s: 0, burst: 0, slow_start: false }
     }
 }
 

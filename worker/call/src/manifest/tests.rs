@@ -34,7 +34,7 @@ kind = "opportunistic"
 cpu = "2.5"
 rate = 300
 burst = 20
-slow_start = false
+slow_start = true
 
 [flow]
 zone = 3
@@ -130,7 +130,7 @@ fn every_key_is_read() {
             cpu_millis: 2500,
             calls_per_s: 300,
             burst: 20,
-            slow_start: false,
+            slow_start: true,
         },
         flow: FlowSpec { zone: 3, compartments: vec![1, 4] },
         breaker: BreakerSpec { failures_percent: 50, calls: 10, open_ms: 60_000 },

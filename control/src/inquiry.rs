@@ -1,0 +1,194 @@
+//! Answers about what holds calls back, and to controllers. Not on the path of a call.
+
+use crate::answers::Refusal;
+use crate::node::Node;
+use crate::shaping::cores_up;
+use call::admin::{
+    DownstreamState, Limited, LocalityGroup, LocalityState, Observation, ObservedCore, ObservedFunction,
+    QuotaState, Versioned, Why,
+};
+use call::{CallId, Instant};
+use controllers::Cache;
+use driver::Driver;
+use durableq::State;
+use scheduler::{FunctionRef, GroupRef, Rate};
+use std::collections::BTreeMap;
+
+impl<D: Driver> Node<D> {
+    /// Why a call is where it is.
+    pub(crate) fn explain(&self, call: CallId) -> Result<Why, Refusal> {
+        let view = self.queue.find(call).ok_or_else(|| crate::answers::unknown(call))?;
+        let function = self.catalog.find(view.function);
+        let state = crate::answers::state_name(&view);
+        let mut why = Why {
+            call: call.to_string(),
+            function: self.catalog.name_of(view.function),
+            state: state.into(),
+            rule: String::new(),
+            since: 0,
+            until: None,
+            frees: String::new(),
+        };
+        let (rule, frees) = match view.state {
+            State::Done | State::Dead => ("ended", "nothing holds it: it has ended"),
+            State::Appended => ("disk", "its group is on disk"),
+            State::Scheduled => {
+                why.until = Some(view.start_at.0);
+                if view.status.is_some() {
+                    ("back-off", "the wait before its next execution is over")
+                } else {
+                    ("start-time", "its start time comes")
+                }
+            }
+            State::Due | State::Offered | State::Leased(..) => {
+                why.since = if matches!(view.state, State::Due) { view.start_at.0 } else { 0 };
+                return Ok(self.explain_held(why, call, function));
+            }
+        };
+        (why.rule, why.frees) = (rule.into(), frees.into());
+        Ok(why)
+    }
+
+    /// Of a call that is due.
+    fn explain_held(&self, mut why: Why, call: CallId, function: Option<FunctionRef>) -> Why {
+        let Some(function) = function else {
+            (why.rule, why.frees) = ("not-deployed".into(), "its function is deployed".into());
+            return why;
+        };
+        let held = self.queue.number(call).and_then(|at| self.scheduler.explain(scheduler::CallRef(at.0)));
+        let told = held.unwrap_or_else(|| self.scheduler.explain_function(function));
+        why.rule = told.rule.name().into();
+        why.frees = told.rule.frees().into();
+        why.until = told.until.map(|until| self.wall_of(until));
+        if told.since != Instant(0) {
+            why.since = self.wall_of(told.since);
+        }
+        why
+    }
+
+    /// An instant as other hosts know it.
+    fn wall_of(&self, at: Instant) -> u64 {
+        let (now, wall) = (self.driver.now(), self.driver.wall());
+        let ahead = call::time::nanos(at.since(now));
+        if ahead > 0 {
+            wall.0.saturating_add(ahead)
+        } else {
+            wall.0.saturating_sub(call::time::nanos(now.since(at)))
+        }
+    }
+
+    /// Quotas, of one function or of all.
+    pub(crate) fn quota_states(&self, only: Option<FunctionRef>) -> Vec<QuotaState> {
+        let all = self.catalog.iter().filter(|(function, _)| only.is_none_or(|only| only == *function));
+        let state = |(function, deployed): (FunctionRef, &crate::catalog::Deployed)| {
+            let spec = &deployed.spec;
+            let depth = self.queue.depth(durableq::FunctionRef(function.0));
+            let (rate, limit) = self.scheduler.rates(function);
+            QuotaState {
+                function: format!("{}/{}", spec.namespace, spec.name),
+                tenant: spec.tenant.clone(),
+                weight: self.shapes.weight(&spec.tenant),
+                quota: self.shapes.quota(spec),
+                set: self.shapes.change(spec),
+                cpu_rate: self.shapes.get(function).and_then(|shaped| *shaped.rate.get()),
+                rate: limited(rate),
+                limit: limited(limit),
+                waiting: u64::from(depth.due + depth.offered),
+                running: depth.leased.into(),
+                rule: self.scheduler.explain_function(function).rule.name().into(),
+            }
+        };
+        all.map(state).collect()
+    }
+
+    /// Services behind functions.
+    pub(crate) fn downstream_states(&mut self) -> Vec<DownstreamState> {
+        let now = self.driver.now();
+        let mut users: Vec<Vec<Limited>> = self.shapes.services.iter().map(|_| Vec::new()).collect();
+        for (function, deployed) in self.catalog.iter() {
+            let Some(shaped) = self.shapes.get(function) else { continue };
+            for (service, total) in &shaped.pressed {
+                let function = format!("{}/{}", deployed.spec.namespace, deployed.spec.name);
+                users[usize::from(*service)].push(Limited {
+                    function,
+                    limit: *shaped.limit.get(),
+                    total: *total,
+                });
+            }
+        }
+        let said = &self.shapes.said.downstreams;
+        let states = self.shapes.services.iter_mut().zip(users).map(|(service, functions)| DownstreamState {
+            threshold_per_minute: said.get(&service.name).map(|spec| spec.threshold_per_minute),
+            last_minute: service.last_minute(now),
+            total: service.total,
+            functions,
+            downstream: service.name.clone(),
+        });
+        states.collect()
+    }
+
+    /// Which functions run where.
+    pub(crate) fn locality_state(&self) -> LocalityState {
+        let mut groups: BTreeMap<GroupRef, LocalityGroup> = BTreeMap::new();
+        for (function, deployed) in self.catalog.iter() {
+            let group = self.scheduler.policy(function).map_or(GroupRef::NONE, |policy| policy.group);
+            let name = format!("{}/{}", deployed.spec.namespace, deployed.spec.name);
+            groups.entry(group).or_default().functions.push(name);
+        }
+        // No core is bound to a group: functions of a group are kept together by name only.
+        for (_, core) in self.workers.cores() {
+            let name = format!("{}/{}", self.workers.host_name(core.host), core.cpu);
+            groups.entry(GroupRef::NONE).or_default().cores.push(name);
+        }
+        let numbered = groups.into_iter().map(|(group, of)| LocalityGroup { group: group.0, ..of });
+        LocalityState { version: 0, groups: numbered.collect() }
+    }
+
+    /// What controllers look at.
+    pub(crate) fn observe(&self) -> Observation {
+        let cores =
+            cores_up(&self.workers).map(|core| ObservedCore { core: core.0, cpu_ns: self.load.cpu_ns(core) });
+        let functions = self.catalog.iter().filter_map(|(function, deployed)| {
+            let shaped = self.shapes.get(function)?;
+            let cpu_millis = self.shapes.quota(&deployed.spec).cpu_millis;
+            let held = (versioned(&shaped.rate), versioned(&shaped.limit));
+            let is_known = held.0.version > 0 || held.1.version > 0;
+            if cpu_millis == 0 && shaped.pressed.is_empty() && !is_known {
+                return None;
+            }
+            let depth = self.queue.depth(durableq::FunctionRef(function.0));
+            let ended = deployed.completed + deployed.failed;
+            Some(ObservedFunction {
+                function: function.0,
+                cpu_millis,
+                begun: ended + u64::from(depth.leased),
+                ended,
+                cpu_ns: deployed.cpu_ns,
+                waiting: u64::from(depth.due + depth.offered),
+                pressed: shaped.pressed.clone(),
+                rate: held.0,
+                limit: held.1,
+            })
+        });
+        let threshold =
+            |name: &str| self.shapes.said.downstreams.get(name).map(|spec| spec.threshold_per_minute);
+        let services =
+            self.shapes.services.iter().map(|service| (service.name.clone(), threshold(&service.name)));
+        Observation {
+            incarnation: self.queue.incarnation(),
+            at_ns: call::time::nanos(self.driver.now().since(self.started)),
+            cores: cores.collect(),
+            functions: functions.collect(),
+            downstreams: services.collect(),
+            opportunistic: versioned(&self.shapes.opportunistic),
+        }
+    }
+}
+
+fn versioned<T: Copy>(held: &Cache<T>) -> Versioned<T> {
+    Versioned { version: held.version(), value: *held.get() }
+}
+
+fn limited(rate: Rate) -> Option<u64> {
+    (rate != Rate::UNLIMITED).then_some(rate.0)
+}

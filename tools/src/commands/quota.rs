@@ -1,0 +1,203 @@
+//! `millrace quota`
+
+use crate::admin::{Touched, function_name, query};
+use crate::exit::{Done, Exit, Failure};
+use crate::output::{Output, table};
+use crate::settings::{Connection, Environment};
+use ::call::admin::{QuotaChange, QuotaState, TenantSpec};
+use ::call::function::QuotaKind;
+
+const SHOW: &str = "\
+Examples:
+  millrace quota show
+  millrace quota show media/thumbnail -o json
+
+RATE is what may start, times S if the quota is opportunistic; LIMIT what back-pressure left of it; HELD BY the rule
+that holds the function's next call now.";
+
+const SET: &str = "\
+Examples:
+  millrace quota set thumbnail --cpu 2.5                     # CPU time per time, in cores, over all workers
+  millrace quota set thumbnail --kind opportunistic --rate 100
+  millrace quota set thumbnail --reset                       # as its function.toml says
+  millrace quota set --tenant photos --weight 3
+
+In force when it returns, without a restart and across restarts; a quota of CPU becomes a rate within two seconds.";
+
+/// Looks at quotas, or sets them.
+#[derive(clap::Subcommand, Debug)]
+pub enum Quota {
+    /// Show quotas, what is made of them, and what holds calls back
+    #[command(after_help = SHOW)]
+    Show {
+        /// Only of this: NAME or NAMESPACE/NAME [default: all]
+        function: Option<String>,
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        node: Connection,
+    },
+    /// Set a function's quota over its function.toml, or a tenant's weight
+    #[command(after_help = SET)]
+    Set(Set),
+}
+
+/// What kinds there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Kind {
+    /// Calls start within seconds while the function is inside its quota
+    Reserved,
+    /// Calls are done by their deadline, when there is capacity
+    Opportunistic,
+}
+
+/// `millrace quota set`
+#[derive(clap::Args, Debug)]
+#[command(group(clap::ArgGroup::new("whose").args(["function", "tenant"]).required(true)))]
+#[command(group(clap::ArgGroup::new("what").multiple(true)
+    .args(["kind", "cpu", "rate", "burst", "slow_start", "reset", "weight"]).required(true)))]
+pub struct Set {
+    /// NAME or NAMESPACE/NAME
+    function: Option<String>,
+    /// What is promised
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
+    /// CPU time per time over all workers, in cores, like 2.5; 0 for no limit
+    #[arg(long, value_name = "CORES", value_parser = millis)]
+    cpu: Option<u64>,
+    /// Calls per second that may start; 0 for no limit
+    #[arg(long, value_name = "CALLS")]
+    rate: Option<u64>,
+    /// Calls that may start at once above the rate; 0 for a second's
+    #[arg(long, value_name = "CALLS")]
+    burst: Option<u64>,
+    /// Whether beyond 100 calls a minute they grow by 20% a minute at most
+    #[arg(long, value_name = "BOOL")]
+    slow_start: Option<bool>,
+    /// Forget what was set: function.toml alone is in force
+    #[arg(long, conflicts_with_all = ["kind", "cpu", "rate", "burst", "slow_start"])]
+    reset: bool,
+    /// A tenant instead of a function
+    #[arg(long, requires = "weight", conflicts_with_all = ["kind", "cpu", "rate", "burst", "slow_start", "reset"])]
+    tenant: Option<String>,
+    /// Its share beside other tenants' calls of the same criticality
+    #[arg(long, requires = "tenant", value_parser = clap::value_parser!(u32).range(1..))]
+    weight: Option<u32>,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    node: Connection,
+}
+
+impl Quota {
+    pub fn run(self, environment: &Environment) -> Done {
+        match self {
+            Quota::Show { function, output, node } => {
+                let path = match function.as_deref().map(function_name).transpose()? {
+                    None => "/v1/quotas".to_owned(),
+                    Some((namespace, name)) => {
+                        format!("/v1/quotas?function={}", query(&format!("{namespace}/{name}")))
+                    }
+                };
+                let quotas: Vec<QuotaState> = node.admin(environment)?.get(&path)?;
+                output.print(&quotas, |quotas| show(quotas));
+                Ok(Exit::Ok)
+            }
+            Quota::Set(set) => set.run(environment),
+        }
+    }
+}
+
+impl Set {
+    fn run(self, environment: &Environment) -> Done {
+        let admin = self.node.admin(environment)?;
+        if let (Some(tenant), Some(weight)) = (&self.tenant, self.weight) {
+            let path = format!("/v1/tenants/{}", query(tenant));
+            let touched: Touched = admin.put(&path, &TenantSpec { weight })?;
+            self.output.print(&touched, |_| format!("{tenant}: weight {weight}"));
+            return Ok(Exit::Ok);
+        }
+        let path = self.path()?;
+        let quotas: Vec<QuotaState> = match self.reset {
+            true => admin.delete(&path)?,
+            false => admin.put(&path, &self.change())?,
+        };
+        self.output.print(&quotas, |quotas| show(quotas));
+        Ok(Exit::Ok)
+    }
+
+    fn path(&self) -> Result<String, Failure> {
+        let (namespace, name) = function_name(self.function.as_deref().unwrap_or_default())?;
+        Ok(format!("/v1/quotas/{namespace}/{name}"))
+    }
+
+    fn change(&self) -> QuotaChange {
+        QuotaChange {
+            kind: self.kind.map(|kind| match kind {
+                Kind::Reserved => QuotaKind::Reserved,
+                Kind::Opportunistic => QuotaKind::Opportunistic,
+            }),
+            cpu_millis: self.cpu,
+            calls_per_s: self.rate,
+            burst: self.burst,
+            slow_start: self.slow_start,
+        }
+    }
+}
+
+/// Cores with up to three digits behind the point, as thousandths.
+fn millis(text: &str) -> Result<u64, String> {
+    let wrong = || "write cores, like 2.5 or 0.25".to_owned();
+    let (whole, rest) = text.split_once('.').unwrap_or((text, "0"));
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(whole) || !is_number(rest) || rest.len() > 3 {
+        return Err(wrong());
+    }
+    let thousandths: u64 = format!("{rest:0<3}").parse().map_err(|_| wrong())?;
+    let whole: u64 = whole.parse().map_err(|_| wrong())?;
+    whole.checked_mul(1000).and_then(|whole| whole.checked_add(thousandths)).ok_or_else(wrong)
+}
+
+/// Thousandths as a number; a dash for none.
+pub fn thousandths(of: Option<u64>) -> String {
+    of.map_or("-".into(), |of| {
+        format!("{}.{:03}", of / 1000, of % 1000).trim_end_matches('0').trim_end_matches('.').to_owned()
+    })
+}
+
+fn show(quotas: &[QuotaState]) -> String {
+    let row = |state: &QuotaState| {
+        let quota = &state.quota;
+        let kind = match quota.kind {
+            QuotaKind::Reserved => "reserved",
+            QuotaKind::Opportunistic => "opportunistic",
+        };
+        [
+            state.function.clone(),
+            kind.into(),
+            thousandths(Some(quota.cpu_millis).filter(|cpu| *cpu > 0)),
+            thousandths(state.rate),
+            thousandths(state.limit),
+            if state.set == QuotaChange::default() { "function.toml" } else { "set" }.into(),
+            state.waiting.to_string(),
+            state.running.to_string(),
+            state.rule.clone(),
+        ]
+    };
+    let headings = ["function", "kind", "cpu", "rate", "limit", "source", "waiting", "running", "held by"];
+    table(headings, quotas.iter().map(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_are_thousandths_both_ways() {
+        assert_eq!((millis("2.5"), millis("0"), millis("0.025")), (Ok(2500), Ok(0), Ok(25)));
+        for wrong in ["", ".", "1.", "-1", "1.2345", "x", "99999999999999999999"] {
+            assert!(millis(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!([Some(2500), Some(40_000), Some(7), None].map(thousandths), ["2.5", "40", "0.007", "-"]);
+    }
+}

@@ -1,0 +1,269 @@
+//! Words about what holds calls back: quotas, services behind functions, controllers, and why one call waits.
+//!
+//! Rates are in thousandths of a call per second.
+
+use crate::function::{QuotaKind, QuotaSpec};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What an operator says about a function's quota, in the place of its manifest. What is absent is the manifest's.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuotaChange {
+    /// See [`QuotaSpec::kind`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<QuotaKind>,
+    /// See [`QuotaSpec::cpu_millis`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_millis: Option<u64>,
+    /// See [`QuotaSpec::calls_per_s`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calls_per_s: Option<u64>,
+    /// See [`QuotaSpec::burst`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u64>,
+    /// See [`QuotaSpec::slow_start`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<bool>,
+}
+
+impl QuotaChange {
+    /// A manifest's quota with this on top.
+    #[must_use]
+    pub fn over(&self, quota: &QuotaSpec) -> QuotaSpec {
+        QuotaSpec {
+            kind: self.kind.unwrap_or(quota.kind),
+            cpu_millis: self.cpu_millis.unwrap_or(quota.cpu_millis),
+            calls_per_s: self.calls_per_s.unwrap_or(quota.calls_per_s),
+            burst: self.burst.unwrap_or(quota.burst),
+            slow_start: self.slow_start.unwrap_or(quota.slow_start),
+        }
+    }
+
+    /// This with what a later change says on top.
+    #[must_use]
+    pub fn then(&self, later: &QuotaChange) -> QuotaChange {
+        QuotaChange {
+            kind: later.kind.or(self.kind),
+            cpu_millis: later.cpu_millis.or(self.cpu_millis),
+            calls_per_s: later.calls_per_s.or(self.calls_per_s),
+            burst: later.burst.or(self.burst),
+            slow_start: later.slow_start.or(self.slow_start),
+        }
+    }
+}
+
+/// What the owner of a service says about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DownstreamSpec {
+    /// Executions that may meet back-pressure in a minute, of all functions together; above it they are slowed down.
+    pub threshold_per_minute: u64,
+}
+
+/// What an operator says about a tenant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantSpec {
+    /// Its share beside other tenants' calls of the same criticality; 1 for one of which nothing was said.
+    pub weight: u32,
+}
+
+/// All that operators said beside manifests, as it is kept on disk and told to the node at its start.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shaping {
+    /// By `namespace/name`. Kept when the function is deleted: it may come back.
+    pub quotas: BTreeMap<String, QuotaChange>,
+    /// By name.
+    pub tenants: BTreeMap<String, TenantSpec>,
+    /// By name.
+    pub downstreams: BTreeMap<String, DownstreamSpec>,
+}
+
+/// A function's quota, and what is made of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct QuotaState {
+    /// Namespace/name.
+    pub function: String,
+    /// Who is charged.
+    pub tenant: String,
+    /// That tenant's weight.
+    pub weight: u32,
+    /// The quota in force.
+    pub quota: QuotaSpec,
+    /// The part of it that an operator set.
+    pub set: QuotaChange,
+    /// The rate that the central rate limiter made of the quota of CPU; none if it has not, or there is none.
+    pub cpu_rate: Option<u64>,
+    /// The rate in force, times S if it is opportunistic; none for no limit.
+    pub rate: Option<u64>,
+    /// The rate that back-pressure left; none if it limits nothing.
+    pub limit: Option<u64>,
+    /// Calls that wait.
+    pub waiting: u64,
+    /// Calls that run.
+    pub running: u64,
+    /// The rule that holds its next call now; see [`Why::rule`].
+    pub rule: String,
+}
+
+/// A service behind functions.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DownstreamState {
+    /// Its name.
+    pub downstream: String,
+    /// Its owner's threshold, if one was set; without one it slows nobody down.
+    pub threshold_per_minute: Option<u64>,
+    /// Executions that met back-pressure in the last minute.
+    pub last_minute: u64,
+    /// And since the node's start.
+    pub total: u64,
+    /// Functions that use it.
+    pub functions: Vec<Limited>,
+}
+
+/// A function that uses a service.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Limited {
+    /// Namespace/name.
+    pub function: String,
+    /// The rate that back-pressure left it; none if it is not limited.
+    pub limit: Option<u64>,
+    /// Its executions that met this service's back-pressure since the node's start.
+    pub total: u64,
+}
+
+/// Which functions run where.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LocalityState {
+    /// Version of the optimizer's conclusion; 0 if there is none.
+    pub version: u64,
+    /// Each group that has functions or cores.
+    pub groups: Vec<LocalityGroup>,
+}
+
+/// A locality group.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LocalityGroup {
+    /// Its number; 0 for those that are in none.
+    pub group: u16,
+    /// Its functions, namespace/name.
+    pub functions: Vec<String>,
+    /// Its cores, `host/cpu`.
+    pub cores: Vec<String>,
+}
+
+/// Why a call is where it is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Why {
+    /// Its id.
+    pub call: String,
+    /// Namespace/name.
+    pub function: String,
+    /// As [`super::CallState::state`].
+    pub state: String,
+    /// Which rule holds it now, in one word.
+    pub rule: String,
+    /// Since when, Unix ns; 0 if that is not known.
+    pub since: u64,
+    /// When time alone frees it, Unix ns; none if an event must.
+    pub until: Option<u64>,
+    /// What would free it, in a sentence.
+    pub frees: String,
+}
+
+/// A conclusion and its version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Versioned<T> {
+    /// Larger is newer; 0 for none yet.
+    pub version: u64,
+    /// The conclusion.
+    pub value: T,
+}
+
+/// What the node tells the controllers about itself. Counts count from the node's start.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Observation {
+    /// Numbers of functions and cores hold for this incarnation only.
+    pub incarnation: u32,
+    /// Since the node's start, ns: the clock of what follows.
+    pub at_ns: u64,
+    /// Cores that are up.
+    pub cores: Vec<ObservedCore>,
+    /// Functions that a controller could have something to say about.
+    pub functions: Vec<ObservedFunction>,
+    /// Services, by name, with their thresholds; functions name them by their place here.
+    pub downstreams: Vec<(String, Option<u64>)>,
+    /// S as the node holds it.
+    pub opportunistic: Versioned<u32>,
+}
+
+/// A core, as controllers see it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ObservedCore {
+    /// Its number.
+    pub core: u16,
+    /// CPU time in functions, ns.
+    pub cpu_ns: u64,
+}
+
+/// A function, as controllers see it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ObservedFunction {
+    /// Its number.
+    pub function: u32,
+    /// Its quota of CPU, thousandths of a core; 0 for none.
+    pub cpu_millis: u64,
+    /// Executions that began.
+    pub begun: u64,
+    /// Executions that ended, and their CPU time.
+    pub ended: u64,
+    /// ns.
+    pub cpu_ns: u64,
+    /// Calls that wait.
+    pub waiting: u64,
+    /// Services that it uses, and how many of its executions met their back-pressure.
+    pub pressed: Vec<(u16, u64)>,
+    /// The rate for its quota that the node holds.
+    pub rate: Versioned<Option<u64>>,
+    /// The limit for back-pressure that the node holds.
+    pub limit: Versioned<Option<u64>>,
+}
+
+/// What controllers conclude. Only what is new is told.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Conclusions {
+    /// Of the observation that it is concluded from; refused by a node of another.
+    pub incarnation: u32,
+    /// S: how much of their quota opportunistic functions may use, thousandths.
+    pub opportunistic: Option<Versioned<u32>>,
+    /// Rates for quotas of CPU, by the function's number.
+    pub rates: Vec<(u32, Versioned<Option<u64>>)>,
+    /// Limits for back-pressure, by the function's number.
+    pub limits: Vec<(u32, Versioned<Option<u64>>)>,
+}
+
+impl Conclusions {
+    /// Whether nothing is new.
+    pub fn is_empty(&self) -> bool {
+        self.opportunistic.is_none() && self.rates.is_empty() && self.limits.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_changes_go_over_earlier_ones_and_those_over_the_manifest() {
+        let first = QuotaChange { cpu_millis: Some(500), calls_per_s: Some(7), ..QuotaChange::default() };
+        let later = QuotaChange { calls_per_s: Some(9), slow_start: Some(true), ..QuotaChange::default() };
+        let quota = first.then(&later).over(&QuotaSpec { burst: 3, ..QuotaSpec::default() });
+        assert_eq!((quota.cpu_millis, quota.calls_per_s, quota.burst), (500, 9, 3));
+        assert!(quota.slow_start);
+        assert_eq!(serde_json::to_string(&first).unwrap(), r#"{"cpu_millis":500,"calls_per_s":7}"#);
+        assert!(serde_json::from_str::<QuotaChange>(r#"{"cpus":1}"#).is_err());
+    }
+}
