@@ -24,8 +24,16 @@ fn batch(
 ) -> (Tally, Option<Stopped>) {
     let options = Options { patience: LONG, ..Options::default() };
     let mut client = Client::connect(&node.endpoint, options).unwrap();
-    let batch =
-        Batch { function: FunctionId(1), terms: Terms::default(), criticality: 0, series, from_line, wait };
+    let batch = Batch {
+        function: FunctionId(1),
+        terms: Terms::default(),
+        criticality: 0,
+        key: call::CallKey::NONE,
+        label: call::Label::LOWEST,
+        series,
+        from_line,
+        wait,
+    };
     batch.run(&mut client, rows::ndjson(text.as_bytes(), "calls.ndjson"), |_| {})
 }
 
