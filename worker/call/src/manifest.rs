@@ -70,7 +70,8 @@
 //! [environment]                     # variables beside those that the platform sets
 //!
 //! [limits]                          # of one sandbox
-//! cpu_weight = 100                  # share of a busy CPU beside others, 1 to 10000
+//! cpu_weight = 100                  # share of a busy CPU beside others, 1 to 10000; one that computes all the time
+//!                                   # stands back behind those that answer and wait
 //! cpu = "0"                         # cores, like "1.5"; 0 for no limit
 //! pids = 64                         # processes and threads
 //! files = 256                       # file descriptors of one process
