@@ -9,13 +9,18 @@
 use call::limits::Limits;
 use call::{Instant, WallTime};
 use counting::allocations;
-use scheduler::{CallRef, CoreRef, Effect, Effects, FunctionRef, HostRef, How, Input, Marks, Scheduler};
+use scheduler::{
+    BreakerRule, CallRef, CoreRef, Effect, Effects, FunctionRef, HostRef, How, Input, Marks, Policy, Rate,
+    RetryRule, Scheduler, SlowStartRule, TenantRef,
+};
 use std::collections::VecDeque;
 use std::time::Duration;
 
 const CORES: u16 = 16;
 const SLOTS: u32 = 64;
 const DECISIONS: u64 = 5_000_000;
+/// With gates: who the functions belong to.
+const TENANTS: u32 = 100;
 /// What the node's clock shows more in each round: about what 1024 decisions take.
 const ROUND: Duration = Duration::from_micros(500);
 
@@ -54,13 +59,17 @@ impl Node {
         self.scheduler.step(input, &mut self.out);
     }
 
-    fn deploy(&mut self) {
+    fn deploy(&mut self, policy: Option<Policy>) {
         let host = HostRef(0);
         for core in (0..CORES).map(CoreRef) {
             self.tell(Input::CoreUp { core, host, slots: SLOTS, far: false });
         }
         for function in (0..self.queues.len() as u32).map(FunctionRef) {
             self.tell(Input::Function { function, version: 1, concurrency: 1000 });
+            if let Some(policy) = policy {
+                let tenant = TenantRef((function.0 % TENANTS) as u16);
+                self.tell(Input::Policy { function, policy: Policy { tenant, ..policy } });
+            }
             self.tell(Input::Ready { host, function, version: 1 });
             self.tell(Input::Due { function });
         }
@@ -112,15 +121,29 @@ impl Node {
 }
 
 fn main() {
-    println!("functions    calls   decisions/s of CPU   ns of CPU each   allocations each");
-    run(20_000, 1_000_000);
-    run(10, 10_000);
+    println!("functions    calls gates   decisions/s of CPU   ns of CPU each   allocations each");
+    run(20_000, 1_000_000, None);
+    run(20_000, 1_000_000, Some(gates()));
+    run(10, 10_000, None);
 }
 
-fn run(functions_max: usize, calls_max: usize) {
+/// Quotas that together are what the example runs, so that gates close and open all the time; slow start at that rate.
+fn gates() -> Policy {
+    let slow_start = SlowStartRule { least: 60 * 100, ..SlowStartRule::default() };
+    Policy {
+        rate: Rate::per_s(100),
+        burst: 10,
+        slow_start: Some(slow_start),
+        breaker: Some(BreakerRule::default()),
+        retry_budget: Some(RetryRule::default()),
+        ..Policy::default()
+    }
+}
+
+fn run(functions_max: usize, calls_max: usize, policy: Option<Policy>) {
     let limits = Limits { functions_max, calls_max, cores_max: usize::from(CORES), ..Limits::default() };
     let mut node = Node::new(&limits);
-    node.deploy();
+    node.deploy(policy);
     // Until the buffers are full and every branch has been taken.
     let mut warm = 0;
     while warm < DECISIONS / 5 {
@@ -132,7 +155,11 @@ fn run(functions_max: usize, calls_max: usize) {
     }
     let (ns, counted) = (cpu_ns() - start, allocations() - before);
     let (each, allocations) = (ns as f64 / decisions as f64, counted as f64 / decisions as f64);
-    println!("{functions_max:>9} {calls_max:>8} {:>20.0} {each:>16.1} {allocations:>18.6}", 1e9 / each);
+    let gated = if policy.is_some() { "yes" } else { "no" };
+    println!(
+        "{functions_max:>9} {calls_max:>8} {gated:>5} {:>20.0} {each:>16.1} {allocations:>18.6}",
+        1e9 / each
+    );
 }
 
 /// CPU time of this process: what other processes take does not count.
