@@ -12,7 +12,7 @@ use call::{CallId, Instant, Status, WallTime};
 use driver::Driver;
 use durableq::{CallView, State};
 use scheduler::{FunctionRef, Input};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Bytes of an answer in one frame; a longer one comes in parts.
@@ -33,6 +33,7 @@ struct Waiter {
 pub(crate) struct Waiters {
     by_call: BTreeSet<Waiter>,
     by_time: BTreeSet<(Instant, Waiter)>,
+    by_ask: BTreeMap<(SessionRef, u64), Waiter>,
     /// Their calls have ended in this round.
     ready: Vec<Waiter>,
 }
@@ -41,13 +42,26 @@ impl Waiters {
     fn add(&mut self, waiter: Waiter) {
         self.by_call.insert(waiter);
         self.by_time.insert((waiter.until, waiter));
+        self.by_ask.insert((waiter.session, waiter.stamp), waiter);
+    }
+
+    /// Whoever asked this has gone.
+    fn forget(&mut self, session: SessionRef, stamp: u64) {
+        if let Some(waiter) = self.by_ask.get(&(session, stamp)).copied() {
+            self.remove(waiter);
+        }
+    }
+
+    fn remove(&mut self, waiter: Waiter) {
+        self.by_call.remove(&waiter);
+        self.by_time.remove(&(waiter.until, waiter));
+        self.by_ask.remove(&(waiter.session, waiter.stamp));
     }
 
     /// A call has ended: those who wait for it are answered this round.
     pub(crate) fn ended(&mut self, call: CallId) {
         while let Some(waiter) = self.next_of(call) {
-            self.by_call.remove(&waiter);
-            self.by_time.remove(&(waiter.until, waiter));
+            self.remove(waiter);
             self.ready.push(waiter);
         }
     }
@@ -66,8 +80,7 @@ impl Waiters {
         if until > now {
             return None;
         }
-        self.by_time.pop_first();
-        self.by_call.remove(&waiter);
+        self.remove(waiter);
         Some(waiter)
     }
 
@@ -133,6 +146,10 @@ impl<D: Driver> Node<D> {
             }
             Ask::FunctionDelete { function, force } => self.delete_asked(&function, force)?,
             Ask::Call { call, wait_ms } => return self.call_asked(session, stamp, call.parse()?, wait_ms),
+            Ask::Forget { asked } => {
+                self.waiters.forget(session, asked);
+                return Ok(None);
+            }
             Ask::Queues => Answer::Queues(self.queue_states()),
             Ask::Peek { function, limit } => {
                 let mut calls = Vec::new();
@@ -500,5 +517,15 @@ mod tests {
         let mut answered = [waiters.pop(Instant(0)).unwrap().stamp, waiters.pop(Instant(0)).unwrap().stamp];
         answered.sort_unstable();
         assert_eq!((answered, waiters.pop(Instant::NEVER), waiters.next()), ([10, 12], None, Instant::NEVER));
+        // Of two that wait for the same call, one goes.
+        waiters.add(waiter(3, 13, 50));
+        waiters.add(waiter(3, 14, 60));
+        waiters.forget(SessionRef::NOBODY, 13);
+        waiters.forget(SessionRef::NOBODY, 99);
+        waiters.ended(CallId(3));
+        assert_eq!(waiters.pop(Instant(0)), Some(waiter(3, 14, 60)));
+        assert!(
+            waiters.pop(Instant::NEVER).is_none() && waiters.by_ask.is_empty() && waiters.by_call.is_empty()
+        );
     }
 }

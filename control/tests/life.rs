@@ -363,6 +363,28 @@ fn an_operator_waits_for_a_call_and_sees_where_it_is() {
 }
 
 #[test]
+fn whoever_has_gone_hears_no_answer() {
+    let directory = directory();
+    let node = start(&directory);
+    let (mut client, mut admin) = (node.client(), node.admin());
+    assert_eq!(client.submitted(6, echo(), true), VerdictCode::Accepted);
+    let say = |admin: &mut Peer, stamp, ask: &Ask| {
+        admin.send(&Header { stamp, ..Header::new(Kind::Ask) }, &serde_json::to_vec(ask).unwrap());
+    };
+    say(&mut admin, 90, &Ask::Call { call: CallId(6).to_string(), wait_ms: 60_000 });
+    say(&mut admin, 91, &Ask::Forget { asked: 90 });
+    say(&mut admin, 92, &Ask::Forget { asked: 17 });
+    let (_host, mut core) = node.ready_core(1, 1);
+    assert_eq!(serve_one(&mut core, b"there"), CallId(6));
+    client.expect(Kind::Outcome);
+    // The next answer is to this, and says that the call has ended.
+    let Answer::Call(state) = admin.ask(&Ask::Call { call: CallId(6).to_string(), wait_ms: 0 }) else {
+        panic!("unknown")
+    };
+    assert_eq!(state.state, "done");
+}
+
+#[test]
 fn a_core_may_say_anew_what_is_in_force() {
     let directory = directory();
     let node = start(&directory);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -23,7 +23,8 @@ pub struct LinkDown;
 pub type Judged = (VerdictCode, u32);
 
 enum Wish {
-    Ask(Box<Ask>, oneshot::Sender<Answer>),
+    /// By its number, which is its stamp on the wire.
+    Ask(u64, Box<Ask>, oneshot::Sender<Answer>),
     /// An encoded submit frame.
     Submit(CallId, FrameBuf, oneshot::Sender<Judged>),
     /// As [`Wish::Submit`], of a call whose outcome is wanted here.
@@ -39,11 +40,35 @@ pub struct Outcome {
     pub stderr: Vec<u8>,
 }
 
+/// Whoever waited for this has gone.
+enum Gone {
+    /// For the answer to the ask of this number.
+    Ask(u64),
+    /// For the outcome of this call.
+    Call(CallId),
+}
+
+/// An ask that is not answered yet. Dropped before it is, it leaves nothing behind, here or on the node.
+struct Asking<'a> {
+    number: u64,
+    answered: bool,
+    gone: &'a mpsc::UnboundedSender<Gone>,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            // The link has ended, and forgotten everything.
+            let _ = self.gone.send(Gone::Ask(self.number));
+        }
+    }
+}
+
 /// Waits for the outcome of a call. Dropped, it leaves nothing behind.
 pub struct Waiting {
     call: CallId,
     outcome: oneshot::Receiver<Outcome>,
-    gone: mpsc::UnboundedSender<CallId>,
+    gone: mpsc::UnboundedSender<Gone>,
     waiting: Arc<AtomicUsize>,
 }
 
@@ -58,7 +83,7 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         // The link has ended, and forgotten everything.
-        let _ = self.gone.send(self.call);
+        let _ = self.gone.send(Gone::Call(self.call));
     }
 }
 
@@ -66,8 +91,10 @@ impl Drop for Waiting {
 #[derive(Clone)]
 pub struct Link {
     wishes: mpsc::Sender<Wish>,
-    gone: mpsc::UnboundedSender<CallId>,
+    gone: mpsc::UnboundedSender<Gone>,
     waiting: Arc<AtomicUsize>,
+    /// Asks so far.
+    asks: Arc<AtomicU64>,
 }
 
 /// Wishes that wait while the connection is being made; HTTP clients beyond them wait at their own door.
@@ -83,14 +110,18 @@ impl Link {
         let (wishes, receiver) = mpsc::channel(WISHES_MAX);
         let (gone, left) = mpsc::unbounded_channel();
         tokio::spawn(keep(socket, secret, receiver, left));
-        Link { wishes, gone, waiting: Arc::default() }
+        Link { wishes, gone, waiting: Arc::default(), asks: Arc::default() }
     }
 
-    /// Asks and waits for the answer.
+    /// Asks and waits for the answer; dropped meanwhile, the node is told that nobody waits any more.
     pub async fn ask(&self, ask: Ask) -> Result<Answer, LinkDown> {
         let (answer, answered) = oneshot::channel();
-        self.wishes.send(Wish::Ask(Box::new(ask), answer)).await.map_err(|_| LinkDown)?;
-        answered.await.map_err(|_| LinkDown)
+        let number = self.asks.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut asking = Asking { number, answered: false, gone: &self.gone };
+        self.wishes.send(Wish::Ask(number, Box::new(ask), answer)).await.map_err(|_| LinkDown)?;
+        let answer = answered.await.map_err(|_| LinkDown);
+        asking.answered = true;
+        answer
     }
 
     /// Submits an encoded frame and waits for its verdict.
@@ -120,7 +151,7 @@ async fn keep(
     socket: PathBuf,
     secret: String,
     mut wishes: mpsc::Receiver<Wish>,
-    mut left: mpsc::UnboundedReceiver<CallId>,
+    mut left: mpsc::UnboundedReceiver<Gone>,
 ) {
     while !wishes.is_closed() {
         if let Ok(mut talk) = Talk::open(&socket, &secret).await {
@@ -135,7 +166,6 @@ async fn keep(
 struct Talk {
     stream: UnixStream,
     received: FrameBuf,
-    stamp: u64,
     asked: BTreeMap<u64, (oneshot::Sender<Answer>, Vec<u8>)>,
     submitted: BTreeMap<CallId, Vec<oneshot::Sender<Judged>>>,
     invoked: BTreeMap<CallId, oneshot::Sender<Outcome>>,
@@ -147,13 +177,13 @@ impl Talk {
         let hello = Hello::Admin { secret: secret.to_owned() };
         stream.write_all(&json_frame(&Header::new(Kind::Hello), &hello)).await?;
         let (asked, submitted, invoked) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Ok(Talk { stream, received: FrameBuf::new(), stamp: 0, asked, submitted, invoked })
+        Ok(Talk { stream, received: FrameBuf::new(), asked, submitted, invoked })
     }
 
     async fn run(
         &mut self,
         wishes: &mut mpsc::Receiver<Wish>,
-        left: &mut mpsc::UnboundedReceiver<CallId>,
+        left: &mut mpsc::UnboundedReceiver<Gone>,
     ) -> io::Result<()> {
         let mut chunk = vec![0u8; READ_BYTES];
         loop {
@@ -162,7 +192,7 @@ impl Talk {
                     Some(wish) => self.send(wish).await?,
                     None => return Ok(()),
                 },
-                Some(call) = left.recv() => drop(self.invoked.remove(&call)),
+                Some(gone) = left.recv() => self.forget(gone).await?,
                 read = self.stream.read(&mut chunk) => match read? {
                     0 => return Ok(()),
                     bytes => self.receive(&chunk[..bytes])?,
@@ -173,10 +203,11 @@ impl Talk {
 
     async fn send(&mut self, wish: Wish) -> io::Result<()> {
         match wish {
-            Wish::Ask(ask, answer) => {
-                self.stamp += 1;
-                self.asked.insert(self.stamp, (answer, Vec::new()));
-                let header = Header { stamp: self.stamp, ..Header::new(Kind::Ask) };
+            // Who went away before this was heard hears no answer.
+            Wish::Ask(_, _, answer) if answer.is_closed() => Ok(()),
+            Wish::Ask(stamp, ask, answer) => {
+                self.asked.insert(stamp, (answer, Vec::new()));
+                let header = Header { stamp, ..Header::new(Kind::Ask) };
                 self.stream.write_all(&json_frame(&header, &*ask)).await
             }
             Wish::Submit(call, frame, verdict) => {
@@ -192,6 +223,19 @@ impl Talk {
                 self.stream.write_all(&frame).await
             }
         }
+    }
+
+    async fn forget(&mut self, gone: Gone) -> io::Result<()> {
+        match gone {
+            Gone::Call(call) => drop(self.invoked.remove(&call)),
+            // One that was asked of this node and is not answered yet.
+            Gone::Ask(asked) if self.asked.remove(&asked).is_some() => {
+                let frame = json_frame(&Header::new(Kind::Ask), &Ask::Forget { asked });
+                self.stream.write_all(&frame).await?;
+            }
+            Gone::Ask(_) => {}
+        }
+        Ok(())
     }
 
     fn receive(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -262,4 +306,55 @@ fn json_frame(header: &Header, body: &impl serde::Serialize) -> FrameBuf {
     let mut out = FrameBuf::new();
     append(&mut out, header, &serde_json::to_vec(body).expect("plain data"));
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::net::UnixListener;
+
+    /// The next frame that a node reads; the ask in it, if it is one, with its stamp.
+    fn next(node: &mut impl Read) -> Option<(u64, Ask)> {
+        let mut bytes = FrameBuf::new();
+        let mut byte = [0];
+        while frame_bytes(&bytes).unwrap().is_none_or(|whole| bytes.len() < whole) {
+            node.read_exact(&mut byte).expect("the link speaks");
+            bytes.extend_from_slice(&byte);
+        }
+        let (frame, _) = Frame::parse(&bytes).unwrap();
+        (frame.kind() == Kind::Ask).then(|| (frame.stamp(), serde_json::from_slice(frame.body()).unwrap()))
+    }
+
+    #[test]
+    fn a_node_hears_that_nobody_waits_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("node.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let handle = runtime.handle().clone();
+        std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
+        let link = handle.block_on(async { Link::start(socket, "secret".into()) });
+        let (mut node, _) = listener.accept().unwrap();
+        assert!(next(&mut node).is_none(), "first its hello");
+        let patient = || Ask::Call { call: CallId(7).to_string(), wait_ms: 60_000 };
+        let other = link.clone();
+        let waits = handle.spawn(async move { other.ask(patient()).await.map(drop).map_err(drop) });
+        let (asked, ask) = next(&mut node).unwrap();
+        assert_eq!(ask, patient());
+        // Its HTTP client goes away.
+        waits.abort();
+        assert_eq!(next(&mut node).unwrap().1, Ask::Forget { asked });
+        // One that was answered is not spoken of again.
+        let other = link.clone();
+        let served = handle.spawn(async move { other.ask(Ask::Status).await.map_err(drop) });
+        let (stamp, ask) = next(&mut node).unwrap();
+        assert_eq!(ask, Ask::Status);
+        let answer = Answer::Error { code: "internal".into(), message: "no".into() };
+        let header = Header { stamp, ..Header::new(Kind::Answer) };
+        std::io::Write::write_all(&mut node, &json_frame(&header, &answer)).unwrap();
+        assert_eq!(handle.block_on(served).unwrap(), Ok(answer));
+        let _last = handle.spawn(async move { link.ask(Ask::Queues).await.map(drop).map_err(drop) });
+        assert_eq!(next(&mut node).unwrap().1, Ask::Queues);
+    }
 }

@@ -98,6 +98,11 @@ pub enum Ask {
         /// Answer only when it has ended, or after this long (ms); 0 for at once.
         wait_ms: u64,
     },
+    /// Whoever asked this before, by its stamp, has gone and waits no more. Not answered.
+    Forget {
+        /// The stamp of that ask.
+        asked: u64,
+    },
     /// Per-function queue depths.
     Queues,
     /// The first pending calls of a function, in order of start time.
