@@ -10,6 +10,7 @@ pub mod commands;
 pub mod exit;
 pub mod settings;
 pub mod admin;
+pub mod regions;
 pub mod packing;
 pub mod deployment;
 pub mod output;

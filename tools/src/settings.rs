@@ -2,6 +2,7 @@
 
 use crate::admin::Admin;
 use crate::exit::{Exit, Failure};
+use crate::regions::Regions;
 pub use control::Endpoints;
 use millrace_client::Endpoint;
 use std::io;
@@ -50,7 +51,7 @@ fn found(data_dir: &Path) -> Result<Option<Endpoints>, Failure> {
     match Endpoints::read(data_dir) {
         Ok(endpoints) => Ok(Some(endpoints)),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(None)
+            found_in_regions(data_dir)
         }
         Err(error) => {
             let what = format!("the node's endpoints cannot be read: {error}");
@@ -60,7 +61,26 @@ fn found(data_dir: &Path) -> Result<Option<Endpoints>, Failure> {
     }
 }
 
+/// Those of the first region that runs, if the directory is of several.
+fn found_in_regions(data_dir: &Path) -> Result<Option<Endpoints>, Failure> {
+    let regions = Regions::find(data_dir)?.map_or(Vec::new(), |regions| regions.regions);
+    Ok(regions.iter().find_map(|region| Endpoints::read(&region.data_dir).ok()))
+}
+
 impl Connection {
+    /// The admin APIs of all regions by name, if the data directory is of several and no other node is named.
+    ///
+    /// # Errors
+    /// A list of regions that cannot be read.
+    pub fn regions(&self, environment: &Environment) -> Result<Vec<(String, Admin)>, Failure> {
+        if self.admin.is_some() || self.endpoint.is_some() {
+            return Ok(Vec::new());
+        }
+        let regions = Regions::find(&environment.data_dir(self.data_dir.as_deref()))?;
+        let regions = regions.map_or(Vec::new(), |regions| regions.regions);
+        regions.iter().map(|region| Ok((region.name.clone(), region.admin()?))).collect()
+    }
+
     fn found(&self, environment: &Environment) -> Result<Option<Endpoints>, Failure> {
         found(&environment.data_dir(self.data_dir.as_deref()))
     }

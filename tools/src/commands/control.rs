@@ -5,6 +5,7 @@ use crate::settings::{ADMIN_PORT, Environment, TCP_PORT};
 use crate::times::duration;
 use control::logs::Bounds;
 use control::{ControlOptions, StartError};
+use driver::Endpoint;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,6 +39,18 @@ pub struct NodeArguments {
     /// Bytes of logs kept of each function
     #[arg(long, value_name = "BYTES", default_value = "16MiB", value_parser = bytes)]
     pub logs_function: u64,
+    /// What this node calls itself among regions
+    #[arg(long, value_name = "NAME", help_heading = "Regions")]
+    pub region: Option<String>,
+    /// Another region, whose calls this one may pull, and where its node listens; may be repeated
+    #[arg(long, value_name = "NAME=ENDPOINT", value_parser = peer, requires = "region", help_heading = "Regions")]
+    pub peer: Vec<(String, Endpoint)>,
+}
+
+/// `b=tcp:10.78.0.2:7410`
+fn peer(text: &str) -> Result<(String, Endpoint), String> {
+    let (name, at) = text.split_once('=').ok_or("write it like b=tcp:10.0.0.2:7410")?;
+    Ok((name.to_owned(), at.parse()?))
 }
 
 /// `64KiB`, `16MiB`, `1GiB`: for clap, which names the option.
@@ -74,6 +87,8 @@ impl Control {
             drain: self.node.drain,
             print: !self.quiet,
             logs: Bounds { total_bytes: self.node.logs_total, function_bytes: self.node.logs_function },
+            region: self.node.region.unwrap_or_default(),
+            peers: self.node.peer,
             ..ControlOptions::default()
         };
         match control::serve(options) {

@@ -2,8 +2,9 @@
 
 use super::arguments::spinner;
 use super::function::show;
+use crate::admin::Admin;
 use crate::deployment::{Code, Package, wait_until_ready};
-use crate::exit::{Done, Exit};
+use crate::exit::{Done, Exit, Failure};
 use crate::interrupt;
 use crate::output::{Output, table};
 use crate::settings::{Connection, Environment};
@@ -56,15 +57,19 @@ pub struct Deploy {
 impl Deploy {
     pub fn run(self, environment: &Environment) -> Done {
         let mut package = Package::read(&self.path)?;
-        if let Some(name) = self.name {
-            package.spec.name = name;
+        if let Some(name) = &self.name {
+            package.spec.name = name.clone();
         }
-        if let Some(namespace) = self.namespace {
-            package.spec.namespace = namespace;
+        if let Some(namespace) = &self.namespace {
+            package.spec.namespace = namespace.clone();
         }
         if self.dry_run {
             self.output.print(&Plan::of(&package), Plan::show);
             return Ok(Exit::Ok);
+        }
+        let regions = self.node.regions(environment)?;
+        if !regions.is_empty() {
+            return self.deploy_everywhere(&package, &regions);
         }
         let admin = self.node.admin(environment)?;
         interrupt::flag();
@@ -79,6 +84,33 @@ impl Deploy {
         spinner.finish_and_clear();
         self.output.print(&state, show);
         Ok(Exit::Ok)
+    }
+}
+
+impl Deploy {
+    /// To all regions: a call may run in each. Those that have it keep it when another cannot be reached.
+    fn deploy_everywhere(&self, package: &Package, regions: &[(String, Admin)]) -> Done {
+        interrupt::flag();
+        let (mut states, mut missed) = (Vec::new(), Vec::new());
+        for (name, admin) in regions {
+            let deployed = package.deploy(admin).and_then(|state| match self.no_wait {
+                true => Ok(state),
+                false => wait_until_ready(admin, &state.spec, self.timeout, |_| {}),
+            });
+            match deployed {
+                Ok(state) => states.push(state),
+                Err(failure) if failure.exit == Exit::Connect => missed.push((name.as_str(), failure)),
+                Err(failure) => return Err(failure),
+            }
+        }
+        if let Some(state) = states.first() {
+            self.output.print(state, show);
+        }
+        let Some((_, first)) = missed.first() else { return Ok(Exit::Ok) };
+        let names: Vec<&str> = missed.iter().map(|(name, _)| *name).collect();
+        let what = format!("{} of {} regions have it: {}", states.len(), regions.len(), first.what);
+        let remedy = "calls run in the other regions; deploy again when these are back";
+        Err(Failure::new(Exit::Connect, what, format!("region {}", names.join(", ")), remedy))
     }
 }
 

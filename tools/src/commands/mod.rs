@@ -2,6 +2,7 @@
 
 mod arguments;
 mod up;
+mod up_regions;
 mod control;
 mod worker;
 mod core;
@@ -22,6 +23,8 @@ mod locality;
 mod explain;
 mod controllers;
 mod workers;
+mod region;
+mod gtc;
 mod status;
 mod doctor;
 mod load;
@@ -106,6 +109,12 @@ pub enum Command {
     Controllers(controllers::Controllers),
     /// List worker cores
     Workers(workers::Workers),
+    /// Look at the regions of this machine, drain one, or make one fail
+    #[command(subcommand)]
+    Region(region::Region),
+    /// Show or set who pulls how much from whom: the Global Traffic Conductor
+    #[command(subcommand)]
+    Gtc(gtc::GtcCommand),
     /// Show the node's counters, latencies and backends
     Status(status::Status),
     /// Check what this machine offers: kernel features, limits, privileges
@@ -152,6 +161,8 @@ impl Command {
             Command::Explain(command) => command.run(environment),
             Command::Controllers(command) => command.run(environment),
             Command::Workers(command) => command.run(environment),
+            Command::Region(command) => command.run(environment),
+            Command::Gtc(command) => command.run(environment),
             Command::Status(command) => command.run(environment),
             Command::Doctor(command) => command.run(environment),
             Command::Load(command) => command.run(environment),

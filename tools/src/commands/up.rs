@@ -2,6 +2,7 @@
 
 use super::control::{NodeArguments, bytes};
 use super::jailer::{SandboxArguments, absolute};
+use super::up_regions::{self, RegionsArguments};
 use crate::admin::Admin;
 use crate::children::{Child, ending};
 use crate::exit::{Done, Exit, Failure};
@@ -12,6 +13,7 @@ use ::call::admin::{CoreState, NodeStatus, SOON};
 use control::Endpoints;
 use driver::notes::say;
 use serde::Serialize;
+use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ Examples:
   millrace up
   millrace up --data-dir /var/lib/millrace --cores 6
   millrace up --allow-files /srv/models                    # what wasm functions may be granted to read
+  millrace up --regions 3                                  # three platforms that help each other; as root
   millrace up --listen 127.0.0.1:0 --admin 127.0.0.1:0     # any free ports; see run/up.json in the data directory
 
 Starts `millrace control`, `millrace worker` and `millrace controllers`, starts them again when they die, prints endpoints and the backend in
@@ -53,6 +56,8 @@ pub struct Up {
     /// Bytes of functions' code that are kept in this host's cache after it is no longer published
     #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = bytes)]
     keep_unused: u64,
+    #[command(flatten)]
+    pub(super) regions: RegionsArguments,
     /// Run no process functions: no jailer, no BPF programs, WebAssembly only
     #[arg(long, help_heading = "Process functions")]
     no_process_functions: bool,
@@ -91,6 +96,10 @@ struct Platform {
 
 impl Up {
     pub fn run(self, environment: &Environment) -> Done {
+        if let Some(count) = self.regions.regions {
+            let data_dir = environment.data_dir(self.node.data_dir.as_deref());
+            return up_regions::run(&self, &data_dir, count);
+        }
         let (control_cpu, worker_cpus) = self.cpus()?;
         let executable = std::env::current_exe().map_err(|error| {
             Failure::new(Exit::Machine, "cannot find this program", error.to_string(), "")
@@ -99,6 +108,31 @@ impl Up {
         let data_dir = environment.data_dir(self.node.data_dir.as_deref());
         let platform = Platform { data_dir, executable, options: self, control_cpu, worker_cpus };
         platform.run()
+    }
+
+    /// How long a drain waits.
+    pub(super) fn drain(&self) -> Duration {
+        self.node.drain
+    }
+
+    /// What each region's `up` is told as this one was. Regions share the CPUs: one core each, if nothing is said.
+    pub(super) fn passed_on(&self) -> Vec<OsString> {
+        let text = |name: &str, value: String| [name.into(), value.into()];
+        let mut words: Vec<OsString> = Vec::new();
+        words.extend(text("--cores", self.cores.unwrap_or(1).to_string()));
+        words.extend(text("--slots", self.slots.to_string()));
+        words.extend(text("--keep-unused", format!("{}B", self.keep_unused)));
+        words.extend(text("--drain", format!("{}ms", self.node.drain.as_millis())));
+        words.extend(text("--logs-total", format!("{}B", self.node.logs_total)));
+        words.extend(text("--logs-function", format!("{}B", self.node.logs_function)));
+        for directory in &self.allow_files {
+            words.extend(["--allow-files".into(), directory.into()]);
+        }
+        words.extend(self.sandboxes.command_line());
+        if self.no_process_functions {
+            words.push("--no-process-functions".into());
+        }
+        words
     }
 
     /// CPUs of the node and of the cores. The cores get the last ones: interrupts like the first.
@@ -170,6 +204,12 @@ impl Platform {
         command.args(["--drain", &format!("{}ms", node.drain.as_millis())]);
         command.args(["--logs-total", &format!("{}B", node.logs_total)]);
         command.args(["--logs-function", &format!("{}B", node.logs_function)]);
+        if let Some(region) = &node.region {
+            command.args(["--region", region]);
+        }
+        for (name, at) in &node.peer {
+            command.arg("--peer").arg(format!("{name}={at}"));
+        }
         if let Some(cpu) = self.control_cpu {
             command.args(["--cpu", &cpu.to_string()]);
         }
@@ -228,7 +268,7 @@ impl Platform {
             }
             let cores: Vec<CoreState> = admin.get("/v1/workers")?;
             let is_known = |core: &&CoreState| !core.backends.iter().any(|(_, how)| how.starts_with(SOON));
-            let live = cores.iter().filter(|core| core.state == "live");
+            let live = cores.iter().filter(|core| core.state == "live" && !core.far);
             if live.filter(is_known).count() >= self.worker_cpus.len() {
                 return Ok(());
             }
