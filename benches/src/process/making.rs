@@ -120,7 +120,7 @@ fn hear(core: &OwnedFd) -> Outcome<FromJailer> {
             got => {
                 got?.ok_or("the jailer is gone")?;
                 match decode(&buffer).map_err(|error| format!("{error:?}"))? {
-                    FromJailer::Measured { .. } | FromJailer::Pressure { .. } => {}
+                    FromJailer::Pressure { .. } => {}
                     message => return Ok(message),
                 }
             }

@@ -16,7 +16,7 @@ use crate::cgroup::Entry;
 use crate::protocol::{Base, Spec, Tier};
 use crate::sys::{self, Forked};
 use init::Birth;
-use letter::{DISKS, FUNCTION_ID, Head, LAST, RULESET, STRICT, word};
+use letter::{DISKS, FOLLOWED, FUNCTION_ID, Head, LAST, RULESET, STRICT, word};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use root::Roots;
 use seccomp::{Disks, Filter, Sockets};
@@ -53,7 +53,8 @@ impl Kind {
         Kind { has_host_base: spec.base == Base::Host, own_network: spec.network.is_none() }
     }
 
-    fn base(self) -> Base {
+    /// Which tree of mounts its root is.
+    pub fn base(self) -> Base {
         if self.has_host_base { Base::Host } else { Base::None }
     }
 }
@@ -249,25 +250,48 @@ impl Jail {
         inmate.send(&go.letter([&[], &[], &[]]).expect("it is short"), &[])
     }
 
-    /// Has a blank become a function's sandbox. It answers `FITTED`, or `FAILED` and ends.
+    /// A `/tmp` of this size and a ruleset around it, for a blank of this kind: what most functions need.
+    ///
+    /// # Errors
+    /// If the kernel has no room.
+    pub fn outfit(&self, base: Base, tmp_bytes: u64) -> Result<Outfit, JailError> {
+        self.outfit_with(base, tmp_bytes, &[])
+    }
+
+    fn outfit_with(&self, base: Base, tmp_bytes: u64, devices: &[OwnedFd]) -> Result<Outfit, JailError> {
+        let tmp = root::tmp(tmp_bytes).map_err(|error| host_fault("cannot make /tmp", error))?;
+        let mut writable = self.roots.devices();
+        writable.extend(devices.iter().map(AsFd::as_fd));
+        let ruleset = landlock::ruleset(self.roots.of(base), tmp.as_fd(), &writable)
+            .map_err(|error| host_fault("Landlock refuses its ruleset", error))?;
+        Ok(Outfit { tmp, ruleset, tmp_bytes })
+    }
+
+    /// Has a blank become a function's sandbox, in the outfit that was made for it ahead of need if that fits. It answers
+    /// `FITTED`, or `FAILED` and ends; if a command follows at once, that one's answer says both.
     ///
     /// # Errors
     /// If the bundle or a device is not there or not allowed, or the kernel has no room; the blank is of no use then.
-    pub fn fit(&self, inmate: &Inmate, spec: &Spec) -> Result<(), JailError> {
+    pub fn fit(
+        &self,
+        inmate: &Inmate,
+        spec: &Spec,
+        ready: Option<Outfit>,
+        is_followed: bool,
+    ) -> Result<(), JailError> {
         let bundle = root::read_only(&spec.bundle)
             .map_err(|error| host_fault(format!("the bundle {}", spec.bundle.display()), error))?;
-        let tmp = root::tmp(spec.limits.tmp_bytes).map_err(|error| host_fault("cannot make /tmp", error))?;
         let devices = spec.devices.iter().map(|path| self.device(path)).collect::<Result<Vec<_>, _>>()?;
-        let mut writable = self.roots.devices();
-        writable.extend(devices.iter().map(AsFd::as_fd));
-        let root = self.roots.of(spec.base);
-        let ruleset = landlock::ruleset(root, tmp.as_fd(), &writable)
-            .map_err(|error| host_fault("Landlock refuses its ruleset", error))?;
+        let fits = |ready: &Outfit| ready.tmp_bytes == spec.limits.tmp_bytes && devices.is_empty();
+        let Outfit { tmp, ruleset, .. } = match ready.filter(fits) {
+            Some(ready) => ready,
+            None => self.outfit_with(spec.base, spec.limits.tmp_bytes, &devices)?,
+        };
         let mut texts = vec![host_name(&spec.function)];
         texts.extend(spec.devices.iter().map(|path| path.display().to_string()));
         let head = Head {
             word: word::FIT,
-            flags: if ruleset.is_some() { RULESET } else { 0 },
+            flags: if ruleset.is_some() { RULESET } else { 0 } | if is_followed { FOLLOWED } else { 0 },
             files: match spec.limits.files {
                 0 => self.files_max,
                 files => u64::from(files).min(self.files_max),
@@ -310,6 +334,14 @@ impl Jail {
         let stdin = command.stdin.unwrap_or(self.null.as_fd());
         inmate.send(&letter, &[stdin, command.stdout, command.stderr])
     }
+}
+
+/// What a sandbox has beside its root and its bundle.
+pub struct Outfit {
+    tmp: OwnedFd,
+    /// None where the kernel has no Landlock.
+    ruleset: Option<OwnedFd>,
+    tmp_bytes: u64,
 }
 
 /// A command to run in a sandbox.

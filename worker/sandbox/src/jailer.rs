@@ -35,10 +35,12 @@ pub use settings::Settings;
 const MAKING_MAX: Duration = Duration::from_secs(20);
 /// Between two tries to remove the groups of sandboxes that have ended: the kernel takes a moment.
 const BURY_EVERY: Duration = Duration::from_millis(20);
-/// Between two looks at memory.
+/// Between two looks at the host's memory.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at who computes: a hog is one for so long before it stands back.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
+/// After a sandbox was made, before blanks are: its function starts first.
+const BLANK_REST: Duration = Duration::from_millis(2);
 /// After a blank could not be forked.
 const BLANK_PAUSE: Duration = Duration::from_secs(5);
 /// How long an end may take: the kernel has killed everything by then.
@@ -158,15 +160,15 @@ impl Jailer {
 
     fn timeout(&self) -> EpollTimeout {
         let now = Instant::now();
-        if now >= self.blanks_at && self.lacking().is_some() {
+        let blanks_at = self.refills_at();
+        if blanks_at.is_some_and(|at| at <= now) {
             return EpollTimeout::ZERO;
         }
         let deadlines = self.cells.values().filter_map(|cell| cell.deadline);
         let is_owned = |cell: &Cell| cell.owner.is_some();
         let looks = self.eviction.is_under_way() || self.cells.values().any(is_owned);
         let measure = looks.then_some(self.measure_at.min(self.watch_at));
-        let blanks = self.lacking().map(|_| self.blanks_at);
-        let next = deadlines.chain(self.bury_at).chain(measure).chain(blanks).min();
+        let next = deadlines.chain(self.bury_at).chain(measure).chain(blanks_at).min();
         let Some(next) = next else { return EpollTimeout::NONE };
         // Rounded up: waking a little early would spin.
         let ms = next.saturating_duration_since(now).as_micros().div_ceil(1000);
@@ -242,9 +244,9 @@ impl Jailer {
                     self.fit(serial);
                 }
             }
-            (answer::FITTED, State::Fitting) => cell.state = State::Fitted,
-            (answer::RUNNING, State::Fitted) if told.run == cell::FUNCTION_RUN => self.made(serial),
-            (answer::NOT_RUN, State::Fitted) => self.fail(serial, cell::not_run(told)),
+            (answer::FITTED, State::Fitting) => self.made(serial),
+            (answer::RUNNING, State::Starting) if told.run == cell::FUNCTION_RUN => self.made(serial),
+            (answer::NOT_RUN, State::Starting) => self.fail(serial, cell::not_run(told)),
             (answer::FAILED, _) => self.fail(serial, cell::not_made(told)),
             (answer::NOT_RUN | answer::ENDED, State::Live | State::Stopping) => {
                 let message = cell.run_ended(told);
@@ -255,12 +257,6 @@ impl Jailer {
             }
             // A run of a stdio sandbox was executed; or it is late news of one that is being killed.
             _ => {}
-        }
-        if let Some(cell) = self.cells.get(&serial)
-            && told.kind == answer::FITTED
-            && cell.is_stdio()
-        {
-            self.made(serial);
         }
     }
 
@@ -314,7 +310,7 @@ impl Jailer {
         }
         if self.measure_at <= now {
             self.measure_at = now + MEASURE_EVERY;
-            self.measure();
+            self.feel_pressure();
         }
         if self.watch_at <= now {
             let elapsed_ns = now.duration_since(self.watched).as_nanos() as u64;
@@ -323,19 +319,6 @@ impl Jailer {
                 cell.take_turns(self.rules.had(cell.index), elapsed_ns);
             }
         }
-    }
-
-    fn measure(&mut self) {
-        let measured = self.cells.values_mut().filter_map(|cell| {
-            let (memory_bytes, peak_memory_bytes) = cell.measured()?;
-            let (core, sandbox) = cell_owner(cell)?;
-            Some((core, FromJailer::Measured { sandbox, memory_bytes, peak_memory_bytes }))
-        });
-        let measured: Vec<_> = measured.collect();
-        for (core, message) in measured {
-            self.send(core, &message, Vec::new());
-        }
-        self.feel_pressure();
     }
 
     /// Tells every core while memory is short; no blanks are made meanwhile.

@@ -37,13 +37,14 @@
 //! - [`jailer`]: its loop. `jail`: what a sandbox is made of; the order in which a function's privileges go is argued in
 //!   `jail/exec.rs`, the tiers are tables in `jail/tiers.rs`.
 //! - [`cgroup`]: control groups of both versions behind one interface. [`pressure`]: memory pressure, and who goes for it.
-//!   `turns`: who gets a CPU first.
+//!   [`peak`]: what a sandbox took at most, for its core. `turns`: who gets a CPU first.
 
 pub mod protocol;
 pub mod socket;
 pub mod jailer;
 mod jail;
 pub mod cgroup;
+pub mod peak;
 pub mod pressure;
 mod turns;
 mod sys;

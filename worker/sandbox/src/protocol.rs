@@ -6,19 +6,21 @@
 //!   Hello            ->
 //!                    <-  Hello            [the map of counters, read-only]              if `counters` is some
 //!   Make             ->
-//!                    <-  Made             [listener, stdout, stderr]                    ABI `RuntimeApi`
-//!                    <-  Made             []                                            ABI `Stdio`
+//!                    <-  Made             [listener, stdout, stderr, peak]              ABI `RuntimeApi`
+//!                    <-  Made             [peak]                                        ABI `Stdio`
 //!                    or  Failed           []                                            nothing is left of it
 //!   Run              ->                                                                 ABI `Stdio` only
 //!                    <-  Started          [stdin, stdout, stderr]                       at once, before the exec
 //!                    <-  Ended            []                                            also if the exec failed
 //!   Stop             ->
 //!                    <-  Exited           []                                            once per sandbox that was made
-//! at any time        <-  Measured, Denied, Pressure                                     []
+//! at any time        <-  Denied, Pressure                                               []
 //! ```
 //!
 //! Descriptors are in the order shown: `listener` is a listening, non-blocking TCP socket inside the sandbox; `stdout`
-//! and `stderr` are read ends of pipes, `stdin` the write end of one; all non-blocking and close-on-exec.
+//! and `stderr` are read ends of pipes, `stdin` the write end of one; all non-blocking and close-on-exec. `peak` is the
+//! kernel's file with the most memory that the sandbox had so far, in decimal, to be read from its begin; it is missing
+//! where no cgroup counts that.
 //!
 //! Ids are the core's choice and its own: the jailer keeps each connection's apart. An id is free again after `Failed`
 //! or `Exited`. Messages of one sandbox come in order; `Exited` is its last. When the connection ends, the jailer kills
@@ -35,9 +37,9 @@ use std::net::SocketAddrV4;
 use std::path::PathBuf;
 
 /// Counts changes of this protocol; both ends must agree.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Descriptors beside one message at most.
-pub const DESCRIPTORS_MAX: usize = 3;
+pub const DESCRIPTORS_MAX: usize = 4;
 /// Bytes of all names and values of an environment, and of all words of a command. Lambda allows 4 KiB of environment.
 pub const WORDS_BYTES_MAX: usize = 32 << 10;
 /// Words of a command, variables of an environment, rules of a network, devices.
@@ -166,15 +168,6 @@ pub enum FromJailer {
         peak_memory_bytes: u64,
         /// CPU time of all in it together, nanoseconds; 0 if no cgroup counted it.
         cpu_ns: u64,
-    },
-    /// Memory in use, told about once a second when it has changed.
-    Measured {
-        /// Which sandbox.
-        sandbox: SandboxId,
-        /// Now, bytes.
-        memory_bytes: u64,
-        /// Most so far, bytes.
-        peak_memory_bytes: u64,
     },
     /// The function tried to reach, or to listen on, an address that is not allowed. Told at most ten times a second and
     /// sandbox.

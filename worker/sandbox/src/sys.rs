@@ -312,6 +312,13 @@ pub fn take_short_slices() -> Result<()> {
     set_slice(0, SHORT_SLICE_NS)
 }
 
+/// Limits this process and its children, for good.
+pub fn set_limit(which: libc::__rlimit_resource_t, limit: u64) -> Result<()> {
+    let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: the struct outlives the call.
+    Errno::result(unsafe { libc::setrlimit(which, &raw const limit) }).map(drop)
+}
+
 /// Gives a thread (0: this one) short or long slices. Its niceness stays.
 pub fn set_slices(tid: i32, are_long: bool) -> Result<()> {
     set_slice(tid, if are_long { LONG_SLICE_NS } else { SHORT_SLICE_NS })

@@ -8,6 +8,7 @@ use crate::seam::SlotId;
 use call::limits::STDERR_BYTES_MAX;
 use call::{CallId, FunctionId, Instant, Status};
 use sandbox::counters::{Counters, Usage as Counted};
+use sandbox::peak::Peak;
 use sandbox::protocol::Ending;
 use std::time::Duration;
 
@@ -16,6 +17,10 @@ use std::time::Duration;
 const DENIAL_WAIT: Duration = Duration::from_secs(1);
 /// And how long that word still counts as this call's when it ended without.
 const DENIAL_LATE: Duration = Duration::from_secs(10);
+
+/// A sandbox's peak of memory is read at the end of a call, but no sooner than this after the last time: short calls in
+/// quick succession hardly change it, and each would pay for the system call.
+const PEAK_EVERY: Duration = Duration::from_millis(10);
 
 /// A call that has ended, of which the counters say that more was denied than the jailer has told.
 pub(super) struct Awaited {
@@ -47,8 +52,11 @@ pub(super) struct Desk {
     row: Option<u32>,
     /// The counters when they were last charged to a call.
     mark: Counted,
-    /// The most memory that it had.
+    /// The most memory that it had, as last read.
     pub peak_bytes: u64,
+    peak: Option<Peak>,
+    /// When it is worth reading again.
+    peak_at: Instant,
     /// Denied attempts as the counters had them when the last call was charged for them: those between two calls are the
     /// next one's, so that sums are right.
     denied_charged: u64,
@@ -72,6 +80,8 @@ impl Desk {
             row: None,
             mark: Counted::default(),
             peak_bytes: 0,
+            peak: None,
+            peak_at: Instant(0),
             denied_charged: 0,
             denied: 0,
         }
@@ -80,6 +90,14 @@ impl Desk {
     /// The slot of a call.
     fn slot_of(&self, call: CallId) -> Option<SlotId> {
         self.calls.iter().find(|(other, _)| *other == call).map(|(_, slot)| *slot)
+    }
+
+    /// Reads the most memory that it had, if that is long ago.
+    fn look_at_peak(&mut self, now: Instant) {
+        if let Some(peak) = self.peak.as_ref().filter(|_| now >= self.peak_at) {
+            self.peak_bytes = peak.read().unwrap_or(0).max(self.peak_bytes);
+            self.peak_at = now + PEAK_EVERY;
+        }
     }
 
     /// A call leaves it; its log is that of another one from now on.
@@ -119,8 +137,9 @@ impl Ledger {
         &mut self.slots[id.0 as usize]
     }
 
-    /// The sandbox was made, and has this row among the counters.
-    pub fn made(&self, desk: &mut Desk, row: Option<u32>) {
+    /// The sandbox was made, has this row among the counters, and this peak of memory.
+    pub fn made(&self, desk: &mut Desk, row: Option<u32>, peak: Option<Peak>) {
+        desk.peak = peak;
         let rows = self.counters.as_ref().map_or(0, Counters::rows);
         desk.row = row.filter(|row| *row < rows);
         desk.mark = self.read(desk.row);
@@ -159,6 +178,7 @@ impl Ledger {
         usage.cpu_ns += now.cpu_ns.saturating_sub(desk.mark.cpu_ns);
         usage.bytes_in += now.bytes_in.saturating_sub(desk.mark.bytes_in);
         usage.bytes_out += now.bytes_out.saturating_sub(desk.mark.bytes_out);
+        desk.look_at_peak(self.now);
         usage.memory_bytes = usage.memory_bytes.max(desk.peak_bytes);
         let denied = now.denied.saturating_sub(std::mem::replace(&mut desk.denied_charged, now.denied));
         usage.denied = usage.denied.saturating_add(u32::try_from(denied).unwrap_or(u32::MAX));

@@ -9,6 +9,7 @@ use call::Status;
 use driver::arrivals::Descriptors;
 use driver::{Arrivals, Closed, ConnectionId, Driver, ListenerId};
 use sandbox::counters::{Counters, ROW_BYTES};
+use sandbox::peak::Peak;
 use sandbox::protocol::{self, Ending, Force, FromJailer};
 use std::io;
 use std::time::Duration;
@@ -248,11 +249,6 @@ impl ProcessRuntime {
             FromJailer::Exited { sandbox, ending, peak_memory_bytes, .. } => {
                 self.exited(driver, SandboxId::from_number(sandbox), &ending, peak_memory_bytes);
             }
-            FromJailer::Measured { sandbox, peak_memory_bytes, .. } => {
-                if let Some(place) = self.place(SandboxId::from_number(sandbox)) {
-                    place.desk.peak_bytes = peak_memory_bytes;
-                }
-            }
             FromJailer::Denied { sandbox, attempt } => {
                 let id = SandboxId::from_number(sandbox);
                 if let Some(place) = self.places.get_mut(id.place as usize).filter(|place| place.is(id))
@@ -309,7 +305,11 @@ impl ProcessRuntime {
             None => return Ok(()),
         };
         let place = &mut self.places[id.place as usize];
-        self.ledger.made(&mut place.desk, index);
+        let peak = match &place.talk {
+            Talk::Api(_) => descriptors.take(3),
+            Talk::Stdio(_) => descriptors.take(0),
+        };
+        self.ledger.made(&mut place.desk, index, peak.map(Peak::of));
         let connections = match &place.talk {
             Talk::Api(session) => session.connections_max(),
             Talk::Stdio(_) => {

@@ -5,6 +5,7 @@ use nix::unistd::Pid;
 use sandbox::protocol::{self, Abi, Ending, Force, FromJailer, Spec, Stop, ToJailer};
 use sandbox::socket;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -192,8 +193,11 @@ impl Core {
         let made =
             |api| FromJailer::Made { sandbox, index: None, pid: 1, api, from_pool: false, making_ns: 1 };
         let mut processes = BTreeMap::new();
+        // What a real jailer opens in the sandbox's group.
+        let peak = spec.environment.iter().find(|(name, _)| name == "PEAK");
+        let peak = peak.map(|(_, path)| File::open(path).unwrap());
         match spec.abi {
-            Abi::Stdio => self.say(&made(None), &[]),
+            Abi::Stdio => self.say(&made(None), &peak.iter().map(AsFd::as_fd).collect::<Vec<_>>()),
             Abi::RuntimeApi => {
                 let listener = TcpListener::bind("127.0.0.1:0").unwrap();
                 listener.set_nonblocking(true).unwrap();
@@ -204,7 +208,9 @@ impl Core {
                 let mut child = command.stdin(Stdio::null()).spawn().unwrap();
                 let stdout = unblocked(child.stdout.take().unwrap().into());
                 let stderr = unblocked(child.stderr.take().unwrap().into());
-                self.say(&made(Some(at)), &[listener.as_fd(), stdout.as_fd(), stderr.as_fd()]);
+                let mut descriptors = vec![listener.as_fd(), stdout.as_fd(), stderr.as_fd()];
+                descriptors.extend(peak.iter().map(AsFd::as_fd));
+                self.say(&made(Some(at)), &descriptors);
                 processes.insert(0, Run { child, kill_at: None });
             }
         }

@@ -195,3 +195,22 @@ fn without_a_jailer_process_functions_are_refused_with_the_reason() {
     assert!(String::from_utf8_lossy(ended.stderr).contains("--jailer PATH"));
     assert!(runtime.backends().iter().any(|(_, how)| how.contains("no jailer")));
 }
+
+#[test]
+fn a_call_is_told_the_peak_of_memory_at_its_end_and_the_first_call_too() {
+    let mut stage = Stage::new();
+    let peak = tempfile::NamedTempFile::new().unwrap();
+    let is = |bytes: u64| std::fs::write(peak.path(), format!("{bytes}\n")).unwrap();
+    let f = stage.publish(&with(spec(API), "PEAK", peak.path().to_str().unwrap()));
+    is(3 << 20);
+    stage.begin(0, f, "echo first");
+    // While it runs.
+    is(5 << 20);
+    assert_eq!(stage.end(0).usage.memory_bytes, 5 << 20);
+    is(7 << 20);
+    stage.pass(Duration::from_millis(20));
+    assert_eq!(stage.call(f, "echo second").usage.memory_bytes, 7 << 20);
+    is(0);
+    stage.pass(Duration::from_millis(20));
+    assert_eq!(stage.call(f, "echo third").usage.memory_bytes, 7 << 20, "a peak never falls");
+}

@@ -307,6 +307,14 @@ impl Group {
         text.trim().parse().map_err(|_| failed(&path, io::ErrorKind::InvalidData.into()))
     }
 
+    /// The file that [`Group::memory_peak_bytes`] is read from, for another process to read.
+    ///
+    /// # Errors
+    /// If nothing counts it (v2 before Linux 5.19), or it cannot be opened.
+    pub fn memory_peak_file(&self) -> Result<OwnedFd, CgroupError> {
+        open(&self.file(Controller::Memory, "memory.max_usage_in_bytes", "memory.peak")?, libc::O_RDONLY)
+    }
+
     /// Lets the peak begin anew. False: this kernel cannot (v2 before Linux 6.12).
     ///
     /// # Errors

@@ -2,14 +2,15 @@
 //!
 //! The order matters, each step needing what the next takes away:
 //!
-//! 1. Session, stdio, limits, directory: need nothing special, but the descriptors of the first process, closed here.
-//! 2. The bounding set, then the secure bits, while CAP_SETPCAP is held; with the bits locked, neither a uid of 0 nor a
-//!    set-uid file gives a capability ever again.
+//! 1. Before the fork, in the first process, while it was a blank: the bounding set, then the secure bits, while
+//!    CAP_SETPCAP was held; with the bits locked, neither a uid of 0 nor a set-uid file gives a capability ever again.
+//!    `no_new_privs`: without it, or CAP_SYS_ADMIN, neither Landlock nor seccomp may be applied. Limits that are the same
+//!    for all. Children inherit all of that, and nobody can take it back.
+//! 2. Session, stdio, open files, directory: need nothing special, but the descriptors of the first process, closed here.
 //! 3. Groups, gid, uid: need CAP_SETGID and CAP_SETUID. The locked `NO_SETUID_FIXUP` keeps the capabilities over this,
 //!    so that they go at one place:
 //! 4. All capabilities, explicitly.
-//! 5. `no_new_privs`: without it, or CAP_SYS_ADMIN, neither Landlock nor seccomp may be applied.
-//! 6. Landlock before seccomp, since seccomp may forbid what Landlock needs; seccomp last, since from then on only what
+//! 5. Landlock before seccomp, since seccomp may forbid what Landlock needs; seccomp last, since from then on only what
 //!    the tier allows works, and all that is left to do is `execve`, which every tier allows.
 //!
 //! The process shares its parent's memory until the exec (vfork): it writes nothing but its own stack.
@@ -44,12 +45,6 @@ pub struct Program<'a> {
     pub id: Option<u32>,
 }
 
-/// Locked memory of one process, bytes: what unprivileged io_uring-less programs lock, keys and the like.
-const MEMLOCK_BYTES: u64 = 64 << 10;
-/// `SECBIT_NOROOT`, `NO_SETUID_FIXUP`, `NO_CAP_AMBIENT_RAISE`, each with its lock; the lock of `KEEP_CAPS`.
-const SECURE_BITS: libc::c_ulong = 1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7;
-/// Capabilities that a kernel can have.
-const CAPABILITIES_MAX: libc::c_ulong = 64;
 /// As a shell says "found, but cannot be executed".
 const EXIT_NOT_RUN: c_int = 126;
 
@@ -74,24 +69,16 @@ fn become_function(program: &Program<'_>) -> Failed {
 
 fn drop_everything(program: &Program<'_>) -> Result<(), Failed> {
     session(program)?;
-    limits(program).at(Step::Limits)?;
+    // Memory and processes have no limit here: the group counts all processes together.
+    sys::set_limit(libc::RLIMIT_NOFILE, program.files).at(Step::Limits)?;
     // SAFETY: a C string.
     Errno::result(unsafe { libc::chdir(c"/var/task".as_ptr()) }).at(Step::Directory)?;
-    for capability in 0..CAPABILITIES_MAX {
-        match sys::prctl(libc::PR_CAPBSET_DROP, capability, 0) {
-            // Beyond the last capability of this kernel.
-            Err(Errno::EINVAL) => break,
-            dropped => dropped.at(Step::Bounding)?,
-        };
-    }
-    sys::prctl(libc::PR_SET_SECUREBITS, SECURE_BITS, 0).at(Step::SecureBits)?;
     if let Some(id) = program.id {
         sys::clear_groups().at(Step::Identity)?;
         sys::set_gid(id).at(Step::Identity)?;
         sys::set_uid(id).at(Step::Identity)?;
     }
     sys::set_capabilities(0).at(Step::Capabilities)?;
-    sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).at(Step::NoNewPrivileges)?;
     if let Some(ruleset) = program.ruleset {
         sys::restrict_self(ruleset).at(Step::Landlock)?;
     }
@@ -118,23 +105,6 @@ fn session(program: &Program<'_>) -> Result<(), Failed> {
         libc::syscall(libc::SYS_close_range, CONTROL, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
     };
     Errno::result(marked).at(Step::Descriptors).map(drop)
-}
-
-/// What cgroups do not bound. Memory and processes have none here: the group counts all processes together.
-fn limits(program: &Program<'_>) -> Result<(), Errno> {
-    let both = |limit: u64| libc::rlimit { rlim_cur: limit, rlim_max: limit };
-    let limits = [
-        (libc::RLIMIT_NOFILE, both(program.files)),
-        (libc::RLIMIT_CORE, both(0)),
-        (libc::RLIMIT_MEMLOCK, both(MEMLOCK_BYTES)),
-        (libc::RLIMIT_RTPRIO, both(0)),
-        (libc::RLIMIT_NICE, both(0)),
-    ];
-    for (which, limit) in limits {
-        // SAFETY: the struct outlives the call.
-        Errno::result(unsafe { libc::setrlimit(which, &raw const limit) })?;
-    }
-    Ok(())
 }
 
 /// Tries the candidates; gives the error of the first that is there.

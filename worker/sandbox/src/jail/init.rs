@@ -5,13 +5,14 @@
 //! whichever comes first. When it ends the kernel kills all that is left in the PID namespace.
 //!
 //! It is another user than the function (uid 0 of the user namespace, where the host can map two ids), not dumpable, and
-//! gives up each capability after its last use. Signals from inside do not reach it: the kernel shields PID 1.
+//! gives up each capability after its last use. What a command must not have, and does not depend on which it is, this
+//! process gives up for all of them while it is a blank. Signals from inside do not reach it: the kernel shields PID 1.
 //!
 //! Nothing here allocates, panics by design, or takes a lock: the process is a copy of the jailer at any moment.
 
 use super::exec::{self, Program};
 use super::letter::{
-    API_PORT, Answer, DESCRIPTORS_MAX, FUNCTION_ID, HEAD_BYTES, Head, LAST, LETTER_BYTES_MAX,
+    API_PORT, Answer, DESCRIPTORS_MAX, FOLLOWED, FUNCTION_ID, HEAD_BYTES, Head, LAST, LETTER_BYTES_MAX,
 };
 use super::letter::{DEVICES_MAX, RULESET, Step, TEXTS_MAX, answer, filter, word};
 use super::seccomp::Filter;
@@ -34,13 +35,19 @@ const CHILD_STACK: usize = 64 << 10;
 /// Connections that wait to be accepted: as many as a function may open at once.
 const BACKLOG: libc::c_int = 128;
 
+/// Locked memory of one process, bytes: what unprivileged io_uring-less programs lock, keys and the like.
+const MEMLOCK_BYTES: u64 = 64 << 10;
+/// `SECBIT_NOROOT`, `NO_SETUID_FIXUP`, `NO_CAP_AMBIENT_RAISE`, each with its lock; the lock of `KEEP_CAPS`.
+const SECURE_BITS: libc::c_ulong = 1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7;
+/// Capabilities that a kernel can have.
+const CAPABILITIES_MAX: libc::c_ulong = 64;
+
 const CAP_KILL: u64 = 1 << 5;
 const CAP_SETGID: u64 = 1 << 6;
 const CAP_SETUID: u64 = 1 << 7;
-const CAP_SETPCAP: u64 = 1 << 8;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 /// To run commands as another user and to signal them.
-const RUNNING_CAPS: u64 = CAP_KILL | CAP_SETGID | CAP_SETUID | CAP_SETPCAP;
+const RUNNING_CAPS: u64 = CAP_KILL | CAP_SETGID | CAP_SETUID;
 /// To mount what a function brings, as well.
 const BLANK_CAPS: u64 = RUNNING_CAPS | CAP_SYS_ADMIN;
 
@@ -170,11 +177,33 @@ fn signals() -> Result<(), Failed> {
     };
     let made = Errno::result(made).at(Step::Signals)?;
     debug_assert_eq!(made, CHILDREN, "everything above 3 was closed");
-    let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the struct outlives the call.
-    Errno::result(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const no_core) }).at(Step::Limits)?;
+    sys::set_limit(libc::RLIMIT_CORE, 0).at(Step::Limits)?;
     // Still dumpable: a jailer that is not root could not write its map of ids otherwise.
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong, 0).at(Step::Signals).map(drop)
+}
+
+/// What every command inherits and nobody can take back: no capability by any exec, no privilege of any file, no core
+/// dumps, little locked memory, no priorities.
+fn renounce() -> Result<(), Failed> {
+    for capability in 0..CAPABILITIES_MAX {
+        match sys::prctl(libc::PR_CAPBSET_DROP, capability, 0) {
+            // Beyond the last capability of this kernel.
+            Err(Errno::EINVAL) => break,
+            dropped => dropped.at(Step::Bounding)?,
+        };
+    }
+    sys::prctl(libc::PR_SET_SECUREBITS, SECURE_BITS, 0).at(Step::SecureBits)?;
+    sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).at(Step::NoNewPrivileges)?;
+    let limits = [
+        (libc::RLIMIT_CORE, 0),
+        (libc::RLIMIT_MEMLOCK, MEMLOCK_BYTES),
+        (libc::RLIMIT_RTPRIO, 0),
+        (libc::RLIMIT_NICE, 0),
+    ];
+    for (which, limit) in limits {
+        sys::set_limit(which, limit).at(Step::Limits)?;
+    }
+    Ok(())
 }
 
 /// The kernel forgets the parent-death signal whenever ids or capabilities change.
@@ -206,6 +235,7 @@ impl Init<'_> {
             true => Some(listener().at(Step::Listener)?),
             false => None,
         };
+        renounce()?;
         sys::set_capabilities(BLANK_CAPS).at(Step::Capabilities)?;
         die_with_jailer()?;
         let ready = Answer { kind: answer::READY, ..Answer::default() };
@@ -281,7 +311,9 @@ impl Init<'_> {
         self.files = head.files;
         sys::set_capabilities(RUNNING_CAPS).at(Step::Capabilities)?;
         die_with_jailer()?;
-        report(&Answer { kind: answer::FITTED, ..Answer::default() });
+        if head.flags & FOLLOWED == 0 {
+            report(&Answer { kind: answer::FITTED, ..Answer::default() });
+        }
         Ok(())
     }
 

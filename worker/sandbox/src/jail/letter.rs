@@ -24,7 +24,7 @@ pub mod word {
     /// The ids are mapped, the cgroups joined: make namespaces and root your own. Answered by `READY`.
     pub const GO: u32 = 1;
     /// Become this function's sandbox. Descriptors: bundle, `/tmp`, ruleset, then devices. Texts: the host name, the
-    /// devices' paths. Answered by `FITTED`.
+    /// devices' paths. Answered by `FITTED`, but not where a `RUN` follows at once, whose answer says both.
     pub const FIT: u32 = 2;
     /// Run a command. Descriptors: stdin, stdout, stderr. Texts: candidates, arguments, environment.
     pub const RUN: u32 = 3;
@@ -54,6 +54,8 @@ pub const LAST: u32 = 1;
 pub const STRICT: u32 = 2;
 /// Flag of `FIT`: a ruleset is among the descriptors.
 pub const RULESET: u32 = 4;
+/// Flag of `FIT`: a `RUN` follows at once.
+pub const FOLLOWED: u32 = 16;
 /// Flag of `RUN`: it has devices of the host.
 pub const DISKS: u32 = 8;
 

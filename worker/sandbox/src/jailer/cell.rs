@@ -2,7 +2,7 @@
 
 use crate::cgroup::Group;
 use crate::jail::letter::{Answer, Head, Step, answer, word};
-use crate::jail::{Inmate, JailError, Kind, function_fault, host_fault, tiers};
+use crate::jail::{Inmate, JailError, Kind, Outfit, function_fault, host_fault, tiers};
 use crate::protocol::{Abi, Ending, FromJailer, RunId, SandboxId, Spec};
 use crate::turns::{Habit, Had, Turns};
 use bpf::Event;
@@ -24,10 +24,10 @@ pub enum State {
     Forked,
     /// It waits for a function.
     Blank,
-    /// It mounts what the function brings.
+    /// It mounts what a function with a process for each call brings.
     Fitting,
-    /// It executes the function, if it has one process for all calls.
-    Fitted,
+    /// It mounts what the function brings and executes it.
+    Starting,
     /// It serves.
     Live,
     /// It was told to end, or killed.
@@ -62,8 +62,6 @@ pub struct Owner {
     syscall: Option<String>,
     /// Kills for want of memory that the core has been told of.
     oom_kills: u64,
-    /// Memory as last told.
-    measured: (u64, u64),
 }
 
 /// One sandbox.
@@ -84,6 +82,10 @@ pub struct Cell {
     pub deadline: Option<Instant>,
     /// The listener in its network namespace.
     pub listener: Option<OwnedFd>,
+    /// Its `/tmp` and ruleset, if they were made ahead of need.
+    pub outfit: Option<Outfit>,
+    /// The file with its group's peak of memory, for its core.
+    pub peak: Option<OwnedFd>,
     /// Whose it is; none: a blank.
     pub owner: Option<Owner>,
     /// Whether BPF tells for which system call a process was killed.
@@ -109,12 +111,16 @@ impl Owner {
             failed: None,
             syscall: None,
             oom_kills: 0,
-            measured: (0, 0),
         }
     }
 }
 
 impl Cell {
+    /// Whether somebody waits for it to be made.
+    pub fn is_awaited(&self) -> bool {
+        self.owner.is_some() && !matches!(self.state, State::Live | State::Stopping)
+    }
+
     /// Whether its function has a process for each call.
     pub fn is_stdio(&self) -> bool {
         self.owner.as_ref().is_some_and(|owner| owner.spec.abi == Abi::Stdio)
@@ -135,7 +141,9 @@ impl Cell {
             from_pool: owner.from_pool,
             making_ns: owner.asked.elapsed().as_nanos() as u64,
         };
-        Some((owner.core, message, std::mem::take(&mut owner.descriptors)))
+        let mut descriptors = std::mem::take(&mut owner.descriptors);
+        descriptors.extend(self.peak.take());
+        Some((owner.core, message, descriptors))
     }
 
     /// It cannot be made; its end, which follows, tells the core.
@@ -260,17 +268,6 @@ impl Cell {
             // It may end at this moment; and where the kernel refuses, others wait longer, and nothing else changes.
             let _ = group.stand_back(turns == Turns::Computes);
         }
-    }
-
-    /// Memory now and at most, if it has changed since it was last told.
-    pub fn measured(&mut self) -> Option<(u64, u64)> {
-        if self.state != State::Live {
-            return None;
-        }
-        let group = self.group.as_ref()?;
-        let measured = (group.memory_bytes().ok()?, group.memory_peak_bytes().unwrap_or(0));
-        let owner = self.owner.as_mut()?;
-        (std::mem::replace(&mut owner.measured, measured) != measured).then_some(measured)
     }
 }
 

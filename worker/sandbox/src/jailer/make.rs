@@ -1,7 +1,7 @@
 //! Making sandboxes: blanks ahead of need, and from a blank a function's sandbox.
 
 use super::cell::{Cell, FUNCTION_RUN, Owner, State};
-use super::{BLANK_PAUSE, EpollFlags, Jailer, MAKING_MAX, Token, say};
+use super::{BLANK_PAUSE, BLANK_REST, EpollFlags, Jailer, MAKING_MAX, Token, say};
 use crate::cgroup;
 use crate::jail::{Command, JailError, Kind, PATH_DEFAULT, function_fault, host_fault};
 use crate::protocol::{Abi, FromJailer, Limits, RunId, SandboxId, Spec, Tier};
@@ -14,7 +14,7 @@ const API: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, crate::jail::le
 
 impl Jailer {
     /// A kind of which there are too few blanks, and room for one.
-    pub(super) fn lacking(&self) -> Option<Kind> {
+    fn lacking(&self) -> Option<Kind> {
         if self.eviction.is_under_way() {
             return None;
         }
@@ -25,9 +25,15 @@ impl Jailer {
         kinds.filter(|_| !self.free.is_empty()).find(|kind| blanks(*kind) < wanted)
     }
 
-    /// Forks one blank, if one is lacking.
+    /// When the next blank is to be forked, if one is lacking: not while somebody waits for a sandbox, which would wait for
+    /// the fork as well.
+    pub(super) fn refills_at(&self) -> Option<Instant> {
+        self.lacking().filter(|_| !self.cells.values().any(Cell::is_awaited)).map(|_| self.blanks_at)
+    }
+
+    /// Forks one blank, if it is time to.
     pub(super) fn refill(&mut self) {
-        if Instant::now() < self.blanks_at {
+        if self.refills_at().is_none_or(|at| Instant::now() < at) {
             return;
         }
         let Some(kind) = self.lacking() else { return };
@@ -68,6 +74,10 @@ impl Jailer {
         let make = |parent: &cgroup::Parent| parent.make(&format!("s{serial}"));
         let group = self.parent.as_ref().map(make).transpose();
         let mut group = group.map_err(|error| host_fault("cannot make its cgroups", error))?;
+        if let Some(group) = &mut group {
+            // Most functions have these; what a host cannot limit is refused to the function that demands it.
+            let _ = group.apply(&limits(&Limits::default()));
+        }
         // One for the host's network is a stranger until it has its function's rules: it may use no network at all.
         let ready = match kind.own_network {
             true => self.rules.admit_blank(index, group.as_ref()),
@@ -79,7 +89,12 @@ impl Jailer {
         });
         let inmate = entry.and_then(|entry| self.jail.fork(kind, index, entry.as_ref()));
         let inmate = inmate.inspect_err(|_| self.bury(index, group.take()))?;
+        // Without them it takes a little longer later, and the reason is told then.
+        let outfit = self.jail.outfit(kind.base(), Limits::default().tmp_bytes).ok();
+        let peak = group.as_ref().and_then(|group| group.memory_peak_file().ok());
         Ok(Cell {
+            outfit,
+            peak,
             serial,
             kind,
             index,
@@ -167,8 +182,9 @@ impl Jailer {
         };
         owner.api = listener.as_ref().map(|(_, address)| *address);
         self.rules.admit(cell.index, spec, cell.group.as_ref(), owner.api)?;
-        self.jail.fit(&cell.inmate, spec)?;
-        cell.state = State::Fitting;
+        let outfit = cell.outfit.take();
+        self.jail.fit(&cell.inmate, spec, outfit, is_service)?;
+        cell.state = if is_service { State::Starting } else { State::Fitting };
         let Some((listener, _)) = listener else { return Ok(()) };
         // Both letters at once: one turn less to wait for.
         let (stdout, stdout_end) = pipe()?;
@@ -194,6 +210,7 @@ impl Jailer {
         let Some(cell) = self.cells.get_mut(&serial) else { return };
         let index = counts.then_some(cell.index);
         if let Some((core, message, descriptors)) = cell.made(index) {
+            self.blanks_at = self.blanks_at.max(Instant::now() + BLANK_REST);
             self.send(core, &message, descriptors);
         }
     }

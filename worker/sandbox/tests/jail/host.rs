@@ -307,7 +307,7 @@ impl Core {
             let message = decode(&buffer);
             let descriptors = got?;
             match message.unwrap() {
-                FromJailer::Measured { .. } | FromJailer::Pressure { .. } => {}
+                FromJailer::Pressure { .. } => {}
                 message => return Some((message, descriptors)),
             }
         }

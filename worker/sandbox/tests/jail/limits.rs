@@ -1,6 +1,7 @@
 //! What a function may use, and how it is told when it wants more.
 
 use crate::host::*;
+use sandbox::peak::Peak;
 use sandbox::protocol::*;
 
 #[test]
@@ -130,4 +131,27 @@ fn what_a_host_cannot_enforce_is_refused() {
     // After all that it serves still.
     let made = core.make(shell(bundle.path()));
     assert_eq!(core.script(made.id, "echo yes").stdout, "yes\n");
+}
+
+#[test]
+fn a_core_reads_the_peak_of_memory_as_soon_as_a_run_has_ended() {
+    if !has_root("a_core_reads_the_peak_of_memory") {
+        return;
+    }
+    let (host, bundle) = (Host::start(), bundle());
+    let mut core = host.core();
+    if !core.force.cgroups {
+        return skip("a_core_reads_the_peak_of_memory", "no cgroups here");
+    }
+    let mut made = core.make(shell(bundle.path()));
+    let peak = Peak::of(made.descriptors.pop().expect("a file with the peak"));
+    let before = peak.read().expect("a number");
+    assert!(before > 0, "its first process takes memory");
+    // Files in /tmp are memory.
+    const BYTES: u64 = 24 << 20;
+    core.script(made.id, &format!("head -c {BYTES} /dev/zero > /tmp/x; rm /tmp/x"));
+    let after = peak.read().expect("a number");
+    assert!((BYTES..before + BYTES + (8 << 20)).contains(&after), "{before} before, {after} after");
+    core.stop(made.id, Stop::Kill);
+    core.exited(made.id);
 }
