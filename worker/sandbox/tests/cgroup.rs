@@ -111,7 +111,7 @@ fn canary_a_limit_of_processes_that_is_not_there_is_seen() {
 }
 
 /// Part of a CPU that the group of [`check_quota`] may have.
-const QUOTA: f64 = 0.1;
+const QUOTA: f64 = 0.05;
 
 /// Part of a CPU that a group got, and for how long it was held back.
 fn check_quota(platform: &Platform, limits: &Limits) {
@@ -128,14 +128,14 @@ fn check_quota(platform: &Platform, limits: &Limits) {
     });
     let (share, held) = (share(), told(group.throttled_ns()));
     eprintln!("got {share:.3} of a CPU, held back for {} ms", held / 1_000_000);
-    assert!(share < QUOTA * 1.3, "it got {share:.3} of a CPU");
+    assert!(share < QUOTA * 1.5, "it got {share:.3} of a CPU");
     told(group.kill());
     told(group.remove_within(PATIENCE));
 }
 
 #[test]
 fn a_quota_of_cpu_time_holds() {
-    each(|platform| check_quota(platform, &Limits { cpu_milli: 100, ..Limits::NONE }));
+    each(|platform| check_quota(platform, &Limits { cpu_milli: 50, ..Limits::NONE }));
 }
 
 #[test]
@@ -189,9 +189,10 @@ fn a_group_that_stands_back_leaves_the_cpu_to_others() {
         told(groups[1].stand_back(true));
         let stood_back = ratio(&groups);
         told(groups[1].stand_back(false));
-        let equal = ratio(&groups);
-        eprintln!("{stood_back:.1} times the CPU of one that stands back, {equal:.2} of one that does not");
-        assert!(stood_back > 6.0 && equal < 3.0, "{stood_back} {equal}");
+        eprintln!("{stood_back:.1} times the CPU of one that stands back");
+        assert!(stood_back > 6.0, "{stood_back}");
+        // What the scheduler owes from before is paid back first.
+        until("equal shares again", || ratio(&groups) < 3.0);
         groups.iter().for_each(|group| told(group.kill()));
     });
 }
