@@ -5,7 +5,7 @@ use crate::node::{Node, Phase};
 use crate::outcomes::explanation;
 use crate::schedule::defaults;
 use crate::session::SessionRef;
-use call::admin::{Answer, Ask, CallState, CoreState, FunctionState, NodeStatus, QueueState};
+use call::admin::{Answer, Ask, CallState, Conclusions, CoreState, FunctionState, NodeStatus, QueueState};
 use call::body::reply;
 use call::frame::{Frame, FrameBuf, Header, Kind, append};
 use call::{CallId, Instant, Status, WallTime};
@@ -189,19 +189,22 @@ impl<D: Driver> Node<D> {
             }
             Ask::Locality => Answer::Locality(self.locality_state()),
             Ask::Observe => Answer::Observation(self.observe()),
-            Ask::Conclude { conclusions } => {
-                if conclusions.incarnation != self.queue.incarnation() {
-                    let message = "the conclusions are about an earlier incarnation of the node";
-                    return Err(Refusal::new("conflict", message));
-                }
-                Answer::Done { count: self.conclude(conclusions) }
-            }
+            Ask::Conclude { conclusions } => self.concluded(conclusions)?,
             Ask::Drain => {
                 self.drain();
                 self.drain_asked.push((session, stamp));
                 return Ok(None);
             }
         }))
+    }
+
+    /// Takes what the controllers conclude, if it is about what this node told them.
+    fn concluded(&mut self, conclusions: Conclusions) -> Result<Answer, Refusal> {
+        if conclusions.incarnation != self.queue.incarnation() {
+            let message = "the conclusions are about an earlier incarnation of the node";
+            return Err(Refusal::new("conflict", message));
+        }
+        Ok(Answer::Done { count: self.conclude(conclusions) })
     }
 
     pub(crate) fn answer(&mut self, session: SessionRef, stamp: u64, answer: &Answer) {

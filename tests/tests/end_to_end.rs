@@ -38,7 +38,7 @@ fn up_says_where_and_on_what_it_serves() {
     assert_eq!(file["pid"], up.pid());
     let workers = site.json(&["workers"]);
     assert_eq!((workers.as_array().map(Vec::len), &workers[0]["state"]), (Some(1), &json!("live")));
-    let expected = "host cpu pid state slots leased credits finished silent_ms backends";
+    let expected = "host cpu pid state slots leased credits finished silent_ms backends far";
     assert_eq!(keys(&workers[0]), expected.split(' ').collect());
     assert!(site.ok(&["workers", "--backends"]).contains("memory reset"), "each core says its backends");
     let status = site.json(&["status"]);
