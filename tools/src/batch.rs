@@ -159,7 +159,6 @@ impl Running<'_> {
             label: batch.label,
             want_outcome: batch.wait,
             arguments: Arguments { payload: &row.payload, attributes: &[] },
-            ..Submit::default()
         };
         self.open.insert(row.line);
         client.enqueue(&submit)?;
