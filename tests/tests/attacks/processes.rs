@@ -80,17 +80,17 @@ fn daemons_end_with_their_sandbox() {
     }
     let stage = stage();
     stage.attack("strict", "daemons answer").says(&["left daemons"]);
-    let told = stage.attack("bomb", "daemons exit");
+    let told = stage.attack("daemons", "daemons exit");
     told.ended(Status::Exit, &["exit status 7"]);
-    stage.is_gone("bomb");
-    stage.attack("bomb", "daemons crash").ended(Status::Killed, &["SIGABRT"]);
-    stage.is_gone("bomb");
+    stage.is_gone("daemons");
+    stage.attack("daemons", "daemons crash").ended(Status::Killed, &["SIGABRT"]);
+    stage.is_gone("daemons");
     // Those of an answered call live as long as their sandbox, in it and within its limits; no longer.
-    let told = stage.attack("bomb", "daemons answer");
+    let told = stage.attack("daemons", "daemons answer");
     told.says(&["left daemons"]);
-    assert!(stage.processes("bomb").len() >= 3, "this test looks at the right place");
-    stage.attack("bomb", "daemons exit").ended(Status::Exit, &[]);
-    stage.is_gone("bomb");
+    assert!(stage.processes("daemons").len() >= 3, "this test looks at the right place");
+    stage.attack("daemons", "daemons exit").ended(Status::Exit, &[]);
+    stage.is_gone("daemons");
     // By stdio as well: a call's process is gone, and what it left has no call's output in hand.
     let told = stage.attack("shell", "setsid sleep 1000 & sleep 1000 & echo done");
     told.says(&["done"]);

@@ -57,7 +57,7 @@ fn memory_of_the_kernel_is_the_functions_memory() {
     }
     let stage = stage();
     for how in ["pipe", "unix", "tcp"] {
-        let told = stage.attack("bomb", &format!("buffers {how} 300"));
+        let told = stage.attack("buffers", &format!("buffers {how} 300"));
         // Either it was stopped by a limit on the way, or it was killed.
         match told.status {
             Status::Memory => {}

@@ -187,6 +187,9 @@ impl Stage {
             ("peek", own("mallory", "30s")),
             ("strict", own("mallory", "30s") + "[sandbox]\ntier = \"strict\"\n"),
             ("bomb", of("tmp = \"1GiB\"\npids = 40")),
+            // One that is stopped on the way stays warm: nobody may wait for its end.
+            ("buffers", of("pids = 40")),
+            ("daemons", of("pids = 40")),
             ("granted", own("mallory", "30s") + &self.host.grants()),
             ("forker", of("pids = 40").replace("32MiB", "256MiB")),
             ("binder", own("mallory", "30s") + &self.host.grants()),
