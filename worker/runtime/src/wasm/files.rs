@@ -15,8 +15,10 @@
 use call::function::files::{FileGrants, parts};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::prctl::{get_pdeathsig, set_pdeathsig};
+use nix::sys::signal::{Signal, raise};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
-use nix::unistd::{Gid, Uid, geteuid, setfsgid, setfsuid};
+use nix::unistd::{Gid, Pid, Uid, geteuid, getppid, setfsgid, setfsuid};
 use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -159,12 +161,25 @@ fn as_nobody<T>(with: impl FnOnce() -> T) -> T {
         return with();
     }
     // Of this thread only. The group first and last: changing it is a right of root's.
+    let (parent, follows) = (getppid(), get_pdeathsig().ok().flatten());
     let group = setfsgid(Gid::from_raw(NOBODY));
     let user = setfsuid(Uid::from_raw(NOBODY));
     let result = with();
     setfsuid(user);
     setfsgid(group);
+    follow(parent, follows);
     result
+}
+
+/// The kernel forgets by which signal a thread follows its parent as soon as the thread's user changes; without it a core
+/// would outlive its worker.
+fn follow(parent: Pid, signal: Option<Signal>) {
+    let Some(signal) = signal else { return };
+    // A core without it is worse than no core.
+    set_pdeathsig(signal).expect("a valid signal");
+    if getppid() != parent {
+        let _ = raise(signal);
+    }
 }
 
 /// Descriptors that all guests of a core have open together.
@@ -297,5 +312,21 @@ mod tests {
         let mut many = Table::new(&Budget::new(u32::MAX));
         assert!((0..OPEN_MAX).all(|number| many.insert(null(), Kind::Directory) == Ok(number)));
         assert_eq!(many.insert(null(), Kind::Directory), Err(Errno::EMFILE));
+    }
+
+    #[test]
+    fn a_look_up_as_nobody_keeps_the_signal_by_which_the_parent_is_followed() {
+        if !geteuid().is_root() {
+            eprintln!("SKIPPED: only root looks names up as nobody");
+            return;
+        }
+        set_pdeathsig(Signal::SIGUSR2).unwrap();
+        setfsuid(Uid::from_raw(NOBODY));
+        setfsuid(Uid::from_raw(0));
+        assert_eq!(get_pdeathsig(), Ok(None), "if the kernel kept it, nothing would have to be done");
+        set_pdeathsig(Signal::SIGUSR2).unwrap();
+        as_nobody(|| ());
+        assert_eq!(get_pdeathsig(), Ok(Some(Signal::SIGUSR2)));
+        set_pdeathsig(None).unwrap();
     }
 }
