@@ -23,7 +23,8 @@ const ON_THE_WAY: u64 = 32 << 10;
 /// How often the node's count is looked at while too many are on their way.
 pub const LOOK: Duration = Duration::from_millis(5);
 /// At a fixed rate, calls of this time leave in one write, unless verdicts come before: a write for each call would
-/// keep the node from the CPU that it shares with this client. It counts as latency.
+/// keep the node from the CPU that it shares with this client. It counts as latency. With 50 us this client, in real-time
+/// priority, took 25 of every 90 us from the node.
 pub const COALESCE: Duration = Duration::from_micros(150);
 /// Room for what is read: twice a frame with the verdicts of all that is in flight.
 const INPUT_BYTES: usize = 1 << 20;
