@@ -139,11 +139,11 @@ impl Counters {
     /// CPU time with the slices that run now: never less than the last time. Right as long as a sandbox uses less than
     /// half of the modulus (26 days of one CPU) between two readings.
     fn cpu_ns(&self, index: u32) -> u64 {
-        let word = self.word(index, RAN).load(Ordering::Acquire);
-        // Asked for after the reading: a slice that is in it began before now.
+        let ran = self.word(index, RAN);
         let settled = &self.settled[index as usize];
         let before = settled.load(Ordering::Relaxed);
-        let cpu_ns = before + grown(before, cpu_ns_of(word, now_ns()));
+        let (word, now) = at_one_time(|| ran.load(Ordering::Acquire), now_ns);
+        let cpu_ns = before + grown(before, cpu_ns_of(word, now));
         settled.fetch_max(cpu_ns, Ordering::Relaxed).max(cpu_ns)
     }
 
@@ -153,6 +153,20 @@ impl Counters {
         // SAFETY: the mapping is of `rows` rows and as long-lived as `self`, page-aligned and so is the word 8-aligned.
         // Everyone changes it by atomic instructions only; atomic loads of 8 bytes do not write on 64-bit machines.
         unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().add(offset).cast()) }
+    }
+}
+
+/// A word and a time at which it was so. This thread may lose its CPU between the two: a slice that ended meanwhile would
+/// be counted up to the later time, and what was settled once is never taken back.
+fn at_one_time(word: impl Fn() -> u64, clock: impl Fn() -> u64) -> (u64, u64) {
+    let mut first = word();
+    loop {
+        let now = clock();
+        let again = word();
+        if again == first {
+            return (first, now);
+        }
+        first = again;
     }
 }
 
@@ -173,6 +187,7 @@ fn grown(before: u64, part: u64) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::cell::Cell;
 
     /// As `account.bpf.c` changes the word.
     fn begin(word: &mut u64, now: u64) {
@@ -214,6 +229,26 @@ mod tests {
                 prop_assert_eq!(read, whole);
             }
         }
+    }
+
+    /// The reader loses its CPU after it read the word, and the only slice ends meanwhile.
+    #[test]
+    fn a_reader_that_is_held_up_counts_no_slice_past_its_end() {
+        let (word, held_up) = (Cell::new(0), Cell::new(false));
+        let change = |how: fn(&mut u64, u64), now| {
+            let mut changed = word.get();
+            how(&mut changed, now);
+            word.set(changed);
+        };
+        change(begin, 1000);
+        let clock = || {
+            if !held_up.replace(true) {
+                change(end, 1100);
+            }
+            500_000
+        };
+        let (read, now) = at_one_time(|| word.get(), clock);
+        assert_eq!(cpu_ns_of(read, now), 100);
     }
 
     #[test]
