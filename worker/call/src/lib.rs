@@ -14,8 +14,10 @@ pub mod outcome;
 pub mod function;
 pub mod manifest;
 pub mod admin;
+pub mod filter;
 
 pub use body::{Arguments, Attribute, Verdict, VerdictCode};
+pub use filter::Filter;
 pub use frame::{Frame, FrameError, Header, Kind};
 pub use function::{FunctionSpec, SpecError};
 pub use ids::{CallId, CallKey, Epoch, FunctionId};
