@@ -163,6 +163,15 @@ impl<D: Driver> Node<D> {
                 let only = call.map(|text| text.parse()).transpose()?;
                 self.redrive_asked(function.as_deref(), only)?
             }
+            Ask::Cancel { call, wait_ms } => {
+                return self.cancel_asked(session, stamp, call.parse()?, wait_ms);
+            }
+            Ask::Retry { call } => self.retry_asked(call.parse()?)?,
+            Ask::Purge { function, call } => {
+                let only = call.map(|text| text.parse()).transpose()?;
+                self.purge_asked(function.as_deref(), only)?
+            }
+            Ask::Pause { whose, paused } => Answer::Done { count: self.set_pause(whose, paused)? },
             Ask::Workers => Answer::Workers(self.core_states()),
             Ask::Region => Answer::Region(self.region_state()),
             Ask::Matrix { matrix } => self.matrix_published(matrix)?,
@@ -219,7 +228,7 @@ impl<D: Driver> Node<D> {
         }
     }
 
-    fn deployed(&self, name: &str) -> Result<FunctionRef, Refusal> {
+    pub(crate) fn deployed(&self, name: &str) -> Result<FunctionRef, Refusal> {
         self.catalog.named(name).ok_or_else(|| Refusal::no_function(name))
     }
 
@@ -266,7 +275,7 @@ impl<D: Driver> Node<D> {
         count
     }
 
-    fn call_asked(
+    pub(crate) fn call_asked(
         &mut self,
         session: SessionRef,
         stamp: u64,
@@ -293,19 +302,27 @@ impl<D: Driver> Node<D> {
         }
     }
 
-    fn call_answer(&self, call: CallId) -> Result<Answer, Refusal> {
+    pub(crate) fn call_answer(&self, call: CallId) -> Result<Answer, Refusal> {
         let view = self.queue.find(call).ok_or_else(|| unknown(call))?;
         Ok(Answer::Call(self.call_state(&view)))
     }
 
-    fn dead_letters(&self, function: Option<&str>, limit: usize) -> Result<Vec<durableq::CallRef>, Refusal> {
+    pub(crate) fn dead_letters(
+        &self,
+        function: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<durableq::CallRef>, Refusal> {
         let of = function.map(|name| self.queued(name)).transpose()?;
         let mut calls = Vec::new();
         self.queue.dead_letters(of, limit, &mut calls);
         Ok(calls)
     }
 
-    fn redrive_asked(&mut self, function: Option<&str>, only: Option<CallId>) -> Result<Answer, Refusal> {
+    pub(crate) fn redrive_asked(
+        &mut self,
+        function: Option<&str>,
+        only: Option<CallId>,
+    ) -> Result<Answer, Refusal> {
         let calls = match only {
             Some(only) => self.queue.number(only).into_iter().collect(),
             None => self.dead_letters(function, usize::MAX)?,
@@ -396,6 +413,7 @@ impl<D: Driver> Node<D> {
                 leased: depth.leased.into(),
                 dead: depth.dead.into(),
                 oldest_due_ms: overdue_ms(depth.oldest_due, now),
+                paused: self.paused_by(FunctionRef(function.0)).into(),
             })
         });
         states.collect()

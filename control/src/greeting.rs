@@ -195,6 +195,7 @@ impl<D: Driver> Node<D> {
         self.buried.remove(&function);
         self.scheduler.step(Input::Function { function, version, concurrency }, &mut self.effects);
         self.shape_new(function);
+        self.pause_as_said(function);
         if self.queue.has_due(known) {
             self.due(function);
         }

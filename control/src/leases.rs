@@ -3,9 +3,10 @@
 use crate::node::Node;
 use crate::schedule::defaults;
 use crate::session::SessionRef;
-use call::{Status, Usage};
+use call::frame::{Header, Kind};
+use call::{CallId, Status, Usage};
 use driver::Driver;
-use durableq::{Fate, HolderRef};
+use durableq::{Cancel, Fate, HolderRef, NotLeased};
 use scheduler::{CallRef, CoreRef, FunctionRef, Input};
 
 impl<D: Driver> Node<D> {
@@ -16,12 +17,13 @@ impl<D: Driver> Node<D> {
         }
         let spec = &self.catalog.get(function).expect("dispatched calls are of deployed functions").spec;
         let (at, holder) = (durableq::CallRef(call.0), HolderRef(core.0));
-        let Some(lease) = self.queue.lease(at, holder, &defaults(spec)) else {
-            // The log has stopped: what runs now could not be settled.
-            self.queue.give_back(at);
-            self.scheduler.step(Input::NotSent { call }, &mut self.effects);
-            self.stalled = true;
-            return;
+        let lease = match self.queue.lease(at, holder, &defaults(spec)) {
+            Ok(lease) => lease,
+            Err(why) => {
+                self.scheduler.step(Input::NotSent { call }, &mut self.effects);
+                self.stalled = why == NotLeased::Stopped;
+                return;
+            }
         };
         let entry = self.workers.core_mut(core).expect("dispatched to a core that is up");
         entry.leased += 1;
@@ -65,9 +67,7 @@ impl<D: Driver> Node<D> {
             let function = FunctionRef(settled.function.0);
             self.count_failure(function, 0);
             self.accounts.executed(function, Status::WorkerLost, &Usage::default());
-            if settled.fate == Fate::Dead {
-                self.accounts.ended(function, Status::WorkerLost);
-            }
+            self.count_lost_end(function, settled.fate);
         }
         if calls > 0 {
             let who = if lost.far {
@@ -77,6 +77,34 @@ impl<D: Driver> Node<D> {
             };
             self.note(&format!("{who} is gone ({why}): {calls} calls run again"));
         }
+    }
+
+    /// The lease of a call was lost, and that was its end.
+    pub(crate) fn count_lost_end(&mut self, function: FunctionRef, fate: Fate) {
+        match fate {
+            Fate::Dead => self.accounts.ended(function, Status::WorkerLost),
+            Fate::Cancelled => self.accounts.ended(function, Status::Cancelled),
+            Fate::Done | Fate::Retry { .. } | Fate::Failed | Fate::Again => {}
+        }
+    }
+
+    /// Cancels a call: one that waits has ended, one that runs is stopped by its core. `false` if it is not pending.
+    pub(crate) fn cancel(&mut self, call: CallId) -> bool {
+        let mut blocks = self.disk.lend(&mut self.driver);
+        match self.queue.cancel(&mut blocks, call) {
+            None => return false,
+            Some(Cancel::Ended { function }) => {
+                self.accounts.ended(FunctionRef(function.0), Status::Cancelled);
+            }
+            Some(Cancel::Running { function, holder, epoch }) => {
+                let function = self.queue.function_id(function);
+                let session =
+                    self.workers.core(CoreRef(holder.0)).expect("who holds a lease is connected").session;
+                let cancel = Header { call, function, stamp: epoch.0, ..Header::new(Kind::Cancel) };
+                self.sessions.send_parts(&mut self.driver, session, &cancel.encode(&[]), &[]);
+            }
+        }
+        true
     }
 
     /// Cores that were not heard of for a lease's time.

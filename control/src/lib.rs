@@ -22,6 +22,7 @@ mod drain;
 pub mod regions;
 mod catalog;
 mod answers;
+mod orders;
 mod inquiry;
 pub mod stats;
 mod utilization;

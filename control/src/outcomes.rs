@@ -39,8 +39,10 @@ impl<D: Driver> Node<D> {
         self.load.ran(CoreRef(settled.holder.0), &usage);
         let function = FunctionRef(settled.function.0);
         self.accounts.executed(function, status, &usage);
-        if matches!(settled.fate, Fate::Done | Fate::Failed | Fate::Dead) {
-            self.accounts.ended(function, status);
+        match settled.fate {
+            Fate::Done | Fate::Failed | Fate::Dead => self.accounts.ended(function, status),
+            Fate::Cancelled => self.accounts.ended(function, Status::Cancelled),
+            Fate::Retry { .. } | Fate::Again => {}
         }
         if status == Status::BackPressure {
             self.shapes.pressed(function, reply.stderr, self.driver.now());
@@ -54,7 +56,7 @@ impl<D: Driver> Node<D> {
                 deployed.completed += 1;
                 deployed.cpu_ns += usage.cpu_ns;
             }
-        } else {
+        } else if !matches!(status, Status::Cancelled | Status::Again) {
             self.count_failure(function, usage.cpu_ns);
         }
     }
@@ -112,7 +114,8 @@ impl<D: Driver> Node<D> {
 /// What gates make of a status.
 pub(crate) fn how(status: Status) -> How {
     match status {
-        Status::Ok => How::Ok,
+        // The last two say nothing against the function.
+        Status::Ok | Status::Cancelled | Status::Again => How::Ok,
         Status::BackPressure => How::BackPressure,
         _ => How::Failed,
     }
@@ -124,6 +127,8 @@ pub(crate) fn explanation(status: Status) -> &'static str {
         Status::Ok => "the outcome is not kept any more",
         Status::WorkerLost => "every worker that ran the call was lost",
         Status::Forbidden => "the data of the call may not flow to the function: see its labels",
+        Status::Cancelled => "the call was cancelled",
+        Status::Expired => "the call had not begun when its time to live was over",
         Status::Unavailable => "the function was deleted while the call was pending",
         _ => "the call failed; its last outcome is not kept any more",
     }

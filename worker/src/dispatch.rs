@@ -17,7 +17,7 @@ use crate::plan::SLICE;
 use crate::slots::{Refusal, State};
 use call::body::ArchivedArguments;
 use call::time::nanos;
-use call::{Frame, Instant, Status};
+use call::{CallId, Epoch, Frame, Instant, Status};
 use driver::Driver;
 use runtime::{Progress, Runtime, SlotId};
 use std::collections::VecDeque;
@@ -226,6 +226,30 @@ impl<D: Driver, R: Runtime> Core<D, R> {
                 }
                 State::Running | State::Waiting => self.time_out(slot, now),
                 state => unreachable!("a slot with an alarm is {state:?}"),
+            }
+        }
+    }
+
+    /// The node cancels a call. One that has ended meanwhile, or was never here, is left.
+    pub(crate) fn cancel(&mut self, call: CallId, epoch: Epoch) {
+        let Some(slot) = self.slots.find(call, epoch) else { return };
+        self.queues.long.remove(slot);
+        self.queues.alarms.remove(slot);
+        let held = self.slots.get_mut(slot);
+        match held.state {
+            State::Parked => {
+                self.queues.short.retain(|other| *other != slot);
+                self.parking.leave(slot);
+                self.refuse(slot, Refusal::Cancelled);
+            }
+            State::Waiting => {
+                held.ran_until = self.driver.now();
+                self.runtime.stop(slot, Status::Cancelled);
+                self.ended(slot);
+            }
+            _ => {
+                self.runtime.stop(slot, Status::Cancelled);
+                self.ended(slot);
             }
         }
     }

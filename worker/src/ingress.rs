@@ -76,6 +76,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
                 self.functions.retire(frame.function());
                 self.runtime.retire(frame.function());
             }
+            Kind::Cancel if up => self.cancel(frame.call(), frame.epoch()),
             Kind::Drain if up => self.drain(),
             Kind::Hello if !up => self.greeted(frame),
             kind => self.misunderstood(&format!("a frame of kind {kind:?} where a node sends none")),

@@ -1,7 +1,7 @@
 //! The core's slots: which lease is in which, and how far it has come. All memory is taken in `new`.
 
 use call::frame::{FrameError, Header, Kind};
-use call::{Frame, Instant, Label, Status, Usage};
+use call::{CallId, Epoch, Frame, Instant, Label, Status, Usage};
 use runtime::SlotId;
 use std::fmt;
 use std::time::Duration;
@@ -36,6 +36,8 @@ pub(crate) enum Refusal {
         /// Of the function.
         function: Label,
     },
+    /// It was cancelled before its turn came.
+    Cancelled,
 }
 
 impl Refusal {
@@ -44,6 +46,7 @@ impl Refusal {
         match self {
             Refusal::Malformed(_) => Status::Unavailable,
             Refusal::Label { .. } => Status::Forbidden,
+            Refusal::Cancelled => Status::Cancelled,
         }
     }
 }
@@ -56,6 +59,7 @@ impl fmt::Display for Refusal {
             Refusal::Label { data, function } => {
                 write!(f, "data of {data} may not flow to a function of {function}")
             }
+            Refusal::Cancelled => f.write_str("the call was cancelled before it began"),
         }
     }
 }
@@ -156,6 +160,15 @@ impl Slots {
 
     pub fn get_mut(&mut self, id: SlotId) -> &mut Slot {
         &mut self.slots[id.0 as usize]
+    }
+
+    /// The slot of the call with this lease, if it has not ended. Looks at all of them: it is seldom asked.
+    pub fn find(&self, call: CallId, epoch: Epoch) -> Option<SlotId> {
+        let is = |slot: &Slot| {
+            let begun_or_parked = matches!(slot.state, State::Parked | State::Running | State::Waiting);
+            begun_or_parked && slot.lease.call == call && slot.lease.stamp == epoch.0
+        };
+        self.slots.iter().position(is).map(|at| SlotId(at as u32))
     }
 
     /// Slots in all.

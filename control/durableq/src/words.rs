@@ -159,10 +159,38 @@ pub struct Lease<'a> {
     pub due_at: WallTime,
 }
 
+/// Why an offered call is not leased. The queue has taken it back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotLeased {
+    /// The log has stopped: what runs now could not be settled.
+    Stopped,
+    /// It was cancelled, or its function is paused.
+    Withdrawn,
+}
+
+/// What became of a call that was to be cancelled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cancel {
+    /// It has ended.
+    Ended {
+        /// Of this function.
+        function: FunctionRef,
+    },
+    /// It runs: its core is to be told.
+    Running {
+        /// Of this function.
+        function: FunctionRef,
+        /// Who runs it.
+        holder: HolderRef,
+        /// Of its lease.
+        epoch: Epoch,
+    },
+}
+
 /// An outcome, or the loss of a lease, took effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settled {
-    /// The call. If `fate` is [`Fate::Done`] or [`Fate::Failed`], the number is free from now on.
+    /// The call. If `fate` is [`Fate::Done`], [`Fate::Failed`] or [`Fate::Cancelled`], the number is free from now on.
     pub call: CallRef,
     /// Its id.
     pub id: CallId,
@@ -191,6 +219,8 @@ pub enum Fate {
     Dead,
     /// It failed and has ended: its submit says [`call::frame::flag::ONCE`].
     Failed,
+    /// It was cancelled while it ran, and has ended.
+    Cancelled,
     /// The lease was lost without a word of the call: it is due again at once.
     Again,
 }
@@ -275,6 +305,8 @@ pub struct Counters {
     pub retried: u64,
     /// Calls that went to the dead letters.
     pub dead: u64,
+    /// Calls that were cancelled.
+    pub cancelled: u64,
     /// Dead letters dropped because there were too many.
     pub dead_dropped: u64,
     /// Leases lost with their holder.

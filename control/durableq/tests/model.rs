@@ -3,8 +3,8 @@
 
 mod world;
 
-use call::Status;
-use durableq::HolderRef;
+use call::{CallId, Status};
+use durableq::{HolderRef, State};
 use proptest::prelude::*;
 use world::{World, limits};
 
@@ -25,6 +25,10 @@ enum Op {
     Late,
     Redrive { pick: usize },
     Bury { pick: usize },
+    Cancel { pick: usize },
+    Pause { of: usize, paused: bool },
+    Hurry { pick: usize },
+    Purge { pick: usize },
     DiskFull { full: bool },
     Crash,
     WriteError,
@@ -51,6 +55,10 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Late),
         1 => any::<usize>().prop_map(|pick| Op::Redrive { pick }),
         1 => any::<usize>().prop_map(|pick| Op::Bury { pick }),
+        3 => any::<usize>().prop_map(|pick| Op::Cancel { pick }),
+        1 => (0..3usize, any::<bool>()).prop_map(|(of, paused)| Op::Pause { of, paused }),
+        1 => any::<usize>().prop_map(|pick| Op::Hurry { pick }),
+        1 => any::<usize>().prop_map(|pick| Op::Purge { pick }),
         1 => prop::bool::weighted(0.3).prop_map(|full| Op::DiskFull { full }),
         2 => Just(Op::Crash),
         1 => Just(Op::WriteError),
@@ -75,11 +83,7 @@ fn apply(world: &mut World, op: &Op) {
         Op::Poll { of } => {
             world.poll(of);
         }
-        Op::GiveBack { pick } if !world.offered.is_empty() => {
-            let at = world.offered.swap_remove(pick % world.offered.len());
-            world.queue.give_back(at);
-        }
-        Op::GiveBack { .. } => {}
+        Op::GiveBack { pick } => world.give_back(pick),
         Op::Lease { pick, holder } => {
             world.lease(pick, HolderRef(holder));
         }
@@ -95,6 +99,14 @@ fn apply(world: &mut World, op: &Op) {
         Op::Late => world.late_outcomes(),
         Op::Redrive { pick } => redrive(world, pick),
         Op::Bury { pick } => bury(world, pick),
+        Op::Cancel { pick } => {
+            if let Some(call) = known(world, pick) {
+                world.cancel(call);
+            }
+        }
+        Op::Pause { of, paused } => world.pause(of, paused),
+        Op::Hurry { pick } => hurry(world, pick),
+        Op::Purge { pick } => purge(world, pick),
         Op::DiskFull { full } => world.disk.full = full,
         Op::Crash => world.crash(),
         Op::WriteError => {
@@ -107,12 +119,16 @@ fn apply(world: &mut World, op: &Op) {
     }
 }
 
+/// One of the calls that the queue knows.
+fn known(world: &World, pick: usize) -> Option<CallId> {
+    let known: Vec<CallId> =
+        world.ledger.keys().copied().filter(|id| world.queue.find(*id).is_some()).collect();
+    (!known.is_empty()).then(|| known[pick % known.len()])
+}
+
 fn resubmit(world: &mut World, pick: usize) {
-    let live: Vec<_> = world.ledger.iter().filter(|(id, _)| world.queue.find(**id).is_some()).collect();
-    if live.is_empty() {
-        return;
-    }
-    let entry = live[pick % live.len()].1.clone();
+    let Some(call) = known(world, pick) else { return };
+    let entry = world.ledger[&call].clone();
     let mut bytes = call::frame::FrameBuf::new();
     bytes.extend_from_slice(&entry.frame);
     let of = (0..3).find(|of| world::function(*of) == world::frame(&bytes).function()).expect("one of three");
@@ -132,7 +148,7 @@ fn redrive(world: &mut World, pick: usize) {
     let id = world.queue.view(at).expect("listed").id;
     assert!(world.queue.redrive(&mut world.memory, at));
     let entry = world.ledger.get_mut(&id).expect("submitted");
-    (entry.dead, entry.told_end) = (false, false);
+    (entry.dead, entry.told_end, entry.status) = (false, false, None);
     world.settle_disk();
     // Until that is on disk, a crash may make it a dead letter again.
     world.ledger.get_mut(&id).expect("submitted").ended = !world.queue.is_settled();
@@ -150,7 +166,30 @@ fn bury(world: &mut World, pick: usize) {
     let id = world.queue.view(at).expect("listed").id;
     assert!(world.queue.bury(&mut world.memory, at, Status::Unavailable));
     let entry = world.ledger.get_mut(&id).expect("submitted");
-    (entry.ended, entry.dead) = (true, true);
+    (entry.ended, entry.dead, entry.status) = (true, true, Some(Status::Unavailable));
+}
+
+/// Ends the wait of a call that is to be tried again.
+fn hurry(world: &mut World, pick: usize) {
+    let Some(call) = known(world, pick) else { return };
+    let view = world.queue.find(call).expect("known");
+    let waits = view.state == State::Scheduled && view.status.is_some();
+    let Some(at) = world.queue.number(call) else { return };
+    assert_eq!(world.queue.hurry(&mut world.memory, at), waits);
+    if waits {
+        assert_eq!(world.queue.find(call).expect("known").state, State::Due);
+    }
+}
+
+/// Forgets a dead letter.
+fn purge(world: &mut World, pick: usize) {
+    let Some(call) = known(world, pick) else { return };
+    let dead = world.queue.find(call).expect("known").state == State::Dead;
+    let Some(at) = world.queue.number(call) else { return };
+    assert_eq!(world.queue.purge(&mut world.memory, at), dead);
+    if dead {
+        assert_eq!(world.queue.find(call).expect("known").state, State::Done);
+    }
 }
 
 proptest! {

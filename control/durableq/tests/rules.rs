@@ -318,7 +318,11 @@ fn old_calls_move_so_that_the_log_stays_short() {
     world.settle_disk();
     let at = world.queue.number(dead).expect("pending");
     assert!(world.queue.bury(&mut world.memory, at, Status::Unavailable));
-    world.ledger.get_mut(&dead).map(|entry| (entry.ended, entry.dead) = (true, true)).expect("submitted");
+    world
+        .ledger
+        .get_mut(&dead)
+        .map(|entry| (entry.ended, entry.dead, entry.status) = (true, true, Some(Status::Unavailable)))
+        .expect("submitted");
     for _ in 0..400 {
         world.submit(0, 0, 3000, false);
         world.settle_disk();
@@ -359,7 +363,11 @@ fn the_oldest_dead_letters_make_room() {
     for id in &ids {
         let at = world.queue.number(*id).expect("pending");
         assert!(world.queue.bury(&mut world.memory, at, Status::Unavailable));
-        world.ledger.get_mut(id).map(|entry| (entry.ended, entry.dead) = (true, true)).expect("submitted");
+        world
+            .ledger
+            .get_mut(id)
+            .map(|entry| (entry.ended, entry.dead, entry.status) = (true, true, Some(Status::Unavailable)))
+            .expect("submitted");
     }
     world.settle_disk();
     let counters = world.queue.counters();

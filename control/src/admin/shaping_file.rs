@@ -2,7 +2,7 @@
 
 use crate::datadir::write_durably;
 use crate::start::StartError;
-use call::admin::{DownstreamSpec, QuotaChange, Shaping, TenantSpec};
+use call::admin::{DownstreamSpec, QuotaChange, Shaping, TenantSpec, Whose};
 use std::io;
 use std::path::PathBuf;
 
@@ -75,8 +75,19 @@ impl ShapingFile {
         self.write(next)
     }
 
+    /// Whose calls are held.
+    pub fn pause(&mut self, whose: &Whose, paused: bool) -> Result<(), ShapingError> {
+        let mut next = self.contents.clone();
+        match paused {
+            true => next.paused.insert(whose.clone()),
+            false => next.paused.remove(whose),
+        };
+        self.write(next)
+    }
+
     fn write(&mut self, next: Shaping) -> Result<(), ShapingError> {
-        let most = next.quotas.len().max(next.tenants.len()).max(next.downstreams.len());
+        let most =
+            next.quotas.len().max(next.tenants.len()).max(next.downstreams.len()).max(next.paused.len());
         if most > ENTRIES_MAX {
             return Err(ShapingError::Full(ENTRIES_MAX));
         }

@@ -101,9 +101,9 @@ impl<D: Driver> Node<D> {
             let function = FunctionRef(settled.function.0);
             self.count_failure(function, 0);
             self.accounts.executed(function, Status::WorkerLost, &Usage::default());
-            if settled.fate == Fate::Dead {
-                self.accounts.ended(function, Status::WorkerLost);
-            }
+            self.count_lost_end(function, settled.fate);
+        } else if settled.fate == Fate::Cancelled {
+            self.accounts.ended(FunctionRef(settled.function.0), Status::Cancelled);
         }
     }
 

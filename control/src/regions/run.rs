@@ -54,6 +54,21 @@ impl<D: Driver> Node<D> {
         max
     }
 
+    /// A home cancels a call that it leased. One that runs is stopped by its core; one that waits here runs first, or
+    /// goes home unbegun: its home knows that it must not run again.
+    pub(super) fn cancel_pulled(&mut self, frame: &Frame<'_>) {
+        if self.regions.pulled.running(frame.call(), frame.epoch()).is_none() {
+            return;
+        }
+        let header: &[u8; HEADER_BYTES] = frame.bytes().try_into().expect("a cancel is a header");
+        // To all: a core that does not run it leaves it.
+        let near: Vec<SessionRef> =
+            self.workers.cores().filter(|(_, core)| !core.far).map(|(_, core)| core.session).collect();
+        for session in near {
+            self.sessions.send_parts(&mut self.driver, session, header, &[]);
+        }
+    }
+
     /// Whether pulled calls of a function wait for the scheduler.
     pub(crate) fn has_pulled(&self, function: FunctionRef) -> bool {
         self.regions.pulled.has_waiting(function)

@@ -126,6 +126,34 @@ pub enum Ask {
         /// Only this call.
         call: Option<String>,
     },
+    /// Cancel a call: one that waits ends at once, one that runs is stopped by its core. Answered with the call, when it
+    /// has ended or after this long.
+    Cancel {
+        /// Its id.
+        call: String,
+        /// Wait for its end for so long, ms; 0 for at once.
+        wait_ms: u64,
+    },
+    /// Run a call again at once: a dead letter, or one that waits to be tried again.
+    Retry {
+        /// Its id.
+        call: String,
+    },
+    /// Forget dead letters for good.
+    Purge {
+        /// Only of this function.
+        function: Option<String>,
+        /// Only this call.
+        call: Option<String>,
+    },
+    /// Hold the calls of a function, or of all functions of a tenant, or let them run again; it is on disk already. Calls
+    /// are accepted meanwhile, and those that run go on.
+    Pause {
+        /// What.
+        whose: Whose,
+        /// Whether it is held.
+        paused: bool,
+    },
     /// All worker cores.
     Workers,
     /// This node as a region: what waits, what is free, whom it pulls from.
@@ -186,6 +214,16 @@ pub enum Ask {
     Drain,
 }
 
+/// Whose calls an operator speaks of.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Whose {
+    /// A function's: namespace and name.
+    Function(String),
+    /// A tenant's: those of all its functions.
+    Tenant(String),
+}
+
 /// The answer to an [`Ask`].
 #[expect(clippy::large_enum_variant, reason = "one at a time, and never many in a list")]
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -209,7 +247,7 @@ pub enum Answer {
     Function(FunctionState),
     /// To [`Ask::Functions`].
     Functions(Vec<FunctionState>),
-    /// To [`Ask::Call`].
+    /// To [`Ask::Call`], [`Ask::Cancel`] and [`Ask::Retry`].
     Call(CallState),
     /// To [`Ask::Queues`].
     Queues(Vec<QueueState>),
@@ -378,6 +416,9 @@ pub struct QueueState {
     pub dead: u64,
     /// How long the oldest due call is overdue, ms.
     pub oldest_due_ms: u64,
+    /// Whose pause holds its calls: `function`, `tenant`; empty if they run.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub paused: String,
 }
 
 /// A backend whose text begins so is not in force yet; what is will be told within seconds.

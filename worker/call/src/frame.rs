@@ -12,7 +12,7 @@
 //! | 12 | 4 | CRC-32C | of bytes 0..12, 16..64 and the body; of the header alone if the body is sealed |
 //! | 16 | 16 | call | [`CallId`] |
 //! | 32 | 8 | function | [`FunctionId`] |
-//! | 40 | 8 | stamp | submit: start time; lease, outcome, return, done, dead, redrive: epoch; retry: executions that failed, and above 32 bits those that met back-pressure; credit: slots granted in all; publish, retire, ready: version; incarnation: its number; ask, answer: correlation |
+//! | 40 | 8 | stamp | submit: start time; lease, outcome, return, cancel, done, dead, redrive: epoch; retry: executions that failed, and above 32 bits those that met back-pressure; credit: slots granted in all; publish, retire, ready: version; incarnation: its number; ask, answer: correlation |
 //! | 48 | 8 | deadline | submit, lease: deadline; retry: not before |
 //! | 56 | 1 | level | submit, lease: criticality; outcome, return, done, retry, dead, ready: [`Status`] |
 //! | 57 | 1 | label | submit: [`Label`] of its arguments; otherwise zero |
@@ -88,6 +88,9 @@ pub enum Kind {
     /// Region to node: a lease comes back. `level`: [`Status::Ok`] if the call was not begun, and does not count as a
     /// delivery; [`Status::WorkerLost`] if its core was lost. No body.
     Return = 13,
+    /// Node to core: stop this call, whose lease has this epoch, and report it as [`Status::Cancelled`]; one that has
+    /// ended stays as it is. Node to region: the same. No body.
+    Cancel = 14,
 
     /// Log only: the call has ended. Body: the outcome frame, sealed, if the client wanted it.
     Done = 32,
@@ -103,7 +106,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 19] = [
         Kind::Hello,
         Kind::Submit,
         Kind::Verdicts,
@@ -117,6 +120,7 @@ impl Kind {
         Kind::Answer,
         Kind::Drain,
         Kind::Return,
+        Kind::Cancel,
         Kind::Done,
         Kind::Retry,
         Kind::Dead,
@@ -127,8 +131,8 @@ impl Kind {
     /// From its number.
     pub fn from_wire(number: u8) -> Option<Kind> {
         let index = match number {
-            1..=13 => number - 1,
-            32..=36 => number - 32 + 13,
+            1..=14 => number - 1,
+            32..=36 => number - 32 + 14,
             _ => return None,
         };
         Some(Kind::ALL[usize::from(index)])
@@ -153,6 +157,7 @@ impl Kind {
                 | Kind::Retire
                 | Kind::Drain
                 | Kind::Return
+                | Kind::Cancel
                 | Kind::Retry
                 | Kind::Redrive
                 | Kind::Incarnation

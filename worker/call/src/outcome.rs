@@ -37,11 +37,17 @@ pub enum Status {
     BackPressure = 13,
     /// The label of the call's arguments does not flow to the function's: it never ran, and will not.
     Forbidden = 14,
+    /// It was cancelled: before it ran, or its worker stopped it. Final, and no failure.
+    Cancelled = 15,
+    /// It had not begun when its time to live was over.
+    Expired = 16,
+    /// The function gave the call back and said when to try again: see [`again`]. No failure.
+    Again = 17,
 }
 
 impl Status {
     /// All, in the order of their numbers.
-    pub const ALL: [Status; 15] = [
+    pub const ALL: [Status; 18] = [
         Status::Ok,
         Status::Exit,
         Status::Trap,
@@ -57,6 +63,9 @@ impl Status {
         Status::Syscall,
         Status::BackPressure,
         Status::Forbidden,
+        Status::Cancelled,
+        Status::Expired,
+        Status::Again,
     ];
 
     /// From its number on the wire.
@@ -87,6 +96,9 @@ impl Status {
             Status::Syscall => "syscall",
             Status::BackPressure => "back-pressure",
             Status::Forbidden => "forbidden",
+            Status::Cancelled => "cancelled",
+            Status::Expired => "expired",
+            Status::Again => "again",
         }
     }
 }
@@ -165,6 +177,6 @@ mod tests {
             assert_eq!(Status::from_wire(number as u8), Some(status));
             assert_eq!(serde_json::to_value(status).unwrap(), status.name());
         }
-        assert_eq!(Status::from_wire(15), None);
+        assert_eq!(Status::from_wire(18), None);
     }
 }

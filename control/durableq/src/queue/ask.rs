@@ -124,6 +124,6 @@ fn state(call: &Call) -> State {
         Place::Offered => State::Offered,
         Place::Leased => State::Leased(call.holder, call.epoch),
         Place::Dead => State::Dead,
-        Place::Ending | Place::Free => State::Done,
+        Place::Ending | Place::Husk | Place::Free => State::Done,
     }
 }

@@ -6,6 +6,7 @@
 mod submit;
 mod offer;
 mod settle;
+mod withdraw;
 mod record;
 mod replay;
 mod ask;

@@ -2,7 +2,7 @@
 
 use super::DurableQ;
 use crate::table::calls::{Place, flag};
-use crate::words::{CallRef, Defaults, FunctionRef, HolderRef, Lease, Offer};
+use crate::words::{CallRef, Defaults, FunctionRef, HolderRef, Lease, NotLeased, Offer};
 use call::frame::flag::{SEALED_BODY, WANT_OUTCOME};
 use call::{Epoch, Frame, Header, Kind, WallTime};
 
@@ -14,12 +14,13 @@ impl DurableQ {
 
     /// Whether a function has due calls that are not with the scheduler.
     pub fn has_due(&self, function: FunctionRef) -> bool {
-        self.log.is_live() && self.functions[function].due.len > 0
+        let of = &self.functions[function];
+        self.log.is_live() && of.due.len > 0 && !of.paused
     }
 
     /// Hands the oldest due call of a function to the scheduler.
     pub fn poll(&mut self, function: FunctionRef, defaults: &Defaults) -> Option<Offer> {
-        if !self.log.is_live() {
+        if !self.log.is_live() || self.functions[function].paused {
             return None;
         }
         let of = &mut self.functions[function];
@@ -32,19 +33,36 @@ impl DurableQ {
         Some(Offer { call, criticality, deadline, key: frame.key(), label: frame.label(), retry })
     }
 
-    /// Takes an offered call back from the scheduler: it is due again, at its old place.
+    /// Takes an offered call back from the scheduler: it is due again, at its old place; or, if it ended meanwhile, its
+    /// number is free.
     pub fn give_back(&mut self, call: CallRef) {
+        if self.calls[call].is(flag::HELD) {
+            return self.let_go(call);
+        }
         assert_eq!(self.calls[call].place, Place::Offered, "the scheduler gives back what it was offered");
         self.calls[call].place = Place::Due;
         self.functions[self.calls[call].function].offered -= 1;
         self.functions.restore_due(&mut self.calls, call);
     }
 
-    /// Leases an offered call to a core. `None` if the log has stopped: what runs now could not be settled.
-    pub fn lease(&mut self, call: CallRef, holder: HolderRef, defaults: &Defaults) -> Option<Lease<'_>> {
+    /// Leases an offered call to a core.
+    ///
+    /// # Errors
+    /// The call is not leased, and is the scheduler's no more: see [`NotLeased`].
+    pub fn lease(
+        &mut self,
+        call: CallRef,
+        holder: HolderRef,
+        defaults: &Defaults,
+    ) -> Result<Lease<'_>, NotLeased> {
+        if self.calls[call].is(flag::HELD) || self.functions[self.calls[call].function].paused {
+            self.give_back(call);
+            return Err(NotLeased::Withdrawn);
+        }
         assert_eq!(self.calls[call].place, Place::Offered, "the scheduler dispatches what it was offered");
         if !self.log.is_live() {
-            return None;
+            self.give_back(call);
+            return Err(NotLeased::Stopped);
         }
         self.leases += 1;
         self.leased += 1;
@@ -71,7 +89,7 @@ impl DurableQ {
             ..Header::new(Kind::Lease)
         };
         let (start_at, due_at) = (WallTime(leased.start_at), WallTime(leased.when));
-        Some(Lease { header, body: self.store.get(leased.frame), start_at, due_at })
+        Ok(Lease { header, body: self.store.get(leased.frame), start_at, due_at })
     }
 
     /// Criticality and deadline, with what the function says where the call says nothing.

@@ -71,16 +71,7 @@ impl DurableQ {
             return;
         }
         if self.backlog_head != NONE || !self.try_record(blocks, at) {
-            self.calls[at].flags |= flag::BACKLOG;
-            self.calls[at].backlog = NONE;
-            match self.backlog_head {
-                NONE => self.backlog_head = at.0,
-                _ => {
-                    let tail = CallRef(self.backlog_tail);
-                    self.calls[tail].backlog = at.0;
-                }
-            }
-            self.backlog_tail = at.0;
+            self.note_in_backlog(at);
         }
     }
 
@@ -127,7 +118,12 @@ impl DurableQ {
         let status = call.status.unwrap_or(Status::Ok);
         let removed = self.ids.remove(hash(id.0), |other| other == at.0);
         assert!(removed, "a pending call is found by its id");
-        self.calls.remove(at);
+        if self.calls[at].is(flag::HELD) {
+            let husk = &mut self.calls[at];
+            (husk.place, husk.outcome) = (Place::Husk, Extent::NONE);
+        } else {
+            self.calls.remove(at);
+        }
         self.ended.push(&mut self.store, Ended { id, function, status, deliveries, outcome, group });
     }
 
@@ -155,7 +151,7 @@ impl DurableQ {
                 call.epoch.0
             },
             deadline: if retry && call.place == Place::Scheduled { call.when } else { 0 },
-            level: call.status.map_or(0, |status| status as u8),
+            level: call.status_on_disk().map_or(0, |status| status as u8),
             attempt: call.deliveries,
             ..Header::new(kind)
         };

@@ -74,6 +74,9 @@ impl DurableQ {
         (call.failures, call.pressures) = (clamped(counted & 0xffff_ffff), clamped(counted >> 32));
         (call.deliveries, call.when) = (frame.attempt(), frame.deadline().0);
         call.status = frame.status().ok().filter(|_| call.failures > 0 || call.pressures > 0);
+        if retry && frame.status() == Ok(Status::Cancelled) {
+            (call.status, call.flags) = (None, call.flags | flag::CANCEL);
+        }
     }
 
     fn replay_dead(&mut self, frame: Frame<'_>, at: CallRef) {
@@ -149,7 +152,13 @@ impl DurableQ {
                 call.start_at = call.id.born_unix_ms().saturating_mul(1_000_000).min(wall.0);
             }
             call.when = call.when.max(call.start_at);
-            self.schedule(at);
+            if call.is(flag::CANCEL) {
+                // It was cancelled while it ran.
+                self.functions[self.calls[at].function].scheduled -= 1;
+                self.conclude_later(at, Status::Cancelled);
+            } else {
+                self.schedule(at);
+            }
         }
         self.store.use_no_reserve();
         let incarnation = self.log.incarnation + 1;

@@ -43,6 +43,9 @@ impl DurableQ {
             self.counters.completed += 1;
             return Ok(self.over(blocks, at, outcome, Fate::Done));
         }
+        if self.calls[at].is(flag::CANCEL) {
+            return Ok(self.settle_cancelled(blocks, at, Some(outcome)));
+        }
         if self.is_once(at) {
             return Ok(self.over(blocks, at, outcome, Fate::Failed));
         }
@@ -115,6 +118,9 @@ impl DurableQ {
     fn lose(&mut self, blocks: &mut impl Blocks, at: CallRef) -> Settled {
         self.end_lease(at);
         self.counters.leases_lost += 1;
+        if self.calls[at].is(flag::CANCEL) {
+            return self.settle_cancelled(blocks, at, None);
+        }
         if self.calls[at].is_worn(self.deliveries_max) {
             self.calls[at].status = Some(Status::WorkerLost);
             let settled = self.settled(at, Fate::Dead);
@@ -124,6 +130,24 @@ impl DurableQ {
         self.calls[at].place = Place::Due;
         self.functions.restore_due(&mut self.calls, at);
         self.settled(at, Fate::Again)
+    }
+
+    /// The lease of a call that was cancelled has ended otherwise than well. What its core says is kept if it says that
+    /// it stopped the call.
+    fn settle_cancelled(
+        &mut self,
+        blocks: &mut impl Blocks,
+        at: CallRef,
+        outcome: Option<Frame<'_>>,
+    ) -> Settled {
+        let settled = self.settled(at, Fate::Cancelled);
+        self.free_frame(at);
+        let stopped = outcome.filter(|outcome| outcome.status() == Ok(Status::Cancelled));
+        if let Some(outcome) = stopped.filter(|_| self.calls[at].is(flag::WANT)) {
+            self.keep_outcome(at, outcome);
+        }
+        self.conclude(blocks, at, Status::Cancelled);
+        settled
     }
 
     fn settled(&self, at: CallRef, fate: Fate) -> Settled {
@@ -164,11 +188,16 @@ impl DurableQ {
     }
 
     /// Ends a call or dead letter for good, as soon as the log has room for the record.
-    fn end(&mut self, blocks: &mut impl Blocks, at: CallRef) {
+    pub(super) fn end(&mut self, blocks: &mut impl Blocks, at: CallRef) {
+        self.leave_pending(at);
+        self.record(blocks, at);
+    }
+
+    /// A call or dead letter is none any more: what is left of it is the record of its end.
+    pub(super) fn leave_pending(&mut self, at: CallRef) {
         self.pending -= u64::from(self.calls[at].place != Place::Dead);
         self.calls[at].place = Place::Ending;
         self.free_frame(at);
-        self.record(blocks, at);
     }
 
     fn keep_outcome(&mut self, at: CallRef, outcome: Frame<'_>) {
@@ -198,15 +227,15 @@ impl DurableQ {
         // Before the new one, so that no log ever holds too many.
         while self.dead.len >= self.dead_letters_max {
             let Some(oldest) = self.dead.front() else { break };
+            self.counters.dead_dropped += 1;
             self.drop_dead(blocks, oldest);
         }
         self.bury_here(at);
         self.record(blocks, at);
     }
 
-    fn drop_dead(&mut self, blocks: &mut impl Blocks, at: CallRef) {
+    pub(super) fn drop_dead(&mut self, blocks: &mut impl Blocks, at: CallRef) {
         self.exhume(at);
-        self.counters.dead_dropped += 1;
         if !self.calls[at].is(flag::BACKLOG) {
             // Who wanted to know was told when it died.
             self.calls[at].flags &= !(flag::WANT | flag::WATCHED);
@@ -249,16 +278,11 @@ impl DurableQ {
     /// Sends a scheduled or due call to the dead letters (its function is deleted by force). `false` if it is in another
     /// state: one that the scheduler holds is given back first, one that runs is left to end.
     pub fn bury(&mut self, blocks: &mut impl Blocks, call: CallRef, status: Status) -> bool {
-        let Some(buried) = self.calls.get(call) else { return false };
-        let function = buried.function;
-        match buried.place {
-            Place::Scheduled => {
-                self.timers.remove(&mut self.calls, call);
-                self.functions[function].scheduled -= 1;
-            }
-            Place::Due => self.functions[function].due.remove(&mut self.calls, call),
-            _ => return false,
+        let waits = |call: &crate::table::calls::Call| matches!(call.place, Place::Scheduled | Place::Due);
+        if !self.calls.get(call).is_some_and(waits) {
+            return false;
         }
+        self.withdraw(call);
         self.calls[call].status = Some(status);
         self.die(blocks, call);
         true

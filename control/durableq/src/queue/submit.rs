@@ -125,7 +125,10 @@ impl DurableQ {
     /// A call is on disk: it may run as soon as its time has come.
     fn accept(&mut self, at: CallRef) {
         assert_eq!(self.calls[at].place, Place::Appended, "nothing happens to a call before it is on disk");
-        if self.calls[at].when > self.wall.0 {
+        if self.calls[at].is(flag::CANCEL) {
+            self.functions[self.calls[at].function].scheduled -= 1;
+            self.conclude_later(at, Status::Cancelled);
+        } else if self.calls[at].when > self.wall.0 {
             self.schedule(at);
         } else {
             self.functions[self.calls[at].function].scheduled -= 1;

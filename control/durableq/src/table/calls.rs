@@ -26,6 +26,8 @@ pub enum Place {
     Dead,
     /// Ended, its record waits for room in the log.
     Ending,
+    /// Ended for good while the scheduler held it: a number that must not be given out yet, and nothing else.
+    Husk,
 }
 
 /// Bits of [`Call::flags`].
@@ -36,6 +38,10 @@ pub mod flag {
     pub const WATCHED: u8 = 2;
     /// Its state is not in the log yet: it is in the backlog.
     pub const BACKLOG: u8 = 4;
+    /// It is to end when its lease does, or when it is on disk: it was cancelled.
+    pub const CANCEL: u8 = 8;
+    /// It ended while the scheduler held it.
+    pub const HELD: u8 = 16;
 }
 
 /// The two lists in which a call can be.
@@ -128,6 +134,11 @@ impl Call {
     /// Whether it has been delivered so often, for other reasons than back-pressure, that it is given up.
     pub fn is_worn(&self, deliveries_max: u32) -> bool {
         u32::from(self.deliveries.saturating_sub(self.pressures)) >= deliveries_max
+    }
+
+    /// The status that its records say: that of the last execution, or that there must be none any more.
+    pub fn status_on_disk(&self) -> Option<Status> {
+        if self.is(flag::CANCEL) { Some(Status::Cancelled) } else { self.status }
     }
 
     /// Whether a bit of [`flag`] is set.

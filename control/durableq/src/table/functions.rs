@@ -20,6 +20,8 @@ pub struct Function {
     pub leased: u32,
     /// Dead letters.
     pub dead: u32,
+    /// None of its calls is offered.
+    pub paused: bool,
     /// It has got due calls since it was named last: it is in the list of news.
     in_news: bool,
     next_news: u32,
@@ -77,6 +79,7 @@ impl Functions {
             offered,
             leased,
             dead,
+            paused: false,
             in_news: false,
             next_news: NONE,
         });
@@ -106,16 +109,17 @@ impl Functions {
             let at = FunctionRef(self.news_head);
             let function = &mut self[at];
             function.in_news = false;
-            let (next, empty) = (function.next_news, function.due.len == 0);
+            let (next, empty, paused) = (function.next_news, function.due.len == 0, function.paused);
             self.news_head = next;
-            if !empty {
+            if !empty && !paused {
                 return Some(at);
             }
         }
         None
     }
 
-    fn tell(&mut self, at: FunctionRef) {
+    /// Names a function at the next opportunity.
+    pub fn tell(&mut self, at: FunctionRef) {
         if std::mem::replace(&mut self[at].in_news, true) {
             return;
         }

@@ -7,8 +7,8 @@ use call::function::RetrySpec;
 use call::limits::Limits;
 use call::{CallId, Frame, FunctionId, Header, Instant, Kind, Status, Usage, WallTime};
 use durableq::{
-    Blocks, CallRef, Defaults, DurableQ, Event, Fate, FunctionRef, HolderRef, LogOp, Origin, Recovery,
-    RecoveryError, Settled, State, block_count,
+    Blocks, CallRef, Cancel, Defaults, DurableQ, Event, Fate, FunctionRef, HolderRef, LogOp, NotLeased,
+    Origin, Recovery, RecoveryError, Settled, State, block_count,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -119,6 +119,12 @@ pub struct Entry {
     /// The client was told that it ended.
     pub told_end: bool,
     pub dead: bool,
+    /// How it ended, as far as the queue said.
+    pub status: Option<Status>,
+    /// It was cancelled, and has ended or must with its lease.
+    pub cancel: bool,
+    /// That is on disk.
+    pub cancel_on_disk: bool,
     pub executions: u32,
 }
 
@@ -132,6 +138,9 @@ pub struct World {
     pub now: u64,
     pub random: Random,
     pub offered: Vec<CallRef>,
+    /// Those of them that were cancelled meanwhile.
+    pub husks: BTreeSet<CallRef>,
+    pub paused: BTreeSet<FunctionId>,
     pub leased: Vec<(Header, HolderRef)>,
     pub epochs: BTreeSet<u64>,
     /// Outcomes of leases that were lost: to be fenced.
@@ -149,6 +158,15 @@ pub fn frame(bytes: &[u8]) -> Frame<'_> {
     Frame::parse(bytes).expect("a frame").0
 }
 
+impl Entry {
+    pub fn new(frame: &[u8]) -> Entry {
+        let (accepted, ended, told_end, dead) = (false, false, false, false);
+        let (status, cancel, cancel_on_disk, executions) = (None, false, false, 0);
+        let frame = frame.to_vec();
+        Entry { frame, accepted, ended, told_end, dead, status, cancel, cancel_on_disk, executions }
+    }
+}
+
 impl World {
     pub fn new(limits: Limits, seed: u64) -> World {
         let (now, wall) = (Instant(1), WallTime(1));
@@ -161,6 +179,8 @@ impl World {
             now: 1,
             random: Random(seed),
             offered: Vec::new(),
+            husks: BTreeSet::new(),
+            paused: BTreeSet::new(),
             leased: Vec::new(),
             epochs: BTreeSet::new(),
             stale: Vec::new(),
@@ -174,7 +194,9 @@ impl World {
 
     fn intern(&mut self) {
         for number in 0..3 {
-            self.queue.intern(function(number)).expect("room for the functions of the tests");
+            let at = self.queue.intern(function(number)).expect("room for the functions of the tests");
+            // As the node says it after each start.
+            self.queue.pause(at, self.paused.contains(&function(number)));
         }
     }
 
@@ -212,9 +234,7 @@ impl World {
         let at = self.queue.function(function(of)).expect("interned");
         match self.queue.submit(&mut self.memory, frame, at, Origin(7)) {
             Ok(()) => {
-                let (accepted, ended, told_end, dead, executions) = (false, false, false, false, 0);
-                let entry =
-                    Entry { frame: frame.bytes().to_vec(), accepted, ended, told_end, dead, executions };
+                let entry = Entry::new(frame.bytes());
                 let before = self.ledger.entry(frame.call()).or_insert(entry);
                 assert_eq!(before.frame, frame.bytes());
             }
@@ -315,7 +335,7 @@ impl World {
                     assert!(entry.accepted, "an end is told after the verdict");
                     assert!(entry.ended, "an end that never was");
                     entry.told_end = true;
-                    assert_eq!(status.is_ok(), !entry.dead);
+                    assert_eq!(Some(status), entry.status, "how {call} ended");
                 }
             }
             events.push(event);
@@ -333,14 +353,19 @@ impl World {
             }
         }
         self.events();
+        if self.queue.is_settled() {
+            self.ledger.values_mut().for_each(|entry| entry.cancel_on_disk = entry.cancel);
+        }
     }
 
     pub fn poll(&mut self, of: usize) -> bool {
         let at = self.queue.function(function(of)).expect("interned");
         let Some(offer) = self.queue.poll(at, &DEFAULTS) else { return false };
+        assert!(!self.paused.contains(&function(of)), "a paused function is left alone");
         let view = self.queue.view(offer.call).expect("offered");
         let entry = &self.ledger[&view.id];
         assert!(entry.accepted, "a call is offered when it is on disk");
+        assert!(!entry.cancel, "{} was cancelled and is offered", view.id);
         assert_eq!(view.submit.expect("pending").bytes(), &entry.frame[..], "the bytes of the client");
         self.offered.push(offer.call);
         true
@@ -351,11 +376,22 @@ impl World {
             return false;
         }
         let at = self.offered.swap_remove(pick % self.offered.len());
-        let Some(lease) = self.queue.lease(at, holder, &DEFAULTS) else {
-            assert!(self.queue.failed().is_some());
-            return false;
+        let husk = self.husks.remove(&at);
+        let held = husk || self.queue.view(at).is_some_and(|view| self.paused.contains(&view.function));
+        let lease = match self.queue.lease(at, holder, &DEFAULTS) {
+            Ok(lease) => lease,
+            Err(NotLeased::Stopped) => {
+                assert!(self.queue.failed().is_some() && !held);
+                return false;
+            }
+            Err(NotLeased::Withdrawn) => {
+                assert!(held, "only what was cancelled or is paused is withdrawn");
+                return false;
+            }
         };
+        assert!(!held, "what was cancelled or is paused does not run");
         let header = lease.header;
+        assert!(!self.ledger[&header.call].cancel, "{} was cancelled and runs", header.call);
         assert_eq!(lease.body, &self.ledger[&header.call].frame[..], "the bytes of the client");
         assert!(self.epochs.insert(header.stamp), "an epoch is given once");
         self.leased.push((header, holder));
@@ -378,27 +414,79 @@ impl World {
         let random = self.random.next();
         let settled = self.queue.settle(&mut self.memory, frame(&outcome), &RETRY, random);
         let settled = settled.expect("a live lease");
-        self.note(lease.call, settled.fate);
+        self.note(lease.call, settled.fate, status);
         self.ledger.get_mut(&lease.call).expect("submitted").executions += 1;
         let again = self.queue.settle(&mut self.memory, frame(&outcome), &RETRY, random);
         assert!(again.is_err(), "an outcome counts once");
         Some(settled)
     }
 
-    fn note(&mut self, call: CallId, fate: Fate) {
+    fn note(&mut self, call: CallId, fate: Fate, status: Status) {
         let entry = self.ledger.get_mut(&call).expect("submitted");
+        assert!(
+            !entry.cancel || matches!(fate, Fate::Done | Fate::Cancelled),
+            "{call} was cancelled: {fate:?}"
+        );
+        entry.status = Some(if fate == Fate::Cancelled { Status::Cancelled } else { status });
         match fate {
             Fate::Done | Fate::Failed => entry.ended = true,
+            Fate::Cancelled => {
+                assert!(entry.cancel, "nobody cancelled {call}");
+                entry.ended = true;
+            }
             Fate::Dead => (entry.ended, entry.dead) = (true, true),
             Fate::Retry { not_before } => assert!(not_before.0 > self.now),
             Fate::Again => {}
         }
     }
 
+    /// Cancels a call, if it can be; whether it could.
+    pub fn cancel(&mut self, call: CallId) -> bool {
+        let before = self.queue.find(call).expect("known").state;
+        let at = self.queue.number(call);
+        let cancelled = self.queue.cancel(&mut self.memory, call);
+        assert_eq!(cancelled.is_some(), !matches!(before, State::Dead | State::Done));
+        let entry = self.ledger.get_mut(&call).expect("submitted");
+        match cancelled {
+            None => return false,
+            Some(Cancel::Running { holder, epoch, .. }) => {
+                assert_eq!(before, State::Leased(holder, epoch));
+            }
+            Some(Cancel::Ended { .. }) => {
+                let now = self.queue.find(call).expect("known");
+                let done = (now.state, now.status) == (State::Done, Some(Status::Cancelled));
+                assert!(done || before == State::Appended, "{call} is {:?}", now.state);
+                if before == State::Offered {
+                    self.husks.insert(at.expect("offered"));
+                }
+                (entry.ended, entry.status) = (true, Some(Status::Cancelled));
+            }
+        }
+        entry.cancel = true;
+        true
+    }
+
+    pub fn pause(&mut self, of: usize, paused: bool) {
+        let at = self.queue.function(function(of)).expect("interned");
+        self.queue.pause(at, paused);
+        match paused {
+            true => self.paused.insert(function(of)),
+            false => self.paused.remove(&function(of)),
+        };
+    }
+
+    pub fn give_back(&mut self, pick: usize) {
+        if !self.offered.is_empty() {
+            let at = self.offered.swap_remove(pick % self.offered.len());
+            self.husks.remove(&at);
+            self.queue.give_back(at);
+        }
+    }
+
     pub fn lose(&mut self, holder: HolderRef) -> usize {
         let mut lost = 0;
         while let Some(settled) = self.queue.lose_next(&mut self.memory, holder) {
-            self.note(settled.id, settled.fate);
+            self.note(settled.id, settled.fate, Status::WorkerLost);
             lost += 1;
         }
         let held = self.leased.iter().filter(|(_, by)| *by == holder);
@@ -416,7 +504,7 @@ impl World {
         let epoch = call::Epoch(lease.stamp);
         let settled = self.queue.return_lease(&mut self.memory, lease.call, epoch, begun);
         let settled = settled.expect("a live lease");
-        self.note(lease.call, settled.fate);
+        self.note(lease.call, settled.fate, Status::WorkerLost);
         self.stale.push(lease);
         let again = self.queue.return_lease(&mut self.memory, lease.call, epoch, begun);
         assert!(again.is_err(), "a lease comes back once");
@@ -461,6 +549,7 @@ impl World {
         self.memory = Memory::new(&self.limits);
         self.stale.extend(self.leased.drain(..).map(|(lease, _)| lease));
         self.offered.clear();
+        self.husks.clear();
         self.now += 1;
         self.queue = self.disk.recover(&self.limits, self.now).expect("a crash damages nothing");
         self.intern();
@@ -473,7 +562,9 @@ impl World {
         for (id, entry) in &mut self.ledger {
             let view = self.queue.find(*id);
             let state = view.as_ref().map(|view| view.state);
-            if entry.accepted && !entry.ended {
+            let status = view.as_ref().and_then(|view| view.status);
+            let cancelled = entry.cancel && status == Some(Status::Cancelled);
+            if entry.accepted && !entry.ended && !cancelled {
                 assert!(
                     matches!(state, Some(State::Scheduled | State::Due)),
                     "{id} was accepted and is {state:?}"
@@ -489,10 +580,15 @@ impl World {
             match state {
                 Some(State::Scheduled | State::Due) => {
                     // An end that was not on disk is undone; a call whose verdict was not heard is there.
+                    assert!(!entry.cancel_on_disk, "{id} was cancelled and runs again");
                     (entry.accepted, entry.ended, entry.dead) = (true, false, false);
+                    (entry.cancel, entry.status) = (false, None);
                 }
-                Some(State::Dead) => (entry.accepted, entry.ended, entry.dead) = (true, true, true),
-                Some(_) => (entry.accepted, entry.ended) = (true, true),
+                Some(State::Dead) => {
+                    (entry.accepted, entry.ended, entry.dead) = (true, true, true);
+                    (entry.cancel, entry.status) = (false, status);
+                }
+                Some(_) => (entry.accepted, entry.ended, entry.status) = (true, true, status),
                 None => {}
             }
         }
@@ -503,11 +599,14 @@ impl World {
 
     /// All that can run runs, until every call has ended.
     pub fn run_to_the_end(&mut self) {
+        (0..3).for_each(|of| self.pause(of, false));
         for _ in 0..10_000 {
             self.settle_disk();
             self.advance(20_000_000_000);
             while (0..3).any(|of| self.poll(of)) {}
-            while self.lease(0, HolderRef(0)) {}
+            while !self.offered.is_empty() {
+                self.lease(0, HolderRef(0));
+            }
             while self.settle(0, Status::Ok, 5).is_some() {}
             let open = self.ledger.values().any(|entry| entry.accepted && !entry.ended);
             if !open && self.queue.is_settled() {

@@ -2,9 +2,10 @@
 //!
 //! Rates are in thousandths of a call per second.
 
+use super::Whose;
 use crate::function::{QuotaKind, QuotaSpec};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What an operator says about a function's quota, in the place of its manifest. What is absent is the manifest's.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -79,6 +80,9 @@ pub struct Shaping {
     pub tenants: BTreeMap<String, TenantSpec>,
     /// By name.
     pub downstreams: BTreeMap<String, DownstreamSpec>,
+    /// Whose calls are held. Kept when a function is deleted: it may come back.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub paused: BTreeSet<Whose>,
 }
 
 /// A function's quota, and what is made of it.

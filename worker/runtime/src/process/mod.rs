@@ -275,7 +275,10 @@ impl Runtime for ProcessRuntime {
                 awaited.retain(|awaited| awaited.slot != Some(slot));
             }
             State::Waiting => match pool.stop(slot, *now) {
-                Was::Queued => held.tell("no sandbox was ready for the call in time"),
+                Was::Queued if status == Status::Timeout => {
+                    held.tell("no sandbox was ready for the call in time");
+                }
+                Was::Queued => {}
                 Was::In(id) => {
                     let Place { desk, talk, .. } = &mut self.places[id.place as usize];
                     match talk {
