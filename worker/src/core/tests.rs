@@ -764,9 +764,9 @@ fn a_cancelled_call_is_stopped_wherever_it_is_and_its_slot_granted_again() {
     let wakes_at = stage.world.now() + Duration::from_secs(10);
     // One that sleeps, one that waits outside of the core, one that has slices, one that is parked behind it.
     stage.lease("f", 1, &format!("slices=2;wake={}", wakes_at.0));
-    stage.lease("g", 2, "waits=9000000000");
-    stage.lease("h", 3, "slices=400");
-    stage.lease("h", 4, "slices=400");
+    stage.lease("g", 2, "waits=forever");
+    stage.lease("h", 3, "slices=forever");
+    stage.lease("h", 4, "slices=forever");
     stage.run(Duration::from_millis(20));
     assert_eq!(stage.seen.len(), 0);
     let cancel = |call: u64, epoch: u64| Header {
