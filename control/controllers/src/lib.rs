@@ -7,6 +7,7 @@
 //!
 //! | controller | concludes | from |
 //! |---|---|---|
+//! | [`level`] | how busy workers may be so that work lasts until the next peak | arrivals of the last day, what waits |
 //! | [`utilization`] | S: how much opportunistic work a pool can take | how busy its cores are |
 //! | [`aimd`] | a limit of calls/s per function | back-pressure of downstream services, their owners' thresholds |
 //! | [`rate`] | calls/s per function and scheduler | quota in CPU, learned CPU of a call, the limit of `aimd` |
@@ -23,6 +24,7 @@
 
 pub mod words;
 pub mod snapshot;
+pub mod level;
 pub mod utilization;
 pub mod rate;
 pub mod aimd;
@@ -33,6 +35,7 @@ pub mod prewarm;
 pub mod push;
 pub mod conductor;
 
+pub use level::Level;
 pub use snapshot::{Board, Cache, Publisher, Snapshot};
 pub use utilization::{Settings, Utilization};
 pub use words::{

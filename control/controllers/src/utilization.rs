@@ -3,7 +3,8 @@
 //! It publishes S; the opportunistic limit of a function is its quota times S. While the cores are used less than
 //! the target, S rises by a step each period; in the band above it S stays, so that it does not swing; above the band
 //! it falls by a step, as reserved work grows through the morning; at overload it falls to zero at once, since
-//! opportunistic work can wait and the rest cannot. (XFaaS section 4.6; the paper gives neither period nor target, so
+//! opportunistic work can wait and the rest cannot. Below the target again it goes on from half of what it was: a
+//! burst of seconds would otherwise cost the fleet the hour in which S rises again step by step. (XFaaS section 4.6; the paper gives neither period nor target, so
 //! they are [`Settings`].)
 
 use crate::snapshot::{Publisher, Snapshot};
@@ -39,6 +40,10 @@ pub struct Utilization {
     settings: Settings,
     /// Utilisation of each core as last reported; none if it is not there.
     cores: Vec<Option<Permille>>,
+    /// The level of the day, if one is known: `target` where that is lower.
+    pace: Option<Permille>,
+    /// Half of S before overload: where it goes on.
+    half: Permille,
     publisher: Publisher<Permille>,
 }
 
@@ -54,7 +59,13 @@ impl Utilization {
             "no band of hysteresis: {settings:?}"
         );
         assert!(settings.step > 0, "S would never rise: {settings:?}");
-        Utilization { settings, cores: vec![None; cores_max], publisher: Publisher::new(published, 0) }
+        Utilization {
+            settings,
+            cores: vec![None; cores_max],
+            pace: None,
+            half: 0,
+            publisher: Publisher::new(published, 0),
+        }
     }
 
     /// A core was busy for this share of the last period; none if it is gone.
@@ -70,16 +81,31 @@ impl Utilization {
         sum.checked_div(count).map(|mean| mean as Permille)
     }
 
+    /// From now on it aims no higher than at this level ([`crate::Level`]); at the target itself without one. The band
+    /// above keeps its width.
+    pub fn pace(&mut self, level: Option<Permille>) {
+        self.pace = level;
+    }
+
+    /// Below what utilisation S rises now.
+    pub fn target(&self) -> Permille {
+        self.pace.map_or(self.settings.target, |level| level.min(self.settings.target))
+    }
+
     /// Decides for one period. A snapshot comes out if S changed. Without cores there is no capacity: S is zero.
     pub fn turn(&mut self) -> Option<Snapshot<Permille>> {
         let Settings { target, ease, overload, step, most } = self.settings;
+        let (ease, target) = (ease - target + self.target(), self.target());
         let before = self.publisher.newest().value;
         let after = match self.mean() {
             None => 0,
-            Some(mean) if mean >= overload => 0,
+            Some(mean) if mean >= overload => {
+                self.half = self.half.max(before / 2);
+                0
+            }
             Some(mean) if mean >= ease => before.saturating_sub(step),
             Some(mean) if mean >= target => before,
-            Some(_) => most.min(before + step),
+            Some(_) => most.min(before + step).max(std::mem::take(&mut self.half)),
         };
         self.publisher.publish(after).copied()
     }
@@ -110,7 +136,7 @@ mod tests {
             periods in proptest::collection::vec(proptest::collection::vec(proptest::option::of(0..1200u32), 4), 0..100),
         ) {
             let settings = Settings::default();
-            let mut controller = controller(4);
+            let (mut controller, mut half) = (controller(4), 0);
             for busy in periods {
                 let before = controller.newest();
                 busy.iter().enumerate().for_each(|(core, busy)| controller.observe(core, *busy));
@@ -121,12 +147,18 @@ mod tests {
                 prop_assert!(after.value <= settings.most);
                 match controller.mean() {
                     None => prop_assert_eq!(after.value, 0),
-                    Some(mean) if mean >= settings.overload => prop_assert_eq!(after.value, 0),
+                    Some(mean) if mean >= settings.overload => {
+                        half = half.max(before.value / 2);
+                        prop_assert_eq!(after.value, 0)
+                    }
                     Some(mean) if mean >= settings.ease => {
                         prop_assert_eq!(after.value, before.value.saturating_sub(settings.step))
                     }
                     Some(mean) if mean >= settings.target => prop_assert_eq!(after, before),
-                    Some(_) => prop_assert_eq!(after.value, settings.most.min(before.value + settings.step)),
+                    Some(_) => {
+                        let rises = settings.most.min(before.value + settings.step);
+                        prop_assert_eq!(after.value, rises.max(std::mem::take(&mut half)))
+                    }
                 }
             }
         }
@@ -153,6 +185,21 @@ mod tests {
     }
 
     #[test]
+    fn it_aims_no_higher_than_the_level_of_the_day() {
+        let mut controller = controller(1);
+        for level in [None, Some(500), Some(900), None] {
+            controller.pace(level);
+            let load = |controller: &Utilization| 300 + controller.newest().value * 700 / 1000;
+            for _ in 0..100 {
+                controller.observe(0, Some(load(&controller)));
+                controller.turn();
+            }
+            let target = level.unwrap_or(800).min(800);
+            assert!((target..target + 50).contains(&load(&controller)), "{level:?}: {}", load(&controller));
+        }
+    }
+
+    #[test]
     fn fixed_work_that_grows_slowly_pushes_opportunistic_work_aside_without_overload() {
         let mut controller = controller(1);
         for fixed in (300..850).flat_map(|fixed| [fixed; 4]) {
@@ -171,6 +218,18 @@ mod tests {
         controller.observe(0, Some(100));
         let told = controller.turn().expect("it rises");
         assert!(told.value > 700 && told.version > 9, "{told:?}");
+    }
+
+    #[test]
+    fn after_overload_it_goes_on_from_half() {
+        let mut controller = controller(1);
+        let s = |busy: u32, controller: &mut Utilization| {
+            controller.observe(0, Some(busy));
+            controller.turn();
+            controller.newest().value
+        };
+        (0..20).for_each(|_| drop(s(100, &mut controller)));
+        assert_eq!([950, 990, 700, 700].map(|busy| s(busy, &mut controller)), [0, 0, 500, 550]);
     }
 
     #[test]

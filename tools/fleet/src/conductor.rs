@@ -17,8 +17,6 @@ const SMOOTH: [u64; GROUPS] = [256, 16];
 pub struct Conductor {
     gtc: Gtc,
     effects: Effects<controllers::gtc::Effect>,
-    /// Target of the utilization controller, per mille: what is left for opportunistic work.
-    target: u64,
     full: u64,
     window_ms: u64,
     window_ticks: u32,
@@ -40,7 +38,6 @@ impl Conductor {
         let mut conductor = Conductor {
             gtc: Gtc::new(settings, count, GROUPS, 0),
             effects: Effects::new(4),
-            target: u64::from(plan.scenario.control.target),
             full: u64::from(settings.full),
             window_ms: plan.ms(plan.scenario.time.window_ticks),
             window_ticks: plan.scenario.time.window_ticks,
@@ -82,8 +79,9 @@ impl Conductor {
         self.reachable[usize::from(region)] = works || reachable;
     }
 
-    /// What the controller hears, and its decision.
-    pub fn turn(&mut self, now: u32, regions: &[MutexGuard<'_, Region<'_>>]) {
+    /// What the controller hears, and its decision. `target`, per mille, is what the utilization controllers aim at:
+    /// what is left below it is for opportunistic work.
+    pub fn turn(&mut self, now: u32, target: u32, regions: &[MutexGuard<'_, Region<'_>>]) {
         let plan = regions[0].plan();
         for (at, of) in regions.iter().enumerate() {
             let region = RegionRef(at as u16);
@@ -97,7 +95,7 @@ impl Conductor {
             }
             let demand = self.demand(at, of);
             let capacity = of.capacity();
-            let left = (capacity * self.target / 1000).saturating_sub(demand[1]);
+            let left = (capacity * u64::from(target) / 1000).saturating_sub(demand[1]);
             // The controller calls a region full at `full` of the supply that it hears of.
             let supply = [left * 1000 / self.full, capacity];
             for group in 0..GROUPS {

@@ -128,6 +128,7 @@ pub fn figures(scenario: &Scenario, run: &Run) -> Vec<Figure> {
     add("reserved-max-s", reserved.max_ms as f64 / 1000.0, "s");
     add("promise-broken-s", (reserved.max_ms.saturating_sub(promise_ms)) as f64 / 1000.0, "s");
     add("others-p99-ms", others.quantile_ms(0.99) as f64, "ms");
+    add("others-max-ms", others.max_ms as f64, "ms");
     add("opportunistic-p50-h", opportunistic.quantile_ms(0.5) as f64 / 3_600_000.0, "h");
     add("opportunistic-max-h", opportunistic.max_ms as f64 / 3_600_000.0, "h");
     let ended = ledger.finished.max(1) as f64;

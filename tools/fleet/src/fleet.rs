@@ -200,7 +200,7 @@ impl<'a> Between<'a> {
         if self.plan.scenario.control.order == Order::Millrace {
             if !self.headless {
                 self.shaping.window(now, regions);
-                self.conductor.turn(now, regions);
+                self.conductor.turn(now, self.shaping.target(), regions);
             }
             self.conductor.pull(now, regions, &mut messages);
         }

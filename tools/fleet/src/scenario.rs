@@ -62,7 +62,7 @@ pub struct TimeSpec {
     pub hours: f64,
     /// The hour of the day at which measuring begins.
     pub from_h: f64,
-    /// Hours before that: the fleet starts empty.
+    /// Hours before that: the fleet starts empty, and the level of the day is known after a day.
     pub warm_up_h: f64,
     /// Hours after it in which what was received must end.
     pub tail_h: f64,
@@ -79,7 +79,7 @@ impl Default for TimeSpec {
         TimeSpec {
             hours: 24.0,
             from_h: 0.0,
-            warm_up_h: 2.0,
+            warm_up_h: 24.0,
             tail_h: 30.0,
             tick_ms: 250,
             window_ticks: 4,
@@ -221,6 +221,8 @@ pub enum Order {
 pub struct ControlSpec {
     /// Which call goes first.
     pub order: Order,
+    /// Whether the level of the day lowers the target.
+    pub level: bool,
     /// The utilization controller: S rises below this, per mille of a worker's CPU.
     pub target: u32,
     /// From here on S falls.
@@ -245,8 +247,9 @@ impl Default for ControlSpec {
     fn default() -> ControlSpec {
         ControlSpec {
             order: Order::Millrace,
-            target: 660,
-            ease: 670,
+            level: true,
+            target: 800,
+            ease: 810,
             overload: 900,
             step: 10,
             most: 1500,

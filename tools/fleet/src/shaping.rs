@@ -3,14 +3,16 @@
 use crate::plan::Plan;
 use crate::region::{Region, instant};
 use controllers::aimd::{self, Aimd};
+use controllers::level::{self, Level};
 use controllers::utilization::{Settings, Utilization};
 use controllers::words::{DownstreamRef, Effects, FunctionRef};
 use std::sync::MutexGuard;
 
-/// A utilization controller per region, and AIMD for the whole fleet.
+/// A utilization controller per region; the level of the day, and AIMD, for the whole fleet.
 #[derive(Debug)]
 pub struct Shaping {
     utilization: Vec<Utilization>,
+    level: Option<Level>,
     period: u32,
     aimd: Option<Aimd>,
     effects: Effects<aimd::Effect>,
@@ -37,6 +39,7 @@ impl Shaping {
         let period = aimd::Settings::default().period;
         Shaping {
             utilization: pools.iter().map(|&pools| Utilization::new(settings, pools, 0)).collect(),
+            level: control.level.then(|| Level::new(level::Settings::default())),
             period: plan.ticks(u64::from(control.period_s) * 1000),
             aimd: (control.aimd && !users.is_empty()).then(|| watch(plan, &users)),
             effects: Effects::new(256),
@@ -49,17 +52,36 @@ impl Shaping {
     /// A window is over.
     pub fn window(&mut self, now: u32, regions: &mut [MutexGuard<'_, Region<'_>>]) {
         self.back_pressure(now, regions);
+        if let Some(level) = &mut self.level {
+            let came = regions.iter().flat_map(|region| region.said.arrived_cpu).sum();
+            level.came(instant(regions[0].plan(), now), came);
+        }
         if !now.is_multiple_of(self.period) {
             return;
         }
+        let pace = self.pace(now, regions);
         for (controller, region) in self.utilization.iter_mut().zip(regions.iter_mut()) {
             for pool in 0..region.pools.len() {
                 controller.observe(pool, region.up.then(|| region.busy(pool)));
             }
+            controller.pace(pace);
             if let Some(snapshot) = controller.turn() {
                 region.set_opportunistic(snapshot.value);
             }
         }
+    }
+
+    /// The level of the day as a part of the regions that are there, if one is known.
+    fn pace(&self, now: u32, regions: &[MutexGuard<'_, Region<'_>>]) -> Option<u32> {
+        let waits = regions.iter().map(|region| region.waiting_cpu()).sum();
+        let per_s = self.level.as_ref()?.level(instant(regions[0].plan(), now), waits)?;
+        let capacity: u64 = regions.iter().map(|region| region.capacity()).sum();
+        Some((per_s.saturating_mul(1000) / capacity.max(1)).min(1000) as u32)
+    }
+
+    /// What the utilization controllers aim at, per mille.
+    pub fn target(&self) -> u32 {
+        self.utilization.iter().map(Utilization::target).max().expect("one region at least")
     }
 
     /// What began and what services refused goes to AIMD, and its limits to all schedulers.

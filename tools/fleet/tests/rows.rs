@@ -31,10 +31,24 @@ fn a_day_is_flattened_and_no_promise_is_broken() {
     let study = small("day", DAY);
     let own = &study.summaries[0];
     assert!((4.0..5.2).contains(&own.value("received-peak-to-trough")));
-    assert!(own.value("executed-peak-to-trough") < 2.0, "a small fleet is noisier than a large one");
-    assert!(own.value("mean-utilisation") > 62.0);
+    assert!(own.value("executed-peak-to-trough") <= 1.4);
+    // What is received is done, and no more can be: the load is 66% by the scenario, and by chance a little less.
+    let (received, executed) = (own.value("received-cpu"), own.value("mean-utilisation"));
+    assert!(executed >= received - 0.7 && received > 65.0, "{executed}% of {received}%");
     assert!(own.value("reserved-in-time") >= 99.9);
     assert_eq!((own.value("opportunistic-deadlines-met"), own.value("calls-not-ended")), (100.0, 0.0));
+}
+
+#[test]
+fn the_same_load_on_fewer_workers_keeps_them_busier_and_all_promises() {
+    let mut set: Vec<&str> = DAY.iter().copied().filter(|pair| !pair.starts_with("fleet.workers")).collect();
+    // Nearer to overload, calls that take a third of a pool by themselves are not what is looked at.
+    set.extend(["fleet.workers=880", "workload.batch_worker_s=50"]);
+    let study = small("dense", &set);
+    assert!(row(&study, "mean-utilisation-dense") >= 74.5);
+    assert!(row(&study, "reserved-in-time-dense") >= 99.9);
+    assert_eq!(row(&study, "opportunistic-deadlines-met-dense"), 100.0);
+    assert!(row(&study, "executed-peak-to-trough-dense") <= 1.4);
 }
 
 #[test]
@@ -88,7 +102,7 @@ fn a_lost_region_breaks_no_promise_for_long_and_loses_nothing() {
 #[test]
 fn ours_is_flatter_than_fifo_and_starts_reserved_calls_at_once() {
     let study = regions("orders");
-    assert!(row(&study, "peak-to-trough-by-fifo") < 0.9);
+    assert!(row(&study, "peak-to-trough-by-fifo") < 0.6);
     assert!(row(&study, "reserved-p99-by-fifo") < 0.1);
     let [own, fifo, priority] = &study.summaries[..] else { panic!("three runs") };
     // All do all the work; what differs is when.
@@ -105,16 +119,34 @@ fn a_spike_of_one_function_is_not_felt_by_others() {
         "fleet.pools=8",
         "workload.demand_workers=132",
         "workload.functions=100",
-        "spike.calls=2000000",
+        "spike.calls=4000000",
         "time.hours=1",
         "time.tick_ms=100",
         "time.window_ticks=5",
     ];
     let study = small("spike", &set);
     assert!(row(&study, "others-p99-in-a-spike") <= 2.0);
+    assert!(row(&study, "others-longest-in-a-spike") <= 4.0);
+    // The same spike is felt where nobody keeps it apart: the row can be missed.
+    let [own, _, fifo, fifo_without] = &study.summaries[..] else { panic!("four runs") };
+    assert!(fifo.value("others-p99-ms") > 100.0 * fifo_without.value("others-p99-ms"));
+    assert!(fifo.value("others-p99-ms") > 100.0 * own.value("others-p99-ms"));
     assert_eq!(row(&study, "spike-not-ended"), 0.0);
-    let of = |at: usize| study.summaries[at].value("calls-received");
-    assert!(of(0) - of(1) > 1.0e6, "the spike came: {} and {}", of(0), of(1));
+}
+
+#[test]
+fn functions_of_a_failing_database_slow_down_by_themselves() {
+    let set = [
+        "workload.functions=240",
+        "downstream=[{name='graph', functions=40, capacity=1.5, threshold_per_min=5000}]",
+        "workload.gather_s=10",
+        "time.hours=4",
+        "time.tick_ms=2000",
+    ];
+    let study = small("graph-incident", &set);
+    assert!(row(&study, "graph-traffic-change") <= -25.0);
+    assert!(row(&study, "graph-refused-settled") <= 10.0);
+    assert_eq!(row(&study, "graph-dropped"), 0.0);
 }
 
 #[test]
