@@ -13,6 +13,7 @@
 #include "abi.h"
 #include "histogram.h"
 #include "maps.h"
+#include "missed.h"
 #include "tracing.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -89,6 +90,28 @@ static __always_inline __u64 row_of(struct slice *slice, const struct control *c
 	return slice->known_row;
 }
 
+// The thread that leaves came without a switch that was told: its slice is what the kernel counted. What it did in it
+// besides is not known, nor is the end of the slice that it may have ended: that counts up to where this one began.
+static __always_inline void ends_untold(struct slice *slice, const struct control *control, struct task_struct *task,
+					__u64 now)
+{
+	__u64 ran = ran_since_picked(task);
+	if (slice->row) {
+		struct usage *before = usage_of(slice->row - 1);
+		if (before) {
+			count(&before->ran, ((now - ran) << RUNNING_BITS) - 1);
+			count(&before->switches, 1);
+		}
+		slice->row = 0;
+	}
+	__u64 row = row_of(slice, control, task);
+	struct usage *usage = row ? usage_of(row - 1) : NULL;
+	if (!usage)
+		return;
+	count(&usage->ran, ran << RUNNING_BITS);
+	count(&usage->switches, 1);
+}
+
 SEC("tp_btf/sched_switch")
 int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_struct *next)
 {
@@ -97,6 +120,9 @@ int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_stru
 	struct slice *slice = bpf_map_lookup_elem(&slices, &first);
 	if (!control || !slice)
 		return 0;
+	if (slice->thread != prev->pid)
+		ends_untold(slice, control, prev, bpf_ktime_get_ns());
+	slice->thread = next->pid;
 	__u64 row = row_of(slice, control, next);
 	if (!slice->row && !row)
 		return 0;

@@ -9,6 +9,7 @@
 #include <bpf/bpf_core_read.h>
 #include "abi.h"
 #include "histogram.h"
+#include "missed.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -62,8 +63,7 @@ static __always_inline void leaves(struct task_struct *task, __u64 now)
 	if (!thread)
 		return;
 	core->switches += 1;
-	if (thread->running_since)
-		core->cpu_ns += now - thread->running_since;
+	core->cpu_ns += thread->running_since ? now - thread->running_since : ran_since_picked(task);
 	thread->running_since = 0;
 	unsigned int state = state_of(task);
 	// Still runnable: it was preempted or yielded, and waits from now on.

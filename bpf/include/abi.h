@@ -14,7 +14,7 @@
 
 /* Counted up with each change of the maps below that an older program or loader would misread. Pins of another
  * version are not used again; the programs behind them are replaced. */
-#define ABI_VERSION 2
+#define ABI_VERSION 3
 
 /* Port ranges of one prefix: as many as the manifest has rules. */
 #define RANGES_MAX 64
@@ -175,6 +175,8 @@ struct slice {
 	__u64 known_group;
 	__u64 known_row;
 	__u64 known_version;
+	/* The thread that came to this CPU at the last switch that was told. */
+	__u64 thread;
 	/* As the kernel counts them for the thread, when its slice began. */
 	__u64 run_delay;
 	__u64 page_faults;

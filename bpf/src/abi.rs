@@ -57,7 +57,7 @@ impl Thread {
 }
 
 /// `ABI_VERSION`.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// `RANGES_MAX`.
 pub const RANGES_MAX: usize = 64;
 /// `RATE_SHIFT`.

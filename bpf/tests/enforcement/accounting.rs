@@ -72,7 +72,7 @@ fn readings_are_consistent_while_slices_begin_and_end_everywhere() {
         reads += 1;
     }
     inside.answers();
-    assert!(reads > 1000 && before.switches - first.switches > 5000, "{reads} reads, {before:?}");
+    assert!(reads > 1000 && before.switches - first.switches > 500, "{reads} reads, {before:?}");
 }
 
 #[test]
