@@ -24,6 +24,9 @@ static __always_inline void begins(struct slice *slice, struct task_struct *task
 	if (!usage)
 		return;
 	slice->row = row;
+	slice->began = now;
+	if (bpf_core_field_exists(task->se.sum_exec_runtime))
+		slice->cpu_ns = task->se.sum_exec_runtime;
 	// The delay before this slice is added after this program, when the thread is on the CPU.
 	if (bpf_core_field_exists(task->sched_info))
 		slice->run_delay = task->sched_info.run_delay;
@@ -48,7 +51,10 @@ static __always_inline void ends(struct slice *slice, struct task_struct *task, 
 	struct usage *usage = usage_of(slice->row - 1);
 	if (!usage)
 		return;
-	count(&usage->ran, (now << RUNNING_BITS) - 1);
+	__u64 end = now;
+	if (bpf_core_field_exists(task->se.sum_exec_runtime))
+		end = slice->began + task->se.sum_exec_runtime - slice->cpu_ns;
+	count(&usage->ran, (end << RUNNING_BITS) - 1);
 	count(&usage->switches, 1);
 	if (!preempted && waits(task))
 		count(&usage->waits, 1);

@@ -132,7 +132,8 @@ struct device_key {
 struct usage {
 	/* CPU time, in one word so that each reading is consistent. The lower RUNNING_BITS: slices that run now. Above
 	 * them: the sum of the ends of slices less the sum of their beginnings, CLOCK_MONOTONIC, ns. CPU time up to now is
-	 * that and running * now; all of it modulo 2^(64 - RUNNING_BITS), 52 days. */
+	 * that and running * now; all of it modulo 2^(64 - RUNNING_BITS), 52 days. A slice ends so long after its beginning
+	 * as the kernel says that it ran: without what interrupts and the host of a virtual machine took. */
 	__u64 ran;
 	/* Slices that ended. */
 	__u64 switches;
@@ -177,7 +178,10 @@ struct slice {
 	__u64 known_version;
 	/* The thread that came to this CPU at the last switch that was told. */
 	__u64 thread;
+	/* When its slice began, as `ran` has it. */
+	__u64 began;
 	/* As the kernel counts them for the thread, when its slice began. */
+	__u64 cpu_ns;
 	__u64 run_delay;
 	__u64 page_faults;
 	__u64 page_faults_major;

@@ -21,8 +21,8 @@ fn cpu_time_agrees_with_the_kernels_own_account() {
     let ours = counters.read(1).cpu_ns - before.cpu_ns;
     let kernels: u64 = answer.trim_start_matches("ok ").parse().expect("a time");
     let apart = ours.abs_diff(kernels) as f64 / kernels as f64;
-    // Interrupts and what the host of a virtual machine takes are accounted differently.
-    assert!(apart < 0.15, "{ours} ns against the kernel's {kernels} ns");
+    // Each is read at another instant: a slice that begins or ends in between is in one of both.
+    assert!(apart < 0.05, "{ours} ns against the kernel's {kernels} ns");
     let other = counters.read(2);
     assert_eq!((other.cpu_ns, other.switches, other.page_faults), (0, 0, 0));
 }
