@@ -233,8 +233,7 @@ impl<D: Driver> Node<D> {
             Event::Written { token, result } => self.written(token, result),
             Event::Created { token, result } => self.created(token, result),
             Event::Directory { token, result } => self.directory(token, result),
-            // The last of the recovery's: it has been taken.
-            Event::Read { .. } => {}
+            Event::Read { token, result } => self.read(token, result),
             Event::Accepted { connection, .. } => {
                 if self.sessions.accept(connection, self.driver.now()).is_none() {
                     self.note("refused a connection: the table is full (limits clients_max, cores_max)");

@@ -129,6 +129,7 @@ pub(crate) fn explanation(status: Status) -> &'static str {
         Status::Forbidden => "the data of the call may not flow to the function: see its labels",
         Status::Cancelled => "the call was cancelled",
         Status::Expired => "the call had not begun when its time to live was over",
+        Status::Damaged => "its record on disk is damaged: what the client submitted is lost",
         Status::Unavailable => "the function was deleted while the call was pending",
         _ => "the call failed; its last outcome is not kept any more",
     }

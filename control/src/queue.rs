@@ -31,6 +31,8 @@ enum Pending {
     Write(u64),
     /// A segment of this number is being removed.
     Remove(u64),
+    /// The read of this number.
+    Read(u32),
 }
 
 impl Pending {
@@ -39,6 +41,7 @@ impl Pending {
             Pending::Create(segment) => Token(segment << 2),
             Pending::Write(group) => Token(group << 2 | 1),
             Pending::Remove(segment) => Token(segment << 2 | 2),
+            Pending::Read(read) => Token(u64::from(read) << 2 | 3),
         }
     }
 
@@ -46,7 +49,8 @@ impl Pending {
         match token.0 & 3 {
             0 => Pending::Create(token.0 >> 2),
             1 => Pending::Write(token.0 >> 2),
-            _ => Pending::Remove(token.0 >> 2),
+            2 => Pending::Remove(token.0 >> 2),
+            _ => Pending::Read((token.0 >> 2) as u32),
         }
     }
 }
@@ -63,7 +67,16 @@ impl<D: Driver> Node<D> {
     pub(crate) fn written(&mut self, token: Token, result: Result<(), i32>) {
         match Pending::of(token) {
             Pending::Write(group) => self.queue.written(group, result),
-            Pending::Create(_) | Pending::Remove(_) => unreachable!("these write nothing"),
+            _ => unreachable!("nothing else writes"),
+        }
+    }
+
+    /// Frames came from the disk, or could not be read.
+    pub(crate) fn read(&mut self, token: Token, result: Result<usize, i32>) {
+        let Pending::Read(read) = Pending::of(token) else { return };
+        self.queue.read(&mut self.disk.lend(&mut self.driver), read, result);
+        while let Some(damage) = self.queue.next_damage() {
+            self.note(&damage.to_string());
         }
     }
 
@@ -104,7 +117,7 @@ impl<D: Driver> Node<D> {
                 }
                 self.queue.removed(segment, result);
             }
-            Pending::Write(_) => unreachable!("writes leave the directory alone"),
+            Pending::Write(_) | Pending::Read(_) => unreachable!("these leave the directory alone"),
         }
     }
 
@@ -139,6 +152,11 @@ impl<D: Driver> Node<D> {
                     let token = Pending::Write(group).token();
                     self.driver.write(self.disk.files[&segment], offset, block, bytes, token);
                 }
+                LogOp::Read { segment, offset, block, bytes, read } => {
+                    let block = self.disk.blocks[block as usize];
+                    let token = Pending::Read(read).token();
+                    self.driver.read(self.disk.files[&segment], offset, block, bytes, token);
+                }
                 LogOp::Recycle { from, segment } => {
                     let file = self.disk.files.remove(&from).expect("a segment that is there is recycled");
                     assert!(self.disk.recycling.replace((from, file)).is_none(), "one at a time");
@@ -165,9 +183,13 @@ mod tests {
 
     #[test]
     fn completions_find_their_operation() {
-        for pending in
-            [Pending::Create(0), Pending::Write(0), Pending::Remove(7), Pending::Write(u64::MAX >> 2)]
-        {
+        for pending in [
+            Pending::Create(0),
+            Pending::Write(0),
+            Pending::Remove(7),
+            Pending::Write(u64::MAX >> 2),
+            Pending::Read(3),
+        ] {
             assert_eq!(Pending::of(pending.token()), pending);
         }
     }

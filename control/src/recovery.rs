@@ -62,6 +62,9 @@ pub(crate) struct Disk {
     pub recycling: Option<(u64, FileId)>,
 }
 
+/// Of the recovery's reads: no operation of a queue, which hears of the last of them again.
+const TAKEN: Token = Token(0);
+
 /// A node that is reading its log. Turn it as one turns a node, until it is one.
 pub struct Booting<D> {
     limits: Limits,
@@ -176,7 +179,7 @@ impl<D: Driver> Booting<D> {
         loop {
             if let Some(offset) = self.recovery.offset() {
                 let (file, block) = (self.disk.files[&self.segment], self.disk.blocks[0]);
-                self.driver.read(file, offset, block, self.driver.block_bytes(), Token::default());
+                self.driver.read(file, offset, block, self.driver.block_bytes(), TAKEN);
                 self.reading = true;
                 return;
             }

@@ -99,6 +99,7 @@ fn disk(queue: &mut DurableQ, memory: &mut Memory) {
         match op {
             LogOp::Create { segment, .. } | LogOp::Recycle { segment, .. } => queue.created(segment, Ok(())),
             LogOp::Write { group, .. } => queue.written(group, Ok(())),
+            LogOp::Read { .. } => unreachable!("what waits here is never due"),
             LogOp::Remove { segment } => queue.removed(segment, Ok(())),
         }
     }

@@ -50,6 +50,6 @@ pub mod recovery;
 pub use queue::DurableQ;
 pub use recovery::{Recovery, RecoveryError};
 pub use words::{
-    Blocks, CallRef, CallView, Cancel, Counters, Defaults, Depth, Event, Fate, Fenced, FunctionRef,
+    Blocks, CallRef, CallView, Cancel, Counters, Damage, Defaults, Depth, Event, Fate, Fenced, FunctionRef,
     HolderRef, Lease, LogOp, NotLeased, Offer, Origin, Settled, State, block_count, record_bytes_max,
 };

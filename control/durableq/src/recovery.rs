@@ -5,6 +5,7 @@
 
 use crate::log::{GROUP_ALIGN, GROUP_HEADER_BYTES, GroupError, GroupHeader};
 use crate::queue::DurableQ;
+use crate::table::calls::CUT;
 use call::frame::{FrameBuf, frame_bytes};
 use call::limits::{FRAME_ALIGN, Limits};
 use call::{Frame, FrameError, Instant, Kind, WallTime};
@@ -201,7 +202,7 @@ impl Recovery {
         if self.mode == Mode::Following && self.continues_with(header) {
             let records = &rest[GROUP_HEADER_BYTES..header.bytes as usize];
             if self.is_sound(header, records) {
-                self.apply(header, records)?;
+                self.apply(header, records, self.offset + at as u64)?;
                 return Ok(header.bytes_on_disk());
             }
         }
@@ -262,7 +263,7 @@ impl Recovery {
         Frame::parse(&joined).is_ok_and(|(frame, _)| is_record(frame))
     }
 
-    fn apply(&mut self, header: &GroupHeader, records: &[u8]) -> Result<(), RecoveryError> {
+    fn apply(&mut self, header: &GroupHeader, records: &[u8], group: u64) -> Result<(), RecoveryError> {
         self.used = true;
         (self.last, self.incarnation) = (header.sequence, header.incarnation);
         let segment = self.queue.log_mut().segments.found_group(header.sequence);
@@ -274,7 +275,8 @@ impl Recovery {
                 self.cut_segment = segment;
                 break;
             };
-            self.queue.replay(frame, segment)?;
+            let offset = group + GROUP_HEADER_BYTES as u64 + (records.len() - rest.len()) as u64;
+            self.queue.replay(frame, (segment, (offset / FRAME_ALIGN as u64) as u32))?;
             rest = &rest[used..];
         }
         Ok(())
@@ -296,7 +298,7 @@ impl Recovery {
         }
         let cut = std::mem::take(&mut self.cut);
         let (frame, _) = Frame::parse(&cut).expect("looked at before the group was applied");
-        self.queue.replay(frame, self.cut_segment)
+        self.queue.replay(frame, (self.cut_segment, CUT))
     }
 }
 

@@ -30,7 +30,7 @@ impl Origin {
 /// The memory of the log's blocks, which belongs to the driver.
 ///
 /// The node takes [`block_count`] blocks at the start and lends them with each call that may append to the log, as a
-/// small struct of a driver and its list of blocks. Only blocks without a write in flight are asked for.
+/// small struct of a driver and its list of blocks. Only blocks without an operation in flight are asked for.
 pub trait Blocks {
     /// The memory of the log's block of this number, at least `limits.group_bytes` long and 16-aligned.
     fn block(&mut self, number: u32) -> &mut [u8];
@@ -46,8 +46,14 @@ pub fn record_bytes_max(limits: &Limits) -> usize {
 }
 
 /// How many blocks of `limits.group_bytes` the log needs: those in flight, one that is open, and enough for a dead
-/// letter that is copied, which is a largest submit and a largest outcome, each taken in one piece from a new group on.
+/// letter that is copied, which is a largest submit and a largest outcome, each taken in one piece from a new group on;
+/// and those that are read into.
 pub fn block_count(limits: &Limits) -> usize {
+    write_blocks(limits) + limits.reads_in_flight
+}
+
+/// The blocks from which groups are written; those for reads come behind them.
+pub(crate) fn write_blocks(limits: &Limits) -> usize {
     let room = limits.group_bytes - crate::log::GROUP_HEADER_BYTES;
     limits.groups_in_flight + 1 + 2 * record_bytes_max(limits).div_ceil(room) + 1
 }
@@ -85,12 +91,55 @@ pub enum LogOp {
         /// Names the write in [`crate::DurableQ::written`].
         group: u64,
     },
+    /// Read into a block. Completes by [`crate::DurableQ::read`]. The segment stays until then.
+    Read {
+        /// From this segment.
+        segment: u64,
+        /// At this offset, a multiple of 4096.
+        offset: u64,
+        /// Into this block of [`Blocks`].
+        block: u32,
+        /// A multiple of 4096. Fewer come if the file ends before.
+        bytes: usize,
+        /// Names the read in [`crate::DurableQ::read`], below `limits.reads_in_flight`.
+        read: u32,
+    },
     /// Remove a segment: every call in it has ended, on disk, or stands in a later one. Completes by
     /// [`crate::DurableQ::removed`] when the directory is on disk so.
     Remove {
         /// Its number.
         segment: u64,
     },
+}
+
+/// A call whose frame could not be read back from the disk. It is a dead letter now, [`Status::Damaged`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// The call: what its client wrote is lost.
+    pub call: CallId,
+    /// Its function.
+    pub function: FunctionId,
+    /// The segment that holds its record.
+    pub segment: u64,
+    /// Where in the segment the record begins.
+    pub offset: u64,
+    /// How many bytes it has.
+    pub bytes: usize,
+    /// What the disk said; `None` if it gave other bytes than were written.
+    pub errno: Option<i32>,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = crate::log::segment_name(self.segment);
+        let Damage { call, bytes, offset, .. } = self;
+        write!(f, "the log is damaged: call {call} is lost, its {bytes} bytes at byte {offset} of {name} ")?;
+        match self.errno {
+            Some(errno) => write!(f, "cannot be read: {}", std::io::Error::from_raw_os_error(errno))?,
+            None => f.write_str("are not those that were written")?,
+        }
+        f.write_str("; it is a dead letter now (damaged)")
+    }
 }
 
 /// What the node must tell someone, because it is on disk now.
@@ -267,7 +316,8 @@ pub struct CallView<'a> {
     pub criticality: u8,
     /// Deliveries so far. The queue of a later incarnation knows those that were reported.
     pub deliveries: u16,
-    /// The submit frame, while the call is pending or dead.
+    /// The submit frame, while the call is pending or dead and its frame is in memory: see
+    /// [`crate::DurableQ::fetch`].
     pub submit: Option<Frame<'a>>,
     /// The last outcome, if it is kept.
     pub outcome: Option<Frame<'a>>,
@@ -329,6 +379,12 @@ pub struct Counters {
     pub dead_now: u64,
     /// Now: bytes of frames in memory.
     pub frame_bytes_now: u64,
+    /// Frames read back from the disk.
+    pub read_back: u64,
+    /// Calls whose frame on disk was damaged.
+    pub damaged: u64,
+    /// Now: calls whose frame is on disk only.
+    pub parked_now: u64,
     /// Now: segments of the log.
     pub segments_now: u64,
 }

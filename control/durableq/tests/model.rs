@@ -30,18 +30,22 @@ enum Op {
     Hurry { pick: usize },
     Purge { pick: usize },
     DiskFull { full: bool },
+    Unreadable { reads: u32 },
     Crash,
     WriteError,
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let payload = prop_oneof![8 => 0usize..600, 2 => 600usize..9000, 1 => 9000usize..60_000];
-    let ahead = prop_oneof![3 => Just(0u64), 1 => 0u64..50_000_000];
+    // Far ones wait on disk only.
+    let ahead = prop_oneof![6 => Just(0u64), 2 => 0u64..50_000_000, 2 => 1_000_000_000u64..3_000_000_000];
     let submit = (0..3usize, ahead, payload, any::<bool>());
     prop_oneof![
         12 => submit.prop_map(|(of, ahead, payload, want)| Op::Submit { of, ahead, payload, want }),
         2 => any::<usize>().prop_map(|pick| Op::Resubmit { pick }),
         4 => (0u64..20_000_000).prop_map(|by| Op::Advance { by }),
+        1 => (0u64..2_000_000_000).prop_map(|by| Op::Advance { by }),
+        1 => (1u32..4).prop_map(|reads| Op::Unreadable { reads }),
         8 => Just(Op::Flush),
         14 => any::<usize>().prop_map(|pick| Op::Disk { pick }),
         8 => Just(Op::Events),
@@ -108,6 +112,7 @@ fn apply(world: &mut World, op: &Op) {
         Op::Hurry { pick } => hurry(world, pick),
         Op::Purge { pick } => purge(world, pick),
         Op::DiskFull { full } => world.disk.full = full,
+        Op::Unreadable { reads } => world.disk.unreadable = reads,
         Op::Crash => world.crash(),
         Op::WriteError => {
             if world.disk_error() {
@@ -150,6 +155,10 @@ fn redrive(world: &mut World, pick: usize) {
     let entry = world.ledger.get_mut(&id).expect("submitted");
     (entry.dead, entry.told_end, entry.status) = (false, false, None);
     world.settle_disk();
+    if world.ledger[&id].dead {
+        // Its frame could not be read back.
+        return;
+    }
     // Until that is on disk, a crash may make it a dead letter again.
     world.ledger.get_mut(&id).expect("submitted").ended = !world.queue.is_settled();
 }

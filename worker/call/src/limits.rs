@@ -56,7 +56,8 @@ pub struct Limits {
     pub functions_max: usize,
     /// Calls accepted and not yet finished, whether waiting, leased or delayed.
     pub calls_max: usize,
-    /// Bytes of frames of pending calls held in memory; beyond it a submit is refused as "full".
+    /// Bytes of memory for frames: of calls that are not on disk yet, are due soon, or run. Those of other calls are on
+    /// disk only. A submit that finds no room is refused as "full".
     pub pending_bytes_max: usize,
     /// Outcomes kept for `calls show` and late waiters.
     pub outcomes_max: usize,
@@ -83,6 +84,9 @@ pub struct Limits {
     pub group_bytes: usize,
     /// Log writes in flight. Four reach the disk's best rate on the reference machine (1.25 GB/s at 64 KiB).
     pub groups_in_flight: usize,
+    /// Reads of the log in flight, each of at most a group's bytes: frames of calls that waited on disk. Four reads of
+    /// 4 KiB keep up with what one core leases, and of 256 KiB with the disk.
+    pub reads_in_flight: usize,
     /// Deliveries of one call after which a call that keeps killing its worker goes to the dead letters.
     pub deliveries_max: u32,
     /// Executions of one call that may meet back-pressure before they count as failures. With the longest usual wait
@@ -108,6 +112,7 @@ impl Default for Limits {
             segment_bytes: 64 << 20,
             group_bytes: 256 << 10,
             groups_in_flight: 4,
+            reads_in_flight: 4,
             deliveries_max: 10,
             pressures_max: 1000,
         }

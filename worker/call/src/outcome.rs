@@ -43,11 +43,13 @@ pub enum Status {
     Expired = 16,
     /// The function gave the call back and said when to try again: see [`again`]. No failure.
     Again = 17,
+    /// The call waited on disk, and its record there is damaged: what its client wrote is lost.
+    Damaged = 18,
 }
 
 impl Status {
     /// All, in the order of their numbers.
-    pub const ALL: [Status; 18] = [
+    pub const ALL: [Status; 19] = [
         Status::Ok,
         Status::Exit,
         Status::Trap,
@@ -66,6 +68,7 @@ impl Status {
         Status::Cancelled,
         Status::Expired,
         Status::Again,
+        Status::Damaged,
     ];
 
     /// From its number on the wire.
@@ -99,6 +102,7 @@ impl Status {
             Status::Cancelled => "cancelled",
             Status::Expired => "expired",
             Status::Again => "again",
+            Status::Damaged => "damaged",
         }
     }
 }

@@ -71,6 +71,7 @@
 pub mod group;
 pub mod segments;
 pub mod writer;
+pub mod reader;
 pub mod dump;
 
 pub use group::{GROUP_ALIGN, GROUP_HEADER_BYTES, GroupError, GroupHeader};

@@ -39,6 +39,8 @@ struct Segment {
     pins: List<BY_SEGMENT>,
     /// When this group is on disk, then so is the end (or the copy) of each call that was in it.
     released: u64,
+    /// Reads in flight.
+    reads: u32,
 }
 
 /// What the disk was asked to change in the directory.
@@ -163,10 +165,25 @@ impl Segments {
         (segment.stage == Stage::Ready).then_some(segment.number)
     }
 
-    /// A call's submit record is in this segment.
-    pub fn pin(&mut self, calls: &mut Calls, at: CallRef, ordinal: u32) {
-        calls[at].segment = ordinal;
+    /// A call's submit record is in this segment, at this offset as [`crate::table::calls::Call`] has it.
+    pub fn pin(&mut self, calls: &mut Calls, at: CallRef, (ordinal, offset): (u32, u32)) {
+        (calls[at].segment, calls[at].offset) = (ordinal, offset);
         self.ring[(ordinal - self.front) as usize].pins.push_back(calls, at);
+    }
+
+    /// A read of this segment begins: it stays as it is until [`Segments::read_ended`]. Its number.
+    pub fn read_begins(&mut self, ordinal: u32) -> u64 {
+        let segment = &mut self.ring[(ordinal - self.front) as usize];
+        assert_eq!(segment.stage, Stage::Ready, "what is on disk is in a segment that is there");
+        segment.reads += 1;
+        segment.number
+    }
+
+    /// A read of this segment has ended. Its number.
+    pub fn read_ended(&mut self, ordinal: u32) -> u64 {
+        let segment = &mut self.ring[(ordinal - self.front) as usize];
+        segment.reads -= 1;
+        segment.number
     }
 
     /// A call does not need its segment any more as soon as `group` is on disk.
@@ -179,7 +196,12 @@ impl Segments {
 
     /// A call that needs the oldest segment, which takes no groups any more.
     pub fn oldest_pin(&self) -> Option<CallRef> {
-        self.ring.front().filter(|_| self.front < self.current)?.pins.front()
+        self.oldest_pins()?.front()
+    }
+
+    /// All of these.
+    pub fn oldest_pins(&self) -> Option<&List<BY_SEGMENT>> {
+        self.ring.front().filter(|_| self.front < self.current).map(|segment| &segment.pins)
     }
 
     /// Makes segments: the current one, and one ahead of need.
@@ -248,7 +270,12 @@ impl Segments {
         let (segment, next) = (self.ring.front()?, self.ring.get(1)?);
         // The last group on disk stays, whatever it holds: it tells sequence and incarnation to the next start.
         let followed = next.first != 0 && next.first <= durable;
-        if !followed || segment.pins.len > 0 || segment.released > durable || segment.last > durable {
+        if !followed
+            || segment.pins.len > 0
+            || segment.released > durable
+            || segment.last > durable
+            || segment.reads > 0
+        {
             return None;
         }
         let (from, ours) = (segment.number, segment.ours);
@@ -293,7 +320,7 @@ impl Segments {
 
     fn wanted(&self) -> Segment {
         let (pins, stage) = (List::EMPTY, Stage::Wanted);
-        Segment { number: 0, ours: true, stage, offset: 0, first: 0, last: 0, pins, released: 0 }
+        Segment { number: 0, ours: true, stage, offset: 0, first: 0, last: 0, pins, released: 0, reads: 0 }
     }
 
     /// How many calls need a segment.

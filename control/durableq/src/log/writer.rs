@@ -2,10 +2,11 @@
 
 use super::group::{GROUP_HEADER_BYTES, GroupHeader};
 use super::segments::Segments;
-use crate::words::{Blocks, LogOp, block_count};
+use crate::table::calls::CUT;
+use crate::words::{Blocks, LogOp, write_blocks};
 use call::Instant;
 use call::frame::padded;
-use call::limits::{HEADER_BYTES, Limits};
+use call::limits::{FRAME_ALIGN, HEADER_BYTES, Limits};
 use std::collections::VecDeque;
 
 /// A group that is being filled, waits to be written, or is in flight.
@@ -24,8 +25,9 @@ struct Group {
 /// Where a record is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Placed {
-    /// Ordinal of the segment in which it begins.
-    pub segment: u32,
+    /// Ordinal of the segment in which it begins, and where: in units of [`FRAME_ALIGN`] bytes, or [`CUT`] if it
+    /// stands in several groups.
+    pub place: (u32, u32),
     /// The group in which it ends: the record is on disk when that group and all before it are.
     pub group: u64,
 }
@@ -61,7 +63,7 @@ pub struct Log {
 impl Log {
     /// A log that has not been begun.
     pub fn new(limits: &Limits) -> Log {
-        let blocks = block_count(limits);
+        let blocks = write_blocks(limits);
         assert!(
             limits.group_bytes.is_multiple_of(super::GROUP_ALIGN),
             "limits.group_bytes: a multiple of 4096"
@@ -69,6 +71,10 @@ impl Log {
         assert!(
             limits.segment_bytes >= limits.group_bytes as u64,
             "limits.segment_bytes: at least one group"
+        );
+        assert!(
+            limits.segment_bytes / FRAME_ALIGN as u64 <= u64::from(CUT),
+            "limits.segment_bytes: a place in it is named by 32 bits"
         );
         assert!(limits.groups_in_flight > 0, "limits.groups_in_flight: at least one");
         Log {
@@ -119,19 +125,21 @@ impl Log {
             self.close();
         }
         let mut copied = 0;
-        let mut begins = None;
+        let mut place = None;
         loop {
             let group = self.open_group();
+            let offset = (group.offset as usize + group.bytes) / FRAME_ALIGN;
             let take = (total - copied).min(self.group_bytes - group.bytes);
             let into = &mut blocks.block(group.block)[group.bytes..group.bytes + take];
             copy_part(into, header, body, copied);
-            begins = begins.or(Some(group.segment));
+            let whole = total - copied == take && copied == 0;
+            place = place.or(Some((group.segment, if whole { offset as u32 } else { CUT })));
             let open = self.open.as_mut().expect("opened above");
             open.bytes += take;
             open.continues += if copied > 0 { take } else { 0 };
             copied += take;
             if copied == total {
-                return Placed { segment: begins.expect("at least one part"), group: group.sequence };
+                return Placed { place: place.expect("at least one part"), group: group.sequence };
             }
             self.close();
         }

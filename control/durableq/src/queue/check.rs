@@ -1,7 +1,7 @@
 //! The invariants of the queue as a whole.
 
 use super::{DurableQ, What};
-use crate::table::calls::{Call, NONE, Place, flag};
+use crate::table::calls::{CUT, Call, NONE, Place, flag};
 use crate::words::{CallRef, FunctionRef};
 use std::collections::BTreeMap;
 
@@ -89,11 +89,25 @@ impl DurableQ {
         let husk = |call: &Call| call.place == Place::Husk;
         for (_, call) in self.calls.iter() {
             assert_eq!(
-                call.frame.is_some(),
+                call.frame.length() > 0,
                 call.place != Place::Ending && !husk(call),
                 "the frame of {}",
                 call.id
             );
+            let moves = matches!(call.place, Place::Appended | Place::Offered | Place::Leased);
+            assert!(!moves || call.frame.is_some(), "the frame of {} is needed", call.id);
+            assert!(!call.frame.is_parked() || call.offset != CUT, "where the frame of {} is", call.id);
+        }
+        let frames = || self.calls.iter().map(|(_, call)| call.frame);
+        assert_eq!(frames().map(|frame| frame.length() as u64).sum::<u64>(), self.lengths, "bytes of frames");
+        assert_eq!(frames().map(|frame| frame.bytes() as u64).sum::<u64>(), self.resident, "bytes in memory");
+        let parked = frames().filter(|frame| frame.is_parked()).count();
+        assert_eq!(parked as u64, self.counters.parked_now, "frames on disk only");
+        self.reader.check();
+        for (at, call) in self.calls.iter().filter(|(_, call)| call.is(flag::READING)) {
+            let place = (call.segment, call.offset);
+            let wants = self.reader.iter().filter(|want| want.call == at && want.place == place).count();
+            assert!(wants == 1 && call.frame.is_parked(), "{} is read {wants} times", call.id);
         }
         let pins = self.log.segments.pins();
         let husks = self.calls.iter().filter(|(_, call)| husk(call)).count();

@@ -8,10 +8,12 @@ mod offer;
 mod settle;
 mod withdraw;
 mod record;
+mod park;
 mod replay;
 mod ask;
 mod check;
 
+use crate::log::reader::Reader;
 use crate::log::writer::Log;
 use crate::table::calls::{BY_PLACE, Calls, List, NONE};
 use crate::table::ended::EndedCalls;
@@ -20,7 +22,7 @@ use crate::table::holders::Holders;
 use crate::table::ids::{Ids, hash};
 use crate::table::store::Store;
 use crate::table::timers::Timers;
-use crate::words::{CallRef, Counters, FunctionRef, Origin, block_count, record_bytes_max};
+use crate::words::{CallRef, Counters, Damage, FunctionRef, Origin, record_bytes_max, write_blocks};
 use call::limits::{HEADER_BYTES, Limits};
 use call::{CallId, FunctionId, Instant, Status, WallTime};
 use std::collections::VecDeque;
@@ -59,6 +61,16 @@ pub struct DurableQ {
     dead: List<BY_PLACE>,
     ended: EndedCalls,
     log: Log,
+    reader: Reader,
+    /// Calls that may be parked when their group is on disk, in the order of groups.
+    parking: VecDeque<(u64, CallRef)>,
+    /// Frames that could not be read back, not told yet.
+    damages: VecDeque<Damage>,
+    /// Bytes of the frames of all calls, and of those in memory.
+    lengths: u64,
+    resident: u64,
+    /// The place of the table that was looked at last for a call to park.
+    swept: u32,
     /// In the order of their groups.
     waits: VecDeque<Wait>,
     waits_max: usize,
@@ -85,7 +97,7 @@ pub struct DurableQ {
 impl DurableQ {
     /// An empty queue whose log has not begun. All memory is taken here.
     pub(crate) fn empty(limits: &Limits) -> DurableQ {
-        let waits_max = block_count(limits) * limits.group_bytes / HEADER_BYTES + DUPLICATES_WAITING_MAX;
+        let waits_max = write_blocks(limits) * limits.group_bytes / HEADER_BYTES + DUPLICATES_WAITING_MAX;
         DurableQ {
             now: Instant(0),
             wall: WallTime(0),
@@ -98,6 +110,12 @@ impl DurableQ {
             dead: List::EMPTY,
             ended: EndedCalls::new(limits.outcomes_max, limits.pending_bytes_max / 4),
             log: Log::new(limits),
+            reader: Reader::new(limits),
+            parking: VecDeque::with_capacity(waits_max),
+            damages: VecDeque::new(),
+            lengths: 0,
+            resident: 0,
+            swept: 0,
             waits: VecDeque::with_capacity(waits_max),
             waits_max,
             backlog_head: NONE,

@@ -12,21 +12,25 @@ impl DurableQ {
         if self.log.is_live() { self.functions.next_news() } else { None }
     }
 
-    /// Whether a function has due calls that are not with the scheduler.
+    /// Whether [`DurableQ::poll`] has a call of this function now. One whose first due call is on its way from the disk
+    /// has not; [`DurableQ::next_due`] names it when it has arrived.
     pub fn has_due(&self, function: FunctionRef) -> bool {
         let of = &self.functions[function];
-        self.log.is_live() && of.due.len > 0 && !of.paused
+        let here = of.due.front().is_some_and(|at| self.calls[at].frame.is_some());
+        self.log.is_live() && here && !of.paused
     }
 
-    /// Hands the oldest due call of a function to the scheduler.
+    /// Hands the oldest due call of a function to the scheduler, if there is one and its frame is in memory.
     pub fn poll(&mut self, function: FunctionRef, defaults: &Defaults) -> Option<Offer> {
         if !self.log.is_live() || self.functions[function].paused {
             return None;
         }
+        let call = self.first_here(function)?;
         let of = &mut self.functions[function];
-        let call = of.due.pop_front(&mut self.calls)?;
+        of.due.remove(&mut self.calls, call);
         of.offered += 1;
         self.calls[call].place = Place::Offered;
+        self.polled(function);
         let (criticality, deadline) = self.urgency(call, defaults);
         let retry = self.calls[call].failures > 0;
         let frame = Frame::parsed_before(self.store.get(self.calls[call].frame));

@@ -27,7 +27,9 @@ impl DurableQ {
         self.write_backlog(blocks);
         self.relocate(blocks);
         self.write_incarnation(blocks);
-        self.log.next_op(blocks, self.now)
+        self.read_ahead();
+        let read = self.reader.next_op(&self.calls, &mut self.log.segments);
+        read.or_else(|| self.log.next_op(blocks, self.now))
     }
 
     /// A [`LogOp::Create`] or [`LogOp::Recycle`] ended; the errno if it failed. A segment that could not be made is
@@ -45,6 +47,7 @@ impl DurableQ {
     /// A [`LogOp::Write`] ended; the errno if it failed, which stops the log ([`DurableQ::failed`]).
     pub fn written(&mut self, group: u64, result: Result<(), i32>) {
         self.log.written(group, result);
+        self.park_written();
     }
 
     /// The errno of a write that failed. The log takes nothing more: after the events have been sent (submits that were
@@ -106,6 +109,8 @@ impl DurableQ {
         }
         if ending {
             self.finish(at, placed.group);
+        } else {
+            self.park_later(at);
         }
         true
     }
@@ -161,7 +166,7 @@ impl DurableQ {
     /// Copies live calls out of the oldest segment, if the log is longer than what is pending justifies: at most a
     /// quarter of a group at a time.
     fn relocate(&mut self, blocks: &mut impl Blocks) {
-        let allowed = SEGMENTS_SPARE + 2 * self.store.bytes() as u64 / self.segment_bytes;
+        let allowed = SEGMENTS_SPARE + 2 * self.live_bytes() / self.segment_bytes;
         let mut budget = crate::log::GROUP_ALIGN.max(self.record_max / 4);
         while self.log.segments.length() as u64 > allowed && budget > 0 {
             let Some(at) = self.log.segments.oldest_pin() else { return };
@@ -173,6 +178,10 @@ impl DurableQ {
     /// Copies a call, and what happened to it, to the tail of the log. `None` if that cannot be done now.
     fn relocate_call(&mut self, blocks: &mut impl Blocks, at: CallRef) -> Option<usize> {
         let call = &self.calls[at];
+        if !call.frame.is_some() && call.place != Place::Ending {
+            self.fetch_oldest(blocks);
+            return None;
+        }
         let (frame, outcome) = (call.frame.bytes(), call.outcome.bytes());
         // One that is ending frees its segment as soon as the backlog is written.
         let settled = !matches!(call.place, Place::Appended | Place::Ending) && !call.is(flag::BACKLOG);
@@ -190,8 +199,9 @@ impl DurableQ {
             last = state.group;
         }
         self.log.segments.unpin(&mut self.calls, at, last);
-        self.log.segments.pin(&mut self.calls, at, placed.segment);
+        self.log.segments.pin(&mut self.calls, at, placed.place);
         self.calls[at].group = last;
+        self.park_later(at);
         self.counters.relocated += 1;
         Some(bytes)
     }
@@ -249,6 +259,7 @@ mod tests {
                     queue.created(segment, Ok(()));
                 }
                 LogOp::Write { group, .. } => queue.written(group, Ok(())),
+                LogOp::Read { .. } => unreachable!("no call waits"),
                 LogOp::Remove { segment } => queue.removed(segment, Ok(())),
             }
         }

@@ -2,23 +2,23 @@
 
 use super::DurableQ;
 use crate::recovery::RecoveryError;
-use crate::table::calls::{Call, Place, flag};
+use crate::table::calls::{CUT, Call, Place, flag};
 use crate::table::ended::Ended;
 use crate::table::ids::hash;
 use crate::table::store::Extent;
 use crate::words::CallRef;
-use call::frame::flag::WANT_OUTCOME;
 use call::{Frame, Instant, Kind, Status, WallTime};
 
 impl DurableQ {
-    /// Applies one record, which begins in the segment of this ordinal.
-    pub(crate) fn replay(&mut self, frame: Frame<'_>, segment: u32) -> Result<(), RecoveryError> {
+    /// Applies one record, which begins in the segment of this ordinal, at this offset (in units of 16 bytes, or
+    /// [`CUT`]).
+    pub(crate) fn replay(&mut self, frame: Frame<'_>, place: (u32, u32)) -> Result<(), RecoveryError> {
         match (frame.kind(), self.held(frame.call())) {
-            (Kind::Submit, None) => return self.replay_submit(frame, segment),
+            (Kind::Submit, None) => return self.replay_submit(frame, place),
             (Kind::Submit, Some(at)) => {
                 // A copy, made to free the segment of the older record.
                 self.log.segments.unpin(&mut self.calls, at, 0);
-                self.log.segments.pin(&mut self.calls, at, segment);
+                self.log.segments.pin(&mut self.calls, at, place);
             }
             (Kind::Retry | Kind::Redrive, Some(at)) => self.replay_again(frame, at),
             (Kind::Dead, Some(at)) => self.replay_dead(frame, at),
@@ -34,7 +34,7 @@ impl DurableQ {
         Ok(())
     }
 
-    fn replay_submit(&mut self, frame: Frame<'_>, segment: u32) -> Result<(), RecoveryError> {
+    fn replay_submit(&mut self, frame: Frame<'_>, place: (u32, u32)) -> Result<(), RecoveryError> {
         let too_small = |limit, value| Err(RecoveryError::TooSmall { limit, value });
         if self.calls.is_full() {
             return too_small("calls_max", self.calls.len());
@@ -42,18 +42,24 @@ impl DurableQ {
         let Some(function) = self.functions.intern(frame.function()) else {
             return too_small("functions_max", self.functions.len());
         };
-        let Some(extent) = self.keep_in_replay(frame.bytes()) else {
-            return too_small("pending_bytes_max", self.store.bytes());
+        let extent = match place {
+            // It would have to be put together again: it stays in memory.
+            (_, CUT) => match self.keep_in_replay(frame.bytes()) {
+                Some(extent) => extent,
+                None => return too_small("pending_bytes_max", self.store.bytes()),
+            },
+            _ => Extent::parked(frame.bytes().len()),
         };
         // Forgotten by then, or it would not have been accepted again.
         self.ended.forget(&mut self.store, frame.call());
         let turn = self.next_turn();
-        let flags = if frame.flags() & WANT_OUTCOME != 0 { flag::WANT } else { 0 };
+        let flags = super::park::flags_of(frame);
         let (start_at, when) = (frame.start_at().0, frame.start_at().0);
         let call = Call { turn, start_at, when, flags, ..Call::new(frame.call(), function, extent) };
         let at = self.calls.insert(call);
         self.ids.insert(hash(frame.call().0), at.0);
-        self.log.segments.pin(&mut self.calls, at, segment);
+        self.log.segments.pin(&mut self.calls, at, place);
+        self.count_frame(extent);
         self.functions[function].scheduled += 1;
         self.pending += 1;
         Ok(())
@@ -101,7 +107,7 @@ impl DurableQ {
         }
         self.log.segments.unpin(&mut self.calls, at, 0);
         self.set_outcome(at, Extent::NONE);
-        self.store.free(self.calls[at].frame);
+        self.free_frame(at);
         let id = self.calls[at].id;
         self.ids.remove(hash(id.0), |other| other == at.0);
         self.calls.remove(at);

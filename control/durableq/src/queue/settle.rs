@@ -4,7 +4,6 @@ use super::DurableQ;
 use crate::table::calls::{Place, flag};
 use crate::table::store::Extent;
 use crate::words::{Blocks, CallRef, Fate, Fenced, HolderRef, Settled};
-use call::frame::flag::ONCE;
 use call::function::RetrySpec;
 use call::limits::HEADER_BYTES;
 use call::{CallId, Epoch, Frame, Status, WallTime};
@@ -165,8 +164,7 @@ impl DurableQ {
 
     /// Whether who submitted it wants to hear of the first failure: then it is neither tried again nor a dead letter.
     fn is_once(&self, at: CallRef) -> bool {
-        let submit = self.store.get(self.calls[at].frame);
-        Frame::parsed_before(submit).flags() & ONCE != 0
+        self.calls[at].is(flag::ONCE)
     }
 
     /// The call has ended, and its outcome is kept if the client wants it.
@@ -180,11 +178,6 @@ impl DurableQ {
         }
         self.end(blocks, at);
         settled
-    }
-
-    fn free_frame(&mut self, at: CallRef) {
-        let frame = std::mem::replace(&mut self.calls[at].frame, Extent::NONE);
-        self.store.free(frame);
     }
 
     /// Ends a call or dead letter for good, as soon as the log has room for the record.
@@ -234,6 +227,7 @@ impl DurableQ {
         self.record(blocks, at);
     }
 
+    /// Ends a dead letter that nobody will look at any more.
     pub(super) fn drop_dead(&mut self, blocks: &mut impl Blocks, at: CallRef) {
         self.exhume(at);
         if !self.calls[at].is(flag::BACKLOG) {

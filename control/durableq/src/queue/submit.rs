@@ -47,12 +47,13 @@ impl DurableQ {
         let placed = self.log.append(blocks, header, frame.body());
         let start_at = frame.start_at().0.max(self.wall.0);
         let turn = self.next_turn();
-        let flags = if frame.flags() & WANT_OUTCOME != 0 { flag::WANT } else { 0 };
+        let flags = super::park::flags_of(frame);
         let call = Call::new(frame.call(), function, extent);
         let call = Call { when: start_at, start_at, turn, group: placed.group, origin, flags, ..call };
         let at = self.calls.insert(call);
         self.ids.insert(hash(frame.call().0), at.0);
-        self.log.segments.pin(&mut self.calls, at, placed.segment);
+        self.log.segments.pin(&mut self.calls, at, placed.place);
+        self.count_frame(extent);
         self.functions[function].scheduled += 1;
         self.pending += 1;
         self.counters.accepted += 1;
@@ -134,6 +135,7 @@ impl DurableQ {
             self.functions[self.calls[at].function].scheduled -= 1;
             self.make_due(at);
         }
+        self.park_if_it_waits(at);
     }
 
     /// Puts a call, counted as scheduled already, into the timers.
@@ -147,6 +149,10 @@ impl DurableQ {
         let turn = self.next_turn();
         let call = &mut self.calls[at];
         (call.place, call.turn) = (Place::Due, turn);
+        let (function, parked) = (call.function, call.frame.is_parked());
         self.functions.push_due(&mut self.calls, at);
+        if parked && self.functions[function].due.len <= super::park::WINDOW {
+            self.functions.want(function);
+        }
     }
 }

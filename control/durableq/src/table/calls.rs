@@ -7,6 +7,9 @@ use call::{CallId, Epoch, Status};
 /// No call.
 pub const NONE: u32 = u32::MAX;
 
+/// No place on disk from which a frame could be read: its record is cut.
+pub const CUT: u32 = u32::MAX;
+
 /// In which structure a call is; each is in exactly one of these.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
@@ -30,6 +33,8 @@ pub enum Place {
     Husk,
 }
 
+const _: () = assert!(size_of::<Call>() == 128, "two cache lines");
+
 /// Bits of [`Call::flags`].
 pub mod flag {
     /// The client wants the outcome.
@@ -42,6 +47,12 @@ pub mod flag {
     pub const CANCEL: u8 = 8;
     /// It ended while the scheduler held it.
     pub const HELD: u8 = 16;
+    /// Its client wants it tried once.
+    pub const ONCE: u8 = 32;
+    /// Its frame is being read from the disk, or will be.
+    pub const READING: u8 = 64;
+    /// Its frame on disk is damaged.
+    pub const DAMAGED: u8 = 128;
 }
 
 /// The two lists in which a call can be.
@@ -61,7 +72,7 @@ pub const BY_SEGMENT: usize = 1;
 pub struct Call {
     /// Its id.
     pub id: CallId,
-    /// The submit frame.
+    /// The submit frame, in memory or parked on disk.
     pub frame: Extent,
     /// The last outcome, if it is kept.
     pub outcome: Extent,
@@ -81,6 +92,8 @@ pub struct Call {
     pub function: FunctionRef,
     /// Ordinal of the segment that holds its submit record.
     pub segment: u32,
+    /// Where in the segment, in units of [`call::limits::FRAME_ALIGN`] bytes; or [`CUT`].
+    pub offset: u32,
     /// Where it is in the timers.
     pub timer: u32,
     /// The next in the backlog.
@@ -118,6 +131,7 @@ impl Call {
             origin: Origin::NOBODY,
             function,
             segment: 0,
+            offset: CUT,
             timer: NONE,
             backlog: NONE,
             links: [Link { prev: NONE, next: NONE }; 2],
@@ -287,6 +301,12 @@ impl<const BY: usize> List<BY> {
         let first = self.front()?;
         self.remove(calls, first);
         Some(first)
+    }
+
+    /// The call behind one of this list.
+    pub fn after(&self, calls: &Calls, at: CallRef) -> Option<CallRef> {
+        let next = calls[at].links[BY].next;
+        (next != NONE).then_some(CallRef(next))
     }
 
     /// The calls, from the first to the last.

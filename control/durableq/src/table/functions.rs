@@ -25,6 +25,11 @@ pub struct Function {
     /// It has got due calls since it was named last: it is in the list of news.
     in_news: bool,
     next_news: u32,
+    /// Some of its first due calls may be on disk only: it is in the list of those that want frames.
+    wants: bool,
+    next_wants: u32,
+    /// Calls polled.
+    pub polled: u32,
 }
 
 /// See the module.
@@ -36,6 +41,9 @@ pub struct Functions {
     /// Functions with new due calls, the one that got them first at the head.
     news_head: u32,
     news_tail: u32,
+    /// Functions that want frames.
+    wants_head: u32,
+    wants_tail: u32,
 }
 
 impl Functions {
@@ -47,6 +55,8 @@ impl Functions {
             functions_max,
             news_head: NONE,
             news_tail: NONE,
+            wants_head: NONE,
+            wants_tail: NONE,
         }
     }
 
@@ -82,6 +92,9 @@ impl Functions {
             paused: false,
             in_news: false,
             next_news: NONE,
+            wants: false,
+            next_wants: NONE,
+            polled: 0,
         });
         self.ids.insert(hash(u128::from(id.0)), at);
         Some(FunctionRef(at))
@@ -116,6 +129,35 @@ impl Functions {
             }
         }
         None
+    }
+
+    /// Puts a function behind those that want frames of their first due calls.
+    pub fn want(&mut self, at: FunctionRef) {
+        if std::mem::replace(&mut self[at].wants, true) {
+            return;
+        }
+        self[at].next_wants = NONE;
+        match self.wants_head {
+            NONE => self.wants_head = at.0,
+            _ => {
+                let tail = FunctionRef(self.wants_tail);
+                self[tail].next_wants = at.0;
+            }
+        }
+        self.wants_tail = at.0;
+    }
+
+    /// Whether a function wants frames.
+    pub fn has_wanting(&self) -> bool {
+        self.wants_head != NONE
+    }
+
+    /// The function that has wanted frames for the longest time; it is named once.
+    pub fn next_wanting(&mut self) -> Option<FunctionRef> {
+        let at = FunctionRef((self.wants_head != NONE).then_some(self.wants_head)?);
+        self.wants_head = self[at].next_wants;
+        self[at].wants = false;
+        Some(at)
     }
 
     /// Names a function at the next opportunity.

@@ -17,10 +17,10 @@ const WHOLE: u8 = 255;
 const NONE: u32 = u32::MAX;
 const NO_CELL: u16 = u16::MAX;
 
-/// Where a frame's bytes are in the [`Store`].
+/// Where a frame's bytes are in the [`Store`], or how many they are on disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Extent {
-    /// In units of [`FRAME_ALIGN`] bytes.
+    /// In units of [`FRAME_ALIGN`] bytes; [`NONE`] if they are not here.
     at: u32,
     bytes: u32,
 }
@@ -29,13 +29,28 @@ impl Extent {
     /// No bytes.
     pub const NONE: Extent = Extent { at: NONE, bytes: 0 };
 
-    /// Whether there are bytes.
+    /// So many bytes, which are on disk only.
+    pub fn parked(bytes: usize) -> Extent {
+        Extent { at: NONE, bytes: bytes as u32 }
+    }
+
+    /// Whether there are bytes in memory.
     pub fn is_some(self) -> bool {
         self.at != NONE
     }
 
-    /// How many bytes there are.
+    /// Whether there are bytes, on disk only.
+    pub fn is_parked(self) -> bool {
+        self.at == NONE && self.bytes > 0
+    }
+
+    /// How many bytes are in memory.
     pub fn bytes(self) -> usize {
+        if self.is_some() { self.bytes as usize } else { 0 }
+    }
+
+    /// How many bytes there are, wherever they are.
+    pub fn length(self) -> usize {
         self.bytes as usize
     }
 }
@@ -70,6 +85,7 @@ pub struct Store {
     partial: [u32; CELLS.len()],
     class_of: [u8; PAGE_BYTES / 2 / FRAME_ALIGN + 1],
     bytes: usize,
+    bytes_max: usize,
 }
 
 impl Store {
@@ -105,12 +121,18 @@ impl Store {
             partial,
             class_of,
             bytes: 0,
+            bytes_max,
         }
     }
 
     /// Bytes of frames held now.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of frames that it was made for.
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
     }
 
     /// Bytes in free pages.

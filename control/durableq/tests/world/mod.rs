@@ -75,6 +75,14 @@ impl Random {
     }
 }
 
+struct Read {
+    segment: u64,
+    offset: usize,
+    bytes: usize,
+    block: u32,
+    read: u32,
+}
+
 struct Flight {
     segment: u64,
     offset: usize,
@@ -94,6 +102,9 @@ enum Relink {
 pub struct Disk {
     pub files: BTreeMap<u64, Vec<u8>>,
     flights: Vec<Flight>,
+    reads: Vec<Read>,
+    /// So many reads fail before one succeeds again.
+    pub unreadable: u32,
     creating: Vec<(u64, usize)>,
     relinking: Option<Relink>,
     /// Segments that were given another number.
@@ -264,6 +275,11 @@ impl World {
                 LogOp::Recycle { from, segment } => {
                     self.disk.change(Relink::Rename { from, to: segment });
                 }
+                LogOp::Read { segment, offset, block, bytes, read } => {
+                    assert!(self.disk.files.contains_key(&segment), "what is read is there");
+                    let offset = offset as usize;
+                    self.disk.reads.push(Read { segment, offset, bytes, block, read });
+                }
                 LogOp::Remove { segment } => self.disk.change(Relink::Remove(segment)),
             }
         }
@@ -285,6 +301,10 @@ impl World {
             self.relink();
             return true;
         }
+        if !self.disk.reads.is_empty() && (pick.is_multiple_of(3) || self.disk.flights.is_empty()) {
+            self.read(pick);
+            return true;
+        }
         if self.disk.flights.is_empty() {
             return false;
         }
@@ -295,6 +315,26 @@ impl World {
         }
         self.queue.written(flight.group, Ok(()));
         true
+    }
+
+    fn read(&mut self, pick: usize) {
+        let Read { segment, offset, bytes, block, read } =
+            self.disk.reads.swap_remove(pick % self.disk.reads.len());
+        if self.disk.unreadable > 0 {
+            self.disk.unreadable -= 1;
+            self.queue.read(&mut self.memory, read, Err(5));
+            while let Some(damage) = self.queue.next_damage() {
+                assert_eq!(damage.errno, Some(5));
+                if !self.ledger[&damage.call].dead {
+                    self.note(damage.call, Fate::Dead, Status::Damaged);
+                }
+            }
+            return;
+        }
+        let file = &self.disk.files[&segment];
+        let found = &file[offset..(offset + bytes).min(file.len())];
+        self.memory.block(block)[..found.len()].copy_from_slice(found);
+        self.queue.read(&mut self.memory, read, Ok(found.len()));
     }
 
     fn relink(&mut self) {
@@ -546,6 +586,7 @@ impl World {
             self.disk.apply_change(change);
         }
         self.random = random;
+        self.disk.reads.clear();
         self.memory = Memory::new(&self.limits);
         self.stale.extend(self.leased.drain(..).map(|(lease, _)| lease));
         self.offered.clear();
@@ -629,6 +670,7 @@ impl Disk {
             Relink::Remove(from) => (from, None),
         };
         assert!(self.flights.iter().all(|flight| flight.segment != from), "nothing is under way to it");
+        assert!(self.reads.iter().all(|read| read.segment != from), "nothing is under way from it");
         let file = self.files.remove(&from).expect("a segment is retired once");
         if let Some(to) = to {
             self.recycled += 1;
@@ -677,4 +719,19 @@ pub fn lease_of(header: &Header) -> Header {
 
 pub fn refs(queue: &DurableQ) -> Vec<FunctionRef> {
     (0..queue.functions()).map(FunctionRef).collect()
+}
+
+/// A frame with memory of its own, aligned.
+pub struct Aligned(FrameBuf);
+
+impl Aligned {
+    pub fn frame(&self) -> Frame<'_> {
+        frame(&self.0)
+    }
+}
+
+pub fn frame_of(bytes: &[u8]) -> Aligned {
+    let mut out = FrameBuf::new();
+    out.extend_from_slice(bytes);
+    Aligned(out)
 }
