@@ -135,7 +135,7 @@ impl std::fmt::Display for Damage {
         let Damage { call, bytes, offset, .. } = self;
         write!(f, "the log is damaged: call {call} is lost, its {bytes} bytes at byte {offset} of {name} ")?;
         match self.errno {
-            Some(errno) => write!(f, "cannot be read: {}", std::io::Error::from_raw_os_error(errno))?,
+            Some(errno) => write!(f, "cannot be read (errno {errno})")?,
             None => f.write_str("are not those that were written")?,
         }
         f.write_str("; it is a dead letter now (damaged)")

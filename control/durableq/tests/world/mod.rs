@@ -1,6 +1,9 @@
 //! A queue on a disk in memory, with a ledger of its own beside it: what the tests of this crate share.
 #![allow(dead_code)]
 
+mod crash;
+mod disk;
+
 use call::body::{Arguments, Reply, Submit, append_outcome, append_submit};
 use call::frame::FrameBuf;
 use call::function::RetrySpec;
@@ -8,9 +11,12 @@ use call::limits::Limits;
 use call::{CallId, Frame, FunctionId, Header, Instant, Kind, Status, Usage, WallTime};
 use durableq::{
     Blocks, CallRef, Cancel, Defaults, DurableQ, Event, Fate, FunctionRef, HolderRef, LogOp, NotLeased,
-    Origin, Recovery, RecoveryError, Settled, State, block_count,
+    Origin, Recovery, Settled, State, block_count,
 };
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use disk::Disk;
+use disk::{Flight, Read, Relink};
 
 pub const SECTOR: usize = 512;
 pub const DEFAULTS: Defaults = Defaults { criticality: 100, deadline_ns: 1_000_000 };
@@ -73,50 +79,6 @@ impl Random {
     pub fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound.max(1) as u64) as usize
     }
-}
-
-struct Read {
-    segment: u64,
-    offset: usize,
-    bytes: usize,
-    block: u32,
-    read: u32,
-}
-
-struct Flight {
-    segment: u64,
-    offset: usize,
-    bytes: Vec<u8>,
-    group: u64,
-}
-
-/// What is being changed in the directory.
-#[derive(Clone, Copy, Debug)]
-enum Relink {
-    Rename { from: u64, to: u64 },
-    Remove(u64),
-}
-
-/// Segments as they are on disk, and writes on their way there.
-#[derive(Default)]
-pub struct Disk {
-    pub files: BTreeMap<u64, Vec<u8>>,
-    flights: Vec<Flight>,
-    reads: Vec<Read>,
-    /// So many reads fail before one succeeds again.
-    pub unreadable: u32,
-    creating: Vec<(u64, usize)>,
-    relinking: Option<Relink>,
-    /// Segments that were given another number.
-    pub recycled: u64,
-    /// Which numbers these had before.
-    recycled_from: BTreeSet<u64>,
-    /// The file system cannot rename files.
-    pub no_rename: bool,
-    /// No segment can be made.
-    pub full: bool,
-    /// Tells that a write is on disk when it is not: the planted bug of a canary.
-    pub lies: bool,
 }
 
 /// What the ledger knows of a call, independently of the queue.
@@ -562,82 +524,6 @@ impl World {
         }
     }
 
-    /// The process dies: each sector of a write in flight is on the disk or not.
-    pub fn crash(&mut self) {
-        self.crashes += 1;
-        let mut random = self.random;
-        for flight in std::mem::take(&mut self.disk.flights) {
-            // Often all or nothing, so that groups are missing in the middle.
-            match random.below(4) {
-                0 => {}
-                1 => self.disk.apply(&flight, 0, flight.bytes.len()),
-                2 => self.disk.apply(&flight, 0, random.below(flight.bytes.len())),
-                _ => self.disk.tear(&mut random, &flight),
-            }
-        }
-        for (segment, bytes) in std::mem::take(&mut self.disk.creating) {
-            if random.below(2) == 0 {
-                self.disk.files.insert(segment, vec![0; random.below(bytes)]);
-            }
-        }
-        if let Some(change) = self.disk.relinking.take()
-            && random.below(2) == 0
-        {
-            self.disk.apply_change(change);
-        }
-        self.random = random;
-        self.disk.reads.clear();
-        self.memory = Memory::new(&self.limits);
-        self.stale.extend(self.leased.drain(..).map(|(lease, _)| lease));
-        self.offered.clear();
-        self.husks.clear();
-        self.now += 1;
-        self.queue = self.disk.recover(&self.limits, self.now).expect("a crash damages nothing");
-        self.intern();
-        self.check_recovered();
-    }
-
-    /// What was acknowledged is there, what was told to have ended does not run again, nothing else exists.
-    fn check_recovered(&mut self) {
-        self.queue.check();
-        for (id, entry) in &mut self.ledger {
-            let view = self.queue.find(*id);
-            let state = view.as_ref().map(|view| view.state);
-            let status = view.as_ref().and_then(|view| view.status);
-            let cancelled = entry.cancel && status == Some(Status::Cancelled);
-            if entry.accepted && !entry.ended && !cancelled {
-                assert!(
-                    matches!(state, Some(State::Scheduled | State::Due)),
-                    "{id} was accepted and is {state:?}"
-                );
-            }
-            if entry.told_end {
-                let ended = matches!(state, None | Some(State::Done | State::Dead));
-                assert!(ended, "{id} has ended and is {state:?}");
-            }
-            if let Some(submit) = view.and_then(|view| view.submit) {
-                assert_eq!(submit.bytes(), &entry.frame[..], "the bytes of {id}");
-            }
-            match state {
-                Some(State::Scheduled | State::Due) => {
-                    // An end that was not on disk is undone; a call whose verdict was not heard is there.
-                    assert!(!entry.cancel_on_disk, "{id} was cancelled and runs again");
-                    (entry.accepted, entry.ended, entry.dead) = (true, false, false);
-                    (entry.cancel, entry.status) = (false, None);
-                }
-                Some(State::Dead) => {
-                    (entry.accepted, entry.ended, entry.dead) = (true, true, true);
-                    (entry.cancel, entry.status) = (false, status);
-                }
-                Some(_) => (entry.accepted, entry.ended, entry.status) = (true, true, status),
-                None => {}
-            }
-        }
-        // Calls that were never acknowledged and are not there: their clients may send them again.
-        let queue = &self.queue;
-        self.ledger.retain(|id, entry| entry.accepted || queue.find(*id).is_some());
-    }
-
     /// All that can run runs, until every call has ended.
     pub fn run_to_the_end(&mut self) {
         (0..3).for_each(|of| self.pause(of, false));
@@ -655,61 +541,6 @@ impl World {
             }
         }
         panic!("the queue does not come to an end: {:?}", self.queue.counters());
-    }
-}
-
-impl Disk {
-    fn change(&mut self, change: Relink) {
-        assert!(self.creating.is_empty(), "the directory is changed in one step at a time");
-        assert!(self.relinking.replace(change).is_none(), "the directory is changed in one step at a time");
-    }
-
-    fn apply_change(&mut self, change: Relink) {
-        let (from, to) = match change {
-            Relink::Rename { from, to } => (from, Some(to)),
-            Relink::Remove(from) => (from, None),
-        };
-        assert!(self.flights.iter().all(|flight| flight.segment != from), "nothing is under way to it");
-        assert!(self.reads.iter().all(|read| read.segment != from), "nothing is under way from it");
-        let file = self.files.remove(&from).expect("a segment is retired once");
-        if let Some(to) = to {
-            self.recycled += 1;
-            self.recycled_from.insert(from);
-            assert!(self.files.insert(to, file).is_none(), "a number is used once");
-        }
-    }
-
-    /// How many segments of these numbers were given another one.
-    pub fn recycled_of(&self, numbers: &[u64]) -> usize {
-        numbers.iter().filter(|number| self.recycled_from.contains(number)).count()
-    }
-
-    fn apply(&mut self, flight: &Flight, from: usize, to: usize) {
-        let Some(file) = self.files.get_mut(&flight.segment) else { return };
-        file[flight.offset + from..flight.offset + to].copy_from_slice(&flight.bytes[from..to]);
-    }
-
-    fn tear(&mut self, random: &mut Random, flight: &Flight) {
-        for sector in 0..flight.bytes.len() / SECTOR {
-            if random.below(2) == 0 {
-                self.apply(flight, sector * SECTOR, (sector + 1) * SECTOR);
-            }
-        }
-    }
-
-    pub fn recover(&self, limits: &Limits, now: u64) -> Result<DurableQ, RecoveryError> {
-        let mut recovery = Recovery::new(limits);
-        let mut buffer = FrameBuf::new();
-        for (number, file) in &self.files {
-            recovery.segment(*number, file.len() as u64);
-            while let Some(offset) = recovery.offset() {
-                let end = (offset as usize + limits.group_bytes).min(file.len());
-                buffer.clear();
-                buffer.extend_from_slice(&file[offset as usize..end]);
-                recovery.feed(&buffer)?;
-            }
-        }
-        Ok(recovery.finish(Instant(now), WallTime(now), KEY))
     }
 }
 
