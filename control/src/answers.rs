@@ -18,6 +18,9 @@ use std::time::Duration;
 /// Bytes of an answer in one frame; a longer one comes in parts.
 const PART_BYTES: usize = 1 << 20;
 
+/// So long an answer waits for the frame of its call, which is read from the disk; then it says what is known without.
+const FETCH: Duration = Duration::from_secs(1);
+
 /// Who waits for the end of a call.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Waiter {
@@ -36,6 +39,8 @@ pub(crate) struct Waiters {
     by_ask: BTreeMap<(SessionRef, u64), Waiter>,
     /// Their calls have ended in this round.
     ready: Vec<Waiter>,
+    /// The frames of their calls come from the disk.
+    fetching: Vec<Waiter>,
 }
 
 impl Waiters {
@@ -50,6 +55,12 @@ impl Waiters {
         if let Some(waiter) = self.by_ask.get(&(session, stamp)).copied() {
             self.remove(waiter);
         }
+        self.fetching.retain(|waiter| (waiter.session, waiter.stamp) != (session, stamp));
+    }
+
+    /// Frames came from the disk: whoever waits for one that is here is answered this round.
+    pub(crate) fn fetched(&mut self, mut is_here: impl FnMut(CallId) -> bool) {
+        self.ready.extend(self.fetching.extract_if(.., |waiter| is_here(waiter.call)));
     }
 
     fn remove(&mut self, waiter: Waiter) {
@@ -73,6 +84,7 @@ impl Waiters {
 
     /// The next to be answered: those whose call has ended, and those whose patience has.
     fn pop(&mut self, now: Instant) -> Option<Waiter> {
+        self.ready.extend(self.fetching.extract_if(.., |waiter| waiter.until <= now));
         if let Some(waiter) = self.ready.pop() {
             return Some(waiter);
         }
@@ -86,7 +98,8 @@ impl Waiters {
 
     /// When the next one's patience ends.
     pub(crate) fn next(&self) -> Instant {
-        self.by_time.first().map_or(Instant::NEVER, |(until, _)| *until)
+        let fetching = self.fetching.iter().map(|waiter| waiter.until);
+        fetching.chain(self.by_time.first().map(|(until, _)| *until)).min().unwrap_or(Instant::NEVER)
     }
 }
 
@@ -285,6 +298,11 @@ impl<D: Driver> Node<D> {
         let view = self.queue.find(call).ok_or_else(|| unknown(call))?;
         let ended = matches!(view.state, State::Dead | State::Done);
         if ended || wait_ms == 0 || !self.queue.watch(call) {
+            if !self.queue.fetch(call) {
+                let until = self.driver.now() + FETCH;
+                self.waiters.fetching.push(Waiter { call, session, stamp, until });
+                return Ok(None);
+            }
             return self.call_answer(call).map(Some);
         }
         let until = self.driver.now() + Duration::from_millis(wait_ms);

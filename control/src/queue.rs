@@ -78,6 +78,7 @@ impl<D: Driver> Node<D> {
         while let Some(damage) = self.queue.next_damage() {
             self.note(&damage.to_string());
         }
+        self.waiters.fetched(|call| self.queue.fetch(call));
     }
 
     /// A segment is made, or could not be.

@@ -317,7 +317,7 @@ pub struct CallView<'a> {
     /// Deliveries so far. The queue of a later incarnation knows those that were reported.
     pub deliveries: u16,
     /// The submit frame, while the call is pending or dead and its frame is in memory: see
-    /// [`crate::DurableQ::fetch`].
+    /// [`crate::DurableQ::fetch`]. Without it, deadline and criticality are not known either.
     pub submit: Option<Frame<'a>>,
     /// The last outcome, if it is kept.
     pub outcome: Option<Frame<'a>>,
