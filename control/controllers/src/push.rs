@@ -7,7 +7,7 @@
 //!
 //! # Laws
 //! 1. **In order**: no more than [`Settings::first`] workers have the version before the second phase, no more than
-//!    [`Settings::second`] of all before the third. A phase ends when all its workers serve the version and its time has
+//!    [`Settings::second`] of all, or one of each group, before the third. A phase ends when all its workers serve the version and its time has
 //!    passed.
 //! 2. **Seeded**: from the profile of a group on, its workers get the version with it; those that have the version
 //!    already get the profile once. A group waits for its profile no longer than [`Settings::profile_most`].
@@ -27,7 +27,8 @@ use std::time::Duration;
 pub struct Settings {
     /// Workers of the first phase: a few, in different groups.
     pub first: u32,
-    /// The part of workers that the second phase reaches (the paper's 2%); more than `first` in any case.
+    /// The part of workers that the second phase reaches (the paper's 2%); more than `first` in any case, and one of
+    /// each group, which would have no profile otherwise.
     pub second: Permille,
     /// The part of the second phase's workers that profile; one of each group there in any case.
     pub profilers: Permille,
@@ -346,18 +347,30 @@ impl Push {
 
     /// Workers of the phase: as many as it may have, from all groups in turn.
     fn choose(&mut self) {
-        let Settings { first, second, profilers, .. } = self.settings;
+        let Settings { first, profilers, .. } = self.settings;
         let all = self.count(|of| of.there);
         let reached = match self.release.phase {
             Phase::First => first,
-            _ => (permille(u64::from(all), second) as u32).max(first + 1),
+            _ => self.second_of(all),
         };
         self.reached = self.reached.max(reached);
         self.take_evenly(reached, |_| true, |of| &mut of.chosen);
         if self.release.phase == Phase::Second {
-            let profiling = (permille(u64::from(reached), profilers) as u32).max(1);
+            let profiling = (permille(u64::from(reached), profilers) as u32).max(self.groups_there());
             self.take_evenly(profiling, |of| of.chosen, |of| &mut of.profiles);
         }
+    }
+
+    /// Workers of the second phase: its part of all, and one of each group in any case.
+    fn second_of(&self, all: u32) -> u32 {
+        let Settings { first, second, .. } = self.settings;
+        (permille(u64::from(all), second) as u32).max(first + 1).max(self.groups_there())
+    }
+
+    /// Groups that have workers; those without a group are one.
+    fn groups_there(&self) -> u32 {
+        let is_there = |slot: usize| self.workers.iter().any(|of| of.there && self.slot(of.group) == slot);
+        (0..self.profiled.len()).filter(|&slot| is_there(slot)).count().max(1) as u32
     }
 
     fn count(&self, is: impl Fn(&Worker) -> bool) -> u32 {
@@ -476,10 +489,10 @@ impl Push {
 
     /// Panics if more workers have been given the version than the phase allows.
     pub fn check(&self) {
-        let Settings { first, second, .. } = self.settings;
+        let first = self.settings.first;
         let all = self.count(|of| of.there);
         let given = self.count(|of| of.there && of.given);
-        let second = (permille(u64::from(all), second) as u32).max(first + 1);
+        let second = self.second_of(all);
         match self.release.phase {
             Phase::First => assert!(given <= first, "{given} workers in the first phase"),
             // Workers that went may have made the part of all smaller.

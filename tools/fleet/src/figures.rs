@@ -73,6 +73,7 @@ fn sum(run: &Run, at: usize) -> Point {
         let of = &region.points[at];
         all.received += of.received;
         all.received_cpu += of.received_cpu;
+        all.rate += of.rate / run.regions.len() as u64;
         all.executed_cpu += of.executed_cpu;
         all.remote_cpu += of.remote_cpu;
         all.finished += of.finished;
@@ -141,8 +142,36 @@ pub fn figures(scenario: &Scenario, run: &Run) -> Vec<Figure> {
     let hours = |cpu: u64| cpu as f64 / capacity as f64 / 3600.0;
     add("backlog-max-h", hours(points.iter().map(|p| p.backlog_cpu).max().unwrap_or(0)), "h of the fleet");
     add("simulated-calls", ledger.simulated as f64, "calls");
+    all.extend(held(run));
     all.extend(window(scenario, run, &points, capacity));
     all.extend(services(scenario, run));
+    all
+}
+
+/// What workers held in memory, and how a push went, where that is simulated.
+fn held(run: &Run) -> Vec<Figure> {
+    let mut all = Vec::new();
+    let mut add = |name: &str, values: Vec<u64>, of: f64, unit: &str| {
+        let mut values = values;
+        values.sort_unstable();
+        for (percent, share) in [("p50", 0.5), ("p95", 0.95)] {
+            if let Some(last) = values.len().checked_sub(1) {
+                let value = values[(last as f64 * share).round() as usize] as f64 / of;
+                all.push(Figure { name: format!("{name}-{percent}"), value, unit: unit.into() });
+            }
+        }
+    };
+    let regions = || run.regions.iter();
+    let wide = |values: &[u32]| values.iter().map(|&value| u64::from(value)).collect::<Vec<_>>();
+    add("worker-memory", regions().flat_map(|of| wide(&of.memory_mb)).collect(), 1.0, "MB");
+    add("functions-an-hour", regions().flat_map(|of| wide(&of.distinct)).collect(), 1.0, "functions");
+    let took: Vec<u64> = regions().flat_map(|of| of.full_rate_ms.iter().copied()).collect();
+    if !took.is_empty() {
+        let least = regions().map(|of| of.rate_least).min().unwrap_or(1000);
+        add("full-rate-after", took.clone(), 60_000.0, "min");
+        all.push(Figure { name: "workers-pushed".into(), value: took.len() as f64, unit: "workers".into() });
+        all.push(Figure { name: "rate-at-worst".into(), value: f64::from(least) / 10.0, unit: "%".into() });
+    }
     all
 }
 

@@ -2,6 +2,7 @@
 //! another, the controllers, the services, and what goes wrong.
 
 use crate::conductor::Conductor;
+use crate::placement::Placement;
 use crate::plan::Plan;
 use crate::record::Record;
 use crate::region::{Message, Region};
@@ -133,6 +134,7 @@ struct Between<'a> {
     plan: &'a Plan,
     conductor: Conductor,
     shaping: Shaping,
+    placement: Placement,
     services: Services,
     /// Events with the ticks of begin and end, and whether they are in force.
     events: Vec<(EventSpec, u32, u32, bool)>,
@@ -150,6 +152,7 @@ impl<'a> Between<'a> {
             plan,
             conductor: Conductor::new(plan),
             shaping: Shaping::new(plan, &pools),
+            placement: Placement::new(plan, &pools),
             services: Services::new(plan),
             events: plan.scenario.events.iter().map(ticks).collect(),
             headless: false,
@@ -200,6 +203,7 @@ impl<'a> Between<'a> {
         if self.plan.scenario.control.order == Order::Millrace {
             if !self.headless {
                 self.shaping.window(now, regions);
+                self.placement.window(now, regions);
                 self.conductor.turn(now, self.shaping.target(), regions);
             }
             self.conductor.pull(now, regions, &mut messages);

@@ -7,6 +7,8 @@
 /// One pool.
 #[derive(Clone, Debug)]
 pub struct Pool {
+    /// How many workers it has.
+    pub workers: u32,
     /// K instructions a second that all its workers do.
     pub capacity: u64,
     /// K instructions a second that its running calls take. A call that comes to a full pool is slowed down by what
@@ -41,6 +43,7 @@ impl Pool {
     /// So many workers, idle.
     pub fn new(workers: u32, worker_mips: u32, worker_memory_mb: u32) -> Pool {
         Pool {
+            workers,
             capacity: u64::from(workers) * u64::from(worker_mips) * 1000,
             used: 0,
             memory_mb: u64::from(workers) * u64::from(worker_memory_mb),
@@ -82,7 +85,9 @@ impl Pool {
         }
         let room = (self.capacity / 1000 * u64::from(admit_permille)).saturating_sub(self.used);
         let memory = (self.memory_mb / 10 * 9).saturating_sub(self.held_mb);
-        let calls = room.div_ceil(typical.rate.max(1)).min(memory / u64::from(typical.memory_mb.max(1)));
+        // An idle pool takes a call however large: it is the only one then.
+        let fits = (memory / u64::from(typical.memory_mb.max(1))).max(u64::from(self.held_mb == 0));
+        let calls = room.div_ceil(typical.rate.max(1)).min(fits);
         let granted = self.granted.max(self.taken + calls.min(most));
         (granted > self.granted).then(|| {
             self.granted = granted;

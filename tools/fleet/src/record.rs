@@ -98,6 +98,8 @@ pub struct Point {
     pub using_waiting: u64,
     /// The longest start delay of a call of reserved quota that started in it, ms.
     pub reserved_delay_ms: u64,
+    /// What workers do in a second, mean, in thousandths of what they do with all code compiled, at the point's end.
+    pub rate: u64,
 }
 
 /// What became of all calls. Counted are real calls.
@@ -136,7 +138,7 @@ impl Ledger {
 }
 
 /// What one region leaves behind.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// The series, from the begin of the warm-up on.
     pub points: Vec<Point>,
@@ -148,8 +150,33 @@ pub struct Record {
     pub others: Delays,
     /// What became of all calls.
     pub ledger: Ledger,
+    /// Memory of each worker, each minute, MB.
+    pub memory_mb: Vec<u32>,
+    /// Different functions on each worker, each hour.
+    pub distinct: Vec<u32>,
+    /// After a push: how long each worker took to its full rate.
+    pub full_rate_ms: Vec<u64>,
+    /// The lowest rate of all workers together, per mille of the full one.
+    pub rate_least: u32,
     /// Hash of everything that happened.
     pub hash: u64,
+}
+
+impl Default for Record {
+    fn default() -> Record {
+        Record {
+            points: Vec::new(),
+            reserved: Delays::default(),
+            opportunistic: Delays::default(),
+            others: Delays::default(),
+            ledger: Ledger::default(),
+            memory_mb: Vec::new(),
+            distinct: Vec::new(),
+            full_rate_ms: Vec::new(),
+            rate_least: 1000,
+            hash: 0,
+        }
+    }
 }
 
 impl Record {

@@ -2,7 +2,12 @@
 //!
 //! Regions do not touch each other inside a window; what passes between them are [`Message`]s, exchanged at its end.
 
+mod arrivals;
+mod held;
+mod running;
+
 use crate::arithmetic::Random;
+use crate::code::Code;
 use crate::plain::Plain;
 use crate::plan::Plan;
 use crate::pool::{Pool, Share};
@@ -10,11 +15,10 @@ use crate::record::{Point, Record};
 use crate::scenario::Order;
 use crate::wheel::Wheel;
 use crate::workload::Function;
+use call::Instant;
 use call::limits::Limits;
-use call::{Instant, WallTime};
 use scheduler::{
-    CallRef, CoreRef, Effect, Effects, FunctionRef, HostRef, How, Input, Marks, Policy, Quota, Rate,
-    Scheduler, SlowStartRule,
+    CoreRef, Effects, FunctionRef, GroupRef, HostRef, Input, Policy, Quota, Rate, Scheduler, SlowStartRule,
 };
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -110,6 +114,11 @@ pub struct Region<'a> {
     pub record: Record,
     /// S, as its scheduler has it.
     pub s: u32,
+    /// What its workers hold in memory, where that is asked for.
+    code: Option<Code>,
+    /// Locality groups of functions and of pools.
+    function_groups: Vec<GroupRef>,
+    pool_groups: Vec<GroupRef>,
     scheduler: Option<Box<Scheduler>>,
     plain: Plain,
     effects: Option<Effects>,
@@ -157,6 +166,9 @@ impl<'a> Region<'a> {
             refusing: vec![0; services],
             record: Record::default(),
             s: 0,
+            code: code(plan, pools as usize),
+            function_groups: vec![GroupRef::NONE; functions],
+            pool_groups: vec![GroupRef::NONE; pools as usize],
             scheduler: None,
             plain: Plain::new(plan.scenario.control.order),
             effects: Some(Effects::new(EFFECTS)),
@@ -204,6 +216,7 @@ impl<'a> Region<'a> {
         self.scheduler = Some(Box::new(Scheduler::new(&limits)));
         for core in 0..self.pools.len() as u16 {
             self.tell(Input::CoreUp { core: CoreRef(core), host: HOST, slots: SLOTS, far: false });
+            self.tell(Input::Group { core: CoreRef(core), group: self.pool_groups[usize::from(core)] });
         }
         for at in 0..functions {
             let function = FunctionRef(at as u32);
@@ -237,7 +250,8 @@ impl<'a> Region<'a> {
             let paper = SlowStartRule::default();
             SlowStartRule { least: (paper.least / of.gathered).max(1), ..paper }
         });
-        Policy { quota, rate: Rate((per_s * 1000.0) as u64 + 1), burst, slow_start, ..Policy::default() }
+        let (rate, group) = (Rate((per_s * 1000.0) as u64 + 1), self.function_groups[function]);
+        Policy { quota, rate, burst, group, slow_start, ..Policy::default() }
     }
 
     /// This region's share of a function's quota: its clients' share of the calls, and an even part of the quota at
@@ -318,57 +332,6 @@ impl<'a> Region<'a> {
         self.account(now);
     }
 
-    /// Calls that come: from clients, from other regions, and again after a failure.
-    fn arrive(&mut self, now: u32) {
-        let mut streams = std::mem::take(&mut self.due_streams);
-        self.streams.take(now, &mut streams);
-        for &stream in &streams {
-            let mut next = Some(now);
-            while next == Some(now) {
-                self.submit(now, stream);
-                next = self.next_arrival(stream);
-            }
-            if let Some(tick) = next {
-                self.streams.put(tick, stream);
-            }
-        }
-        self.due_streams = streams;
-        let mut calls = std::mem::take(&mut self.due_calls);
-        self.arriving.take(now, &mut calls);
-        for &(function, call) in &calls {
-            self.enqueue(function, call);
-        }
-        self.due_calls = calls;
-    }
-
-    /// A client submits a call.
-    fn submit(&mut self, now: u32, stream: u32) {
-        let function = self.plan.streams[usize::from(self.index)][stream as usize].function;
-        // Costs vary by half around their mean.
-        let cost = 500 + self.random.below(1001) as u16;
-        let call = Pending { arrived: now, cost, home: self.submits_to as u8, attempts: 0 };
-        self.received(now, function, call);
-        if self.submits_to == self.index {
-            self.enqueue(function, call);
-        } else {
-            // It had to find the other region first.
-            let at = now + self.plan.ticks(REROUTE.as_millis() as u64);
-            self.outbox.push(Message { to: self.submits_to, at, function, call });
-        }
-    }
-
-    fn received(&mut self, now: u32, function: u32, call: Pending) {
-        let (calls, cpu) = (self.stands_for(function), self.cpu(function, call));
-        self.point.received += calls;
-        self.point.received_cpu += cpu;
-        self.record.ledger.simulated += 1;
-        if self.plan.is_measured(now) {
-            self.record.ledger.received += calls;
-        }
-        self.said.arrived_cpu[group(self.plan.functions[function as usize].reserved)] += cpu;
-        self.record.trace(now, 1, function);
-    }
-
     /// Simulated calls of a function that wait.
     pub fn waiting(&self, function: u32) -> u64 {
         self.queues[function as usize].len() as u64
@@ -385,269 +348,9 @@ impl<'a> Region<'a> {
         self.tell(Input::Opportunistic { permille });
     }
 
-    /// A message from another region.
-    pub fn deliver(&mut self, message: Message) {
-        self.arriving.put(message.at, (message.function, message.call));
-    }
-
-    /// A call is in this region's durable queue, and due.
-    fn enqueue(&mut self, function: u32, call: Pending) {
-        let of = &self.plan.functions[function as usize];
-        let (level, in_group) = (of.criticality, group(of.reserved));
-        self.backlog[in_group] += self.cpu(function, call);
-        self.queues[function as usize].push_back(call);
-        if !self.is_backlogged[function as usize] {
-            self.is_backlogged[function as usize] = true;
-            self.backlogged[in_group].push_back(function);
-        }
-        match self.plan.scenario.control.order {
-            Order::Millrace => self.tell(Input::Due { function: FunctionRef(function) }),
-            Order::Fifo | Order::Priority => self.plain.push(function, level),
-        }
-    }
-
-    /// Takes the oldest call out of a durable queue.
-    fn dequeue(&mut self, function: u32) -> Option<Pending> {
-        let call = self.queues[function as usize].pop_front()?;
-        let in_group = group(self.plan.functions[function as usize].reserved);
-        self.backlog[in_group] -= self.cpu(function, call);
-        Some(call)
-    }
-
-    /// Hands calls of a group to another region, until they need so much CPU: function by function in turns. Says
-    /// how much they need.
-    pub fn give(&mut self, in_group: usize, to: u16, at: u32, cpu: u64, into: &mut Vec<Message>) -> u64 {
-        let mut given = 0;
-        while given < cpu {
-            let Some(function) = self.backlogged[in_group].pop_front() else { break };
-            match self.dequeue(function) {
-                None => self.is_backlogged[function as usize] = false,
-                Some(call) => {
-                    given += self.cpu(function, call);
-                    into.push(Message { to, at, function, call });
-                    self.backlogged[in_group].push_back(function);
-                }
-            }
-        }
-        given
-    }
-
-    /// Calls that end in this tick.
-    fn finish(&mut self, now: u32) {
-        let mut ends = std::mem::take(&mut self.due_ends);
-        self.ends.take(now, &mut ends);
-        for &call in &ends {
-            let Held { pending, function, runs } = self.calls[call as usize];
-            let (pool, share) = runs.expect("what ends has run");
-            self.pools[usize::from(pool)].end(share);
-            self.release(call);
-            let refused = self.is_refused(function);
-            if self.scheduler.is_some() {
-                let how = if refused { How::BackPressure } else { How::Ok };
-                self.tell(Input::Ended { call: CallRef(call), how });
-            }
-            if refused {
-                self.refuse(now, function, pending);
-            } else {
-                self.complete(now, function, pending);
-            }
-        }
-        self.due_ends = ends;
-    }
-
-    fn complete(&mut self, now: u32, function: u32, call: Pending) {
-        let calls = self.stands_for(function);
-        self.point.finished += calls;
-        self.record.ledger.ended += 1;
-        self.record.trace(now, 3, function);
-        if self.plan.is_measured(call.arrived) {
-            let late = self.plan.ms(now - call.arrived)
-                > 1000 * u64::from(self.plan.functions[function as usize].deadline_s);
-            self.record.ledger.finished += calls;
-            let late = if late { calls } else { 0 };
-            self.record.ledger.late += late;
-            if !self.plan.functions[function as usize].reserved {
-                self.record.ledger.late_opportunistic += late;
-            }
-        }
-    }
-
-    fn is_refused(&mut self, function: u32) -> bool {
-        let Some(service) = self.plan.functions[function as usize].downstream else { return false };
-        let permille = self.refusing[usize::from(service)];
-        permille > 0 && self.random.below(1000) < u64::from(permille)
-    }
-
-    /// A downstream service threw its back-pressure exception: the call runs again later.
-    fn refuse(&mut self, now: u32, function: u32, call: Pending) {
-        let calls = self.stands_for(function);
-        self.point.exceptions += calls;
-        self.record.ledger.refused += calls;
-        self.said.refused.push((function, calls));
-        self.record.trace(now, 4, function);
-        // Back-off doubles from a second to a minute.
-        let wait_ms = 1000u64 << call.attempts.min(6);
-        let again = Pending { attempts: call.attempts.saturating_add(1), ..call };
-        self.arriving.put(now + self.plan.ticks(wait_ms.min(60_000)), (function, again));
-    }
-
-    /// Pools with room give the scheduler credits.
-    fn grant(&mut self) {
-        let admit = self.plan.scenario.control.admit;
-        for at in 0..self.pools.len() {
-            if !self.pools[at].changed {
-                continue;
-            }
-            if let Some(granted) = self.pools[at].grant(self.typical, admit, u64::from(SLOTS)) {
-                self.tell(Input::Credit { core: CoreRef(at as u16), granted });
-            }
-        }
-    }
-
-    /// Lets the scheduler decide until it has nothing more to say.
-    fn decide(&mut self, now: u32) {
-        loop {
-            let random = self.random.bits();
-            let now_ns = self.plan.ms(now) * 1_000_000;
-            self.tell(Input::Turn { now: Instant(now_ns), wall: WallTime(now_ns), random });
-            let mut effects = self.effects.take().expect("put back below");
-            let count = effects.as_slice().len();
-            for at in 0..count {
-                // The list stays as it is while inputs other than a turn are told.
-                match effects.as_slice()[at] {
-                    Effect::Poll { function, max } => self.answer(function, max, &mut effects),
-                    Effect::Dispatch { call, core, .. } => self.start(now, call.0, core.0),
-                    Effect::Return { .. } => unreachable!("no core goes alone, and no function"),
-                    Effect::Refuse { .. } => unreachable!("all data is in the lowest zone"),
-                }
-            }
-            effects.clear();
-            self.effects = Some(effects);
-            if count == 0 {
-                return;
-            }
-        }
-    }
-
-    fn answer(&mut self, function: FunctionRef, max: u32, effects: &mut Effects) {
-        let mut scheduler = self.scheduler.take().expect("it asked");
-        for _ in 0..max {
-            let Some(pending) = self.dequeue(function.0) else { break };
-            let of = &self.plan.functions[function.0 as usize];
-            if pending.home == self.index as u8 {
-                self.said.polled_cpu[group(of.reserved)] += self.cpu(function.0, pending);
-            }
-            let call = CallRef(self.hold(function.0, pending));
-            let due_ms = self.plan.ms(pending.arrived) + 1000 * u64::from(of.deadline_s);
-            let (criticality, deadline) = (of.criticality, WallTime(due_ms * 1_000_000));
-            let marks = Marks { retry: pending.attempts > 0, ..Marks::default() };
-            scheduler.step(Input::Offered { call, function, criticality, deadline, marks }, effects);
-        }
-        let more = !self.queues[function.0 as usize].is_empty();
-        scheduler.step(Input::Polled { function, more }, effects);
-        self.scheduler = Some(scheduler);
-    }
-
-    fn hold(&mut self, function: u32, pending: Pending) -> u32 {
-        let held = Held { pending, function, runs: None };
-        match self.free.pop() {
-            Some(call) => {
-                self.calls[call as usize] = held;
-                call
-            }
-            None => {
-                self.calls.push(held);
-                self.calls.len() as u32 - 1
-            }
-        }
-    }
-
-    fn release(&mut self, call: u32) {
-        self.calls[call as usize].runs = None;
-        self.free.push(call);
-    }
-
-    /// A call starts on a pool.
-    fn start(&mut self, now: u32, call: u32, pool: u16) {
-        let Held { pending, function, .. } = self.calls[call as usize];
-        let of = &self.plan.functions[function as usize];
-        let asked = self.asks(function, pending);
-        let share = self.pools[usize::from(pool)].start(asked);
-        self.calls[call as usize].runs = Some((pool, share));
-        self.ends.put(now + self.plan.ticks(u64::from(share.run_ms)), call);
-        // Averages over about a hundred calls.
-        self.typical.rate = (self.typical.rate * 99 + asked.rate) / 100 + 1;
-        self.typical.memory_mb =
-            ((u64::from(self.typical.memory_mb) * 99 + u64::from(asked.memory_mb)) / 100) as u32 + 1;
-        if let Some(service) = of.downstream {
-            self.said.asked[usize::from(service)] += u64::from(of.gathered);
-            self.said.began.push(function);
-        }
-        if pending.home != self.index as u8 {
-            self.point.remote_cpu += self.cpu(function, pending);
-        }
-        self.record.trace(now, 2, function);
-        self.waited(now, function, pending);
-    }
-
-    /// Notes how long a call waited until its first start.
-    fn waited(&mut self, now: u32, function: u32, call: Pending) {
-        if call.attempts > 0 {
-            return;
-        }
-        // Known to one tick, and counted up.
-        let (ms, calls) = (self.plan.ms(now - call.arrived + 1), self.stands_for(function));
-        let reserved = self.plan.functions[function as usize].reserved;
-        if reserved {
-            self.point.reserved_delay_ms = self.point.reserved_delay_ms.max(ms);
-        }
-        if self.plan.is_measured(call.arrived) {
-            let delays = if reserved { &mut self.record.reserved } else { &mut self.record.opportunistic };
-            delays.add(ms, calls);
-            // Not a moment before the watched function's calls, nor long after: the same calls in each run.
-            if reserved && self.plan.watched != Some(function) && self.plan.is_watched(call.arrived) {
-                self.record.others.add(ms, calls);
-            }
-        }
-    }
-
-    /// What a call takes on workers that have room.
-    fn asks(&self, function: u32, call: Pending) -> Share {
-        let of = &self.plan.functions[function as usize];
-        let scale = f64::from(call.cost) / 1000.0;
-        let run_s = (of.run_s * scale).max(self.plan.scenario.workload.spread_s).max(0.001);
-        let work = of.cpu * f64::from(of.gathered) * scale * 1000.0;
-        let at_once = f64::from(of.gathered) * of.run_s * scale / run_s;
-        Share {
-            rate: (work / run_s) as u64 + 1,
-            memory_mb: (at_once * of.memory_mb).ceil().min(1e9) as u32,
-            run_ms: (run_s * 1000.0) as u32,
-        }
-    }
-
-    /// One queue, and the better of two random pools by their room.
-    fn run_plain(&mut self, now: u32) {
-        let admit = self.plan.scenario.control.admit;
-        loop {
-            let two = [0, 1].map(|_| self.random.below(self.pools.len() as u64) as usize);
-            let room = |at: usize| {
-                let pool = &self.pools[at];
-                (pool.capacity / 1000 * u64::from(admit)).saturating_sub(pool.used)
-            };
-            let best = if room(two[1]) > room(two[0]) { two[1] } else { two[0] };
-            if room(best) == 0 {
-                return;
-            }
-            let Some(function) = self.plain.pop() else { return };
-            if let Some(pending) = self.dequeue(function) {
-                let call = self.hold(function, pending);
-                self.start(now, call, best as u16);
-            }
-        }
-    }
-
     /// Sums up the tick, and ends a point.
     fn account(&mut self, now: u32) {
+        self.account_code(now);
         let used: u64 = self.pools.iter().map(|pool| pool.used.min(pool.capacity)).sum();
         // K instructions a second for so many milliseconds are so many instructions; a million are one M.
         self.point.executed_cpu += used / 1000 * u64::from(self.plan.scenario.time.tick_ms);
@@ -715,9 +418,12 @@ impl<'a> Region<'a> {
     }
 }
 
-/// How long a client looks for another region when its own does not answer: the time after which a silent worker is
-/// given up, too.
-const REROUTE: Duration = Duration::from_secs(5);
+/// Workers that hold code, if the scenario asks for it.
+fn code(plan: &Plan, pools: usize) -> Option<Code> {
+    let (spec, fleet) = (&plan.scenario.code, &plan.scenario.fleet);
+    let code = || Code::new(spec, plan.scenario.time.tick_ms, fleet.base_memory_mb, pools, &plan.functions);
+    spec.held.then(code)
+}
 
 /// A tick as the deciders' clock has it.
 pub fn instant(plan: &Plan, tick: u32) -> Instant {

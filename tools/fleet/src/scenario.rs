@@ -3,6 +3,9 @@
 //! A scenario names a fleet, its load, what goes wrong and when, variants that are run beside it (the same seed with
 //! some keys changed), and rows: figures with the paper's value, a bar and an aim.
 
+mod check;
+
+use check::change;
 use serde::Deserialize;
 use std::fmt;
 
@@ -19,6 +22,8 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("spike", include_str!("../scenarios/spike.toml")),
     ("cache-incident", include_str!("../scenarios/cache-incident.toml")),
     ("graph-incident", include_str!("../scenarios/graph-incident.toml")),
+    ("locality", include_str!("../scenarios/locality.toml")),
+    ("code-push", include_str!("../scenarios/code-push.toml")),
     ("what-if", include_str!("../scenarios/what-if.toml")),
 ];
 
@@ -38,6 +43,8 @@ pub struct Scenario {
     pub curve: CurveSpec,
     /// Settings of the deciders.
     pub control: ControlSpec,
+    /// What workers hold in memory, where they hold it, and pushes of new code.
+    pub code: CodeSpec,
     /// Services that functions use.
     #[serde(rename = "downstream")]
     pub downstreams: Vec<DownstreamSpec>,
@@ -252,11 +259,67 @@ impl Default for ControlSpec {
             ease: 810,
             overload: 900,
             step: 10,
-            most: 1500,
+            most: 2000,
             period_s: 30,
             admit: 980,
             slow_start: false,
             aimd: true,
+        }
+    }
+}
+
+/// What workers hold in memory, where, and pushes of new code.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CodeSpec {
+    /// Whether workers hold code at all: each must be a pool of its own then.
+    pub held: bool,
+    /// Locality groups, at most; up to one for none.
+    pub groups: u32,
+    /// MB of one function's code on a worker, beside the published peak memory of its calls. The paper gives none.
+    pub code_mb: f64,
+    /// Minutes after its last call until a worker forgets a function: the paper counts functions by the hour.
+    pub idle_min: f64,
+    /// Whether code must be compiled after a push.
+    pub compiled: bool,
+    /// How many times its CPU a call takes that is interpreted.
+    pub interpreted: u32,
+    /// M instructions on a worker after which it compiles a function that it has no profile of: a second of a thread.
+    pub hot_cpu: f64,
+    /// Seconds of one thread to compile a function with all it calls. With the eighth of the threads that compile
+    /// beside calls, a worker without a profile takes the paper's 21 minutes.
+    pub compile_s: f64,
+    /// Threads that compile while the others serve.
+    pub compilers: f64,
+    /// All threads of a worker.
+    pub threads: f64,
+    /// Seconds to load a new version from the local disk.
+    pub install_s: f64,
+    /// Seconds until the profile of a group is complete and shipped.
+    pub profile_s: f64,
+    /// Hours after measuring began at which a new version is pushed.
+    pub push_at_h: Option<f64>,
+    /// Whether the push ships profiles.
+    pub cooperative: bool,
+}
+
+impl Default for CodeSpec {
+    fn default() -> CodeSpec {
+        CodeSpec {
+            held: false,
+            groups: 0,
+            code_mb: 2.0,
+            idle_min: 60.0,
+            compiled: false,
+            interpreted: 8,
+            hot_cpu: 3000.0,
+            compile_s: 90.0,
+            compilers: 4.0,
+            threads: 32.0,
+            install_s: 10.0,
+            profile_s: 60.0,
+            push_at_h: None,
+            cooperative: true,
         }
     }
 }
@@ -484,102 +547,6 @@ impl Scenario {
         let centred = |region: u32| (f64::from(place(region)) + 0.5) / f64::from(count) * 2.0 - 1.0;
         (0..count).map(|region| 1.0 + uneven * centred(region)).collect()
     }
-
-    /// Refuses what cannot be simulated.
-    fn validate(&self) -> Result<(), Error> {
-        let within = |place: &str, value: f64, low: f64, high: f64| {
-            if (low..=high).contains(&value) {
-                Ok(())
-            } else {
-                Err(error(place, format!("{value} is not from {low} to {high}")))
-            }
-        };
-        let (time, fleet, load) = (&self.time, &self.fleet, &self.workload);
-        within("time.hours", time.hours, 0.05, 168.0)?;
-        within("time.from_h", time.from_h, 0.0, 24.0)?;
-        within("time.warm_up_h", time.warm_up_h, 0.0, 48.0)?;
-        within("time.tail_h", time.tail_h, 0.0, 96.0)?;
-        within("time.tick_ms", time.tick_ms.into(), 10.0, 10_000.0)?;
-        within("time.window_ticks", time.window_ticks.into(), 1.0, 1000.0)?;
-        within("time.point_min", time.point_min.into(), 1.0, 120.0)?;
-        within("fleet.regions", fleet.regions.into(), 1.0, 64.0)?;
-        within("fleet.workers", fleet.workers.into(), fleet.regions.into(), 10_000_000.0)?;
-        within("fleet.pools", fleet.pools.into(), 1.0, 255.0)?;
-        within("fleet.worker_mips", fleet.worker_mips.into(), 100.0, 10_000_000.0)?;
-        within("fleet.worker_memory_mb", fleet.worker_memory_mb.into(), 128.0, 16_777_216.0)?;
-        within("fleet.uneven", fleet.uneven.into(), 0.0, 900.0)?;
-        within("fleet.base_memory_mb", fleet.base_memory_mb, 0.0, f64::from(fleet.worker_memory_mb))?;
-        within("workload.functions", load.functions.into(), 20.0, 200_000.0)?;
-        within("workload.demand_workers", load.demand_workers, 0.01, 10_000_000.0)?;
-        within("workload.opportunistic", load.opportunistic, 0.0, 1.0)?;
-        within("workload.batch_worker_s", load.batch_worker_s, 0.0001, 100_000.0)?;
-        within("workload.gather_s", load.gather_s, 0.001, 86_400.0)?;
-        within("workload.reserved_quota", load.reserved_quota, 0.01, 1000.0)?;
-        within("workload.opportunistic_quota", load.opportunistic_quota, 0.01, 1000.0)?;
-        within("workload.near", load.near, 0.0, 1.0)?;
-        within("workload.spread_s", load.spread_s, 0.0, 3600.0)?;
-        within("workload.opportunistic_deadline_h", load.opportunistic_deadline_h, 0.1, 96.0)?;
-        within("curve.hours", self.curve.hours.len() as f64, 1.0, 1440.0)?;
-        for &rate in &self.curve.hours {
-            within("curve.hours", rate, 0.001, 1000.0)?;
-        }
-        within("curve.spike_width_h", self.curve.spike_width_h, 0.1, 24.0)?;
-        within("curve.spike_height", self.curve.spike_height, 0.0, 100.0)?;
-        within("control.period_s", self.control.period_s.into(), 1.0, 3600.0)?;
-        within("control.admit", self.control.admit.into(), 1.0, 2000.0)?;
-        within(
-            "control.overload",
-            self.control.overload.into(),
-            f64::from(self.control.target) + 1.0,
-            2000.0,
-        )?;
-        within("control.step", self.control.step.into(), 1.0, 100_000.0)?;
-        if let Some(spike) = &self.spike {
-            within("spike.at_h", spike.at_h, 0.0, 168.0)?;
-            within("spike.for_min", spike.for_min, 0.1, 1440.0)?;
-            within("spike.calls", spike.calls, 1.0, 1e12)?;
-            within("spike.cpu", spike.cpu, 0.001, 1e9)?;
-            within("spike.run_s", spike.run_s, 0.0, 86_400.0)?;
-            within("spike.memory_mb", spike.memory_mb, 0.0, 1e6)?;
-        }
-        for event in &self.events {
-            self.validate_event(event)?;
-        }
-        Ok(())
-    }
-
-    fn validate_event(&self, event: &EventSpec) -> Result<(), Error> {
-        if !(0.0..=168.0).contains(&event.at_h) || !(0.0..=168.0).contains(&event.for_h) {
-            return Err(error("event", "at_h and for_h are hours from 0 to 168"));
-        }
-        match &event.what {
-            What::RegionLost { region, .. } if *region >= self.fleet.regions => {
-                Err(error("event.region", format!("there is no region {region}: they are numbered from 0")))
-            }
-            What::Downstream { name, .. } if self.downstreams.iter().all(|of| of.name != *name) => {
-                Err(error("event.name", format!("there is no downstream `{name}`")))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Sets `a.b=value` in a table; the value is TOML, or else a text.
-fn change(table: &mut toml::Table, pair: &str) -> Result<(), Error> {
-    let Some((path, value)) = pair.split_once('=') else {
-        return Err(error(pair, "write key=value, such as fleet.workers=90000"));
-    };
-    let typed = format!("value = {value}").parse::<toml::Table>();
-    let value = typed.ok().and_then(|mut of| of.remove("value")).unwrap_or_else(|| value.into());
-    let mut keys: Vec<&str> = path.trim().split('.').collect();
-    let last = keys.pop().unwrap_or_default();
-    let mut at = table;
-    for key in keys {
-        let inner = at.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-        at = inner.as_table_mut().ok_or_else(|| error(path, format!("`{key}` is not a table")))?;
-    }
-    at.insert(last.to_owned(), value);
-    Ok(())
 }
 
 #[cfg(test)]

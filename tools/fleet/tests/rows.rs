@@ -158,3 +158,45 @@ fn a_service_that_fails_throttles_its_functions_and_nothing_is_dropped() {
     assert_eq!(row(&study, "cache-dropped"), 0.0);
     assert!(own.value("cache-backlog-calls") > 100.0, "what was held back waited");
 }
+
+#[test]
+fn locality_groups_leave_less_in_memory() {
+    let set = [
+        "fleet.workers=60",
+        "fleet.pools=60",
+        "workload.functions=300",
+        "workload.demand_workers=39",
+        "workload.gather_s=120",
+        "code.groups=6",
+        "time.hours=2",
+        "time.warm_up_h=2",
+        "time.tick_ms=2000",
+    ];
+    let study = small("locality", &set);
+    assert!(row(&study, "worker-memory-p50-by-groups") <= -11.8);
+    assert!(row(&study, "worker-memory-p95-by-groups") <= -11.4);
+    let [own, without] = &study.summaries[..] else { panic!("two runs") };
+    // Fewer functions on each worker is why, and they do the same work as soon.
+    assert!(own.value("functions-an-hour-p50") * 2.0 < without.value("functions-an-hour-p50"));
+    assert!((own.value("mean-utilisation") - without.value("mean-utilisation")).abs() < 3.0);
+    assert!(own.value("reserved-in-time") >= 99.9);
+}
+
+#[test]
+fn a_profile_brings_workers_to_full_rate_sooner_after_a_push() {
+    let set = [
+        "fleet.workers=60",
+        "fleet.pools=60",
+        "workload.functions=300",
+        "workload.demand_workers=6",
+        "code.groups=5",
+        "time.hours=2",
+    ];
+    let study = small("code-push", &set);
+    assert!(row(&study, "full-rate-after-p50") <= 3.0);
+    assert!(row(&study, "full-rate-after-p50-each-by-itself") >= 9.0);
+    let own = &study.summaries[0];
+    // In so small a fleet some functions are not called on each worker within the hours.
+    assert!(own.value("workers-pushed") >= 40.0);
+    assert_eq!(own.value("calls-not-ended"), 0.0);
+}
