@@ -27,7 +27,7 @@
 //!
 //! 1. [`DurableQ::advance`] with the time; [`DurableQ::next_silent`] for cores that are lost.
 //! 2. For each frame that came in: [`DurableQ::submit`], [`DurableQ::settle`], [`DurableQ::heartbeat`]; for each completion
-//!    of the disk: [`DurableQ::created`], [`DurableQ::written`]. Records are copied straight into blocks of the driver's
+//!    of the disk: [`DurableQ::created`], [`DurableQ::written`], [`DurableQ::read`]. Records are copied straight into blocks of the driver's
 //!    memory, which the node lends by [`Blocks`].
 //! 3. [`DurableQ::next_event`] until `None`: verdicts and outcomes to be sent.
 //! 4. [`DurableQ::next_due`] for the scheduler; what it asks for comes from [`DurableQ::poll`], what it dispatches from
@@ -36,8 +36,9 @@
 //!    that groups are small when there is little to do and large when there is much.
 //!
 //! # Memory
-//! All tables are taken in [`Recovery::new`] and touched as far as they are used: 128 bytes per call, 8 to 16 bytes per
-//! id, the frames themselves. What may allocate later: a new segment beyond sixty-four, and the questions of operators.
+//! All tables are taken in [`Recovery::new`] and touched as far as they are used: for each call 128 bytes of its own, 24
+//! of its timer, and what finds its id. Frames are in memory while their calls are not on disk, are due soon, or run; the
+//! frame of a call that waits is on disk only, and comes back before the call is offered (`queue/park.rs`). What may allocate later: a new segment beyond sixty-four, and the questions of operators.
 //!
 //! The format of the log and its guarantees are described in [`log`].
 

@@ -53,6 +53,13 @@
 //! * Segments are retired from the oldest on, when the end (or a copy) of each call in them is on disk. A call that lives
 //!   long is copied to the tail, so that the log stays within four segments and twice the bytes of what is pending.
 //!
+//! # What is read back
+//! The frame of a call that waits is nowhere but here. The queue knows segment, offset and length of its `Submit` record
+//! and reads it, with neighbours, when the call is among the first due of its function, or when the record is to be
+//! copied. The record's own checksums and the call's id are checked again. One that does not hold is read once more, alone;
+//! then the call is a dead letter (`damaged`), and its place is told. A segment is not retired while it is read. A record
+//! that is cut into several groups is not read back: its frame stays in memory.
+//!
 //! # Segments that are used again
 //! A retired segment gets the next number (its file is renamed) and takes groups again, since writing zeros and freeing
 //! blocks would hold up the writes of groups beside it. At most three wait; more are removed. Behind the groups that are

@@ -19,6 +19,10 @@ impl DurableQ {
                 // A copy, made to free the segment of the older record.
                 self.log.segments.unpin(&mut self.calls, at, 0);
                 self.log.segments.pin(&mut self.calls, at, place);
+                self.free_frame(at);
+                let extent = self.frame_at(frame, place)?;
+                self.calls[at].frame = extent;
+                self.count_frame(extent);
             }
             (Kind::Retry | Kind::Redrive, Some(at)) => self.replay_again(frame, at),
             (Kind::Dead, Some(at)) => self.replay_dead(frame, at),
@@ -42,14 +46,7 @@ impl DurableQ {
         let Some(function) = self.functions.intern(frame.function()) else {
             return too_small("functions_max", self.functions.len());
         };
-        let extent = match place {
-            // It would have to be put together again: it stays in memory.
-            (_, CUT) => match self.keep_in_replay(frame.bytes()) {
-                Some(extent) => extent,
-                None => return too_small("pending_bytes_max", self.store.bytes()),
-            },
-            _ => Extent::parked(frame.bytes().len()),
-        };
+        let extent = self.frame_at(frame, place)?;
         // Forgotten by then, or it would not have been accepted again.
         self.ended.forget(&mut self.store, frame.call());
         let turn = self.next_turn();
@@ -63,6 +60,15 @@ impl DurableQ {
         self.functions[function].scheduled += 1;
         self.pending += 1;
         Ok(())
+    }
+
+    /// Leaves a frame on disk. One whose record is cut would have to be put together again: it stays in memory.
+    fn frame_at(&mut self, frame: Frame<'_>, place: (u32, u32)) -> Result<Extent, RecoveryError> {
+        if place.1 != CUT {
+            return Ok(Extent::parked(frame.bytes().len()));
+        }
+        let (limit, value) = ("pending_bytes_max", self.store.bytes());
+        self.keep_in_replay(frame.bytes()).ok_or(RecoveryError::TooSmall { limit, value })
     }
 
     fn replay_again(&mut self, frame: Frame<'_>, at: CallRef) {
