@@ -18,7 +18,7 @@ use std::time::Duration;
 
 const CORES: u16 = 16;
 const SLOTS: u32 = 64;
-const DECISIONS: u64 = 5_000_000;
+
 /// With gates: who the functions belong to.
 const TENANTS: u32 = 100;
 /// What the node's clock shows more in each round: about what 1024 decisions take.
@@ -122,9 +122,9 @@ impl Node {
 
 fn main() {
     println!("functions    calls gates   decisions/s of CPU   ns of CPU each   allocations each");
-    run(20_000, 1_000_000, None);
-    run(20_000, 1_000_000, Some(gates()));
-    run(10, 10_000, None);
+    let only = std::env::args().nth(1);
+    let rows: [(&str, usize, usize, Option<Policy>); 3] = [("a",20_000, 1_000_000, None),("b",20_000, 1_000_000, Some(gates())),("c",10, 10_000, None)];
+    for (n,f,c,p) in rows { if only.as_deref().is_none_or(|o| o==n) { run(f,c,p); } }
 }
 
 /// Quotas that together are what the example runs, so that gates close and open all the time; slow start at that rate.
@@ -145,6 +145,7 @@ fn run(functions_max: usize, calls_max: usize, policy: Option<Policy>) {
     let mut node = Node::new(&limits);
     node.deploy(policy);
     // Until the buffers are full and every branch has been taken.
+    let DECISIONS: u64 = std::env::args().nth(2).map_or(5_000_000, |n| n.parse().unwrap());
     let mut warm = 0;
     while warm < DECISIONS / 5 {
         warm += node.round();

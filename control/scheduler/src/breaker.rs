@@ -10,6 +10,7 @@
 //! Back-pressure of a downstream service is no failure here: the AIMD controller answers it, call by call.
 
 use call::Instant;
+use call::time::nanos;
 use std::time::Duration;
 
 /// What an owner may choose.
@@ -54,33 +55,46 @@ enum State {
 /// The breaker of one function.
 #[derive(Clone, Copy, Debug)]
 pub struct Breaker {
-    rule: BreakerRule,
     state: State,
     /// The window of a closed breaker.
     began: Instant,
-    ends: u64,
-    failed: u64,
+    window_ns: u64,
+    ends: u32,
+    failed: u32,
+    failures: u32,
+    calls_min: u32,
+    probes: u32,
+    open_ns: u64,
+    open_max_ns: u64,
     /// How long it is open the next time.
-    open: Duration,
+    next_open_ns: u64,
 }
 
 impl Breaker {
     /// A closed one.
     pub fn new(rule: BreakerRule) -> Breaker {
-        let probes = rule.probes.max(1);
-        let rule = BreakerRule {
-            probes,
+        let open_ns = nanos(rule.open);
+        Breaker {
+            state: State::Closed,
+            began: Instant(0),
+            window_ns: nanos(rule.window),
+            ends: 0,
+            failed: 0,
             failures: rule.failures.max(1),
-            open_max: rule.open_max.max(rule.open),
-            ..rule
-        };
-        Breaker { rule, state: State::Closed, began: Instant(0), ends: 0, failed: 0, open: rule.open }
+            calls_min: rule.calls_min,
+            probes: rule.probes.max(1),
+            open_ns,
+            open_max_ns: open_ns.max(nanos(rule.open_max)),
+            next_open_ns: open_ns,
+        }
     }
 
     /// Other constants, in force from the next change of state on.
     pub fn set(&mut self, rule: BreakerRule) {
-        self.rule = Breaker::new(rule).rule;
-        self.open = self.open.clamp(self.rule.open, self.rule.open_max);
+        let Breaker { state, began, ends, failed, next_open_ns, .. } = *self;
+        let fresh = Breaker::new(rule);
+        let next_open_ns = next_open_ns.clamp(fresh.open_ns, fresh.open_max_ns);
+        *self = Breaker { state, began, ends, failed, next_open_ns, ..fresh };
     }
 
     /// From when on a call may be admitted; [`Instant::NEVER`] while the ends of its probes are awaited.
@@ -88,7 +102,7 @@ impl Breaker {
         match self.state {
             State::Closed => Instant(0),
             State::Open { until } => until,
-            State::HalfOpen { admitted, .. } if admitted < self.rule.probes => Instant(0),
+            State::HalfOpen { admitted, .. } if admitted < self.probes => Instant(0),
             State::HalfOpen { .. } => Instant::NEVER,
         }
     }
@@ -115,43 +129,43 @@ impl Breaker {
             State::Closed => self.count(now, failed),
             State::Open { .. } => {}
             State::HalfOpen { .. } if failed => self.open_at(now),
-            State::HalfOpen { admitted, well } if well + 1 < self.rule.probes => {
+            State::HalfOpen { admitted, well } if well + 1 < self.probes => {
                 self.state = State::HalfOpen { admitted: admitted.max(well + 1), well: well + 1 };
             }
             State::HalfOpen { .. } => {
-                (self.state, self.open) = (State::Closed, self.rule.open);
+                (self.state, self.next_open_ns) = (State::Closed, self.open_ns);
                 (self.began, self.ends, self.failed) = (now, 0, 0);
             }
         }
     }
 
     fn count(&mut self, now: Instant, failed: bool) {
-        if now.since(self.began) >= self.rule.window {
+        if now.0.saturating_sub(self.began.0) >= self.window_ns {
             (self.began, self.ends, self.failed) = (now, 0, 0);
         }
-        self.ends += 1;
-        self.failed += u64::from(failed);
-        let judges = self.ends >= u64::from(self.rule.calls_min);
-        if failed && judges && self.failed * 1000 >= self.ends * u64::from(self.rule.failures) {
+        self.ends = self.ends.saturating_add(1);
+        self.failed += u32::from(failed && self.failed < self.ends);
+        let judges = self.ends >= self.calls_min;
+        if failed && judges && u64::from(self.failed) * 1000 >= u64::from(self.ends) * u64::from(self.failures) {
             self.open_at(now);
         }
     }
 
     fn open_at(&mut self, now: Instant) {
-        self.state = State::Open { until: now + self.open };
-        self.open = (self.open * 2).min(self.rule.open_max);
+        self.state = State::Open { until: Instant(now.0.saturating_add(self.next_open_ns)) };
+        self.next_open_ns = self.next_open_ns.saturating_mul(2).min(self.open_max_ns);
     }
 
     /// Panics if it admitted more probes than it may.
     pub fn check(&self) {
         if let State::HalfOpen { admitted, well } = self.state {
             assert!(
-                well <= admitted && admitted <= self.rule.probes,
+                well <= admitted && admitted <= self.probes,
                 "{admitted} of {} probes",
-                self.rule.probes
+                self.probes
             );
         }
-        assert!(self.failed <= self.ends && self.open <= self.rule.open_max);
+        assert!(self.failed <= self.ends && self.next_open_ns <= self.open_max_ns);
     }
 }
 

@@ -152,7 +152,7 @@ impl Scheduler {
             }
             Turn::None if !of.live => Rule::NotDeployed,
             Turn::None if of.buffer.is_empty() => Rule::Empty,
-            Turn::None if of.cores.is_empty() => Rule::NoCore,
+            Turn::None if of.cores().is_empty() => Rule::NoCore,
             Turn::None => Rule::Concurrency,
         };
         Why { rule, since, until: None }

@@ -82,11 +82,13 @@ impl Fairness {
         }
     }
 
-    /// The function whose turn it is gave a call: it goes behind the others of its tenant, and its tenant, if it has
-    /// given enough, behind the others of the level.
-    pub fn served(&mut self, level: u8, tenant: TenantRef) {
+    /// The function whose turn it is gave a call: it goes behind the others of its tenant, if it `stays` in the level,
+    /// and its tenant, if it has given enough, behind the others of the level.
+    pub fn served(&mut self, level: u8, tenant: TenantRef, stays: bool) {
         debug_assert_eq!(self.tenants.front(usize::from(level)), Some(ring(level, tenant) as u32));
-        self.functions.rotate(ring(level, tenant));
+        if stays {
+            self.functions.rotate(ring(level, tenant));
+        }
         let left = &mut self.left[usize::from(level)];
         *left -= 1;
         if *left == 0 {
@@ -160,7 +162,7 @@ mod tests {
         let one = |_| {
             let (level, function) = fairness.best().expect("all have calls");
             let tenant = owner[function.0 as usize];
-            fairness.served(level, tenant);
+            fairness.served(level, tenant, true);
             fairness.check();
             (tenant, function)
         };
@@ -198,14 +200,20 @@ mod tests {
 
         #[test]
         fn whoever_comes_and_goes_the_rings_agree(
-            steps in proptest::collection::vec((0..12u32, 0..3u8, any::<bool>()), 0..200),
+            steps in proptest::collection::vec((0..12u32, 0..3u8, any::<bool>(), any::<bool>()), 0..200),
         ) {
             let mut fairness = Fairness::new(12, usize::from(TENANTS));
             let mut stands = [None; 12];
-            for (function, level, serves) in steps {
+            for (function, level, serves, stays) in steps {
                 let of = |function: FunctionRef| TenantRef(function.0 as u16 % TENANTS);
                 match fairness.best().filter(|_| serves) {
-                    Some((level, function)) => fairness.served(level, of(function)),
+                    Some((level, function)) => {
+                        fairness.served(level, of(function), stays);
+                        if !stays {
+                            fairness.remove(level, of(function), function);
+                            stands[function.0 as usize] = None;
+                        }
+                    }
                     None => {
                         let function = FunctionRef(function);
                         match stands[function.0 as usize].take() {

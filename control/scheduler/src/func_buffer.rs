@@ -5,10 +5,11 @@
 //! goes into the heap, where putting in and taking out cost O(log n) in the worst case, not only on average. A
 //! function with one call costs what one call costs: 20,000 arrays of the largest length would not fit.
 
+use crate::CORES_MAX;
 use crate::words::{CallRef, CoreRef, FunctionRef, Marks};
 use call::{Label, WallTime};
 
-const NONE: u32 = u32::MAX;
+pub(crate) const NONE: u32 = u32::MAX;
 
 /// Where a call stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,22 +27,29 @@ pub enum Place {
     Refused,
 }
 
-/// 32 bytes per call: two to a cache line.
+/// 32 bytes per call: two to a cache line. A call stands in one place at a time, so what links it there is kept in the same
+/// two numbers: whoever touches a call touches one line.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+pub(crate) struct Entry {
     /// Smaller goes first; see [`order`].
     order: u128,
-    left: u32,
-    /// In the list: the next.
-    right: u32,
+    /// In a heap: the left child. In a ring (RunQ, a core's calls): the one before.
+    pub(crate) left: u32,
+    /// In a heap: the right child. In the list, or in a ring: the next.
+    pub(crate) right: u32,
     function: FunctionRef,
-    core: CoreRef,
+    /// Below [`CORES_MAX`].
+    core: u8,
     place: Place,
-    /// Nodes on the way down the right side. Below 32, since a heap of rank r has 2^r - 1 nodes or more.
+    /// In a heap: nodes on the way down the right side. Below 32, since a heap of rank r has 2^r - 1 nodes or more.
     rank: u8,
+    /// The left child's, so that a merge need not look at it; 0 if there is none.
+    left_rank: u8,
 }
 
 const _: () = assert!(size_of::<Entry>() == 32);
+// A core's number fits a byte.
+const _: () = assert!(CORES_MAX <= 256);
 
 /// The order of one function's calls in one number: more critical first, then the earlier deadline, then the
 /// earlier arrival. 55 bits of arrivals last 350 years at three million a second. The last bit decides nothing: it
@@ -55,10 +63,12 @@ fn order(criticality: u8, deadline: WallTime, arrival: u64, marked: bool) -> u12
 /// In the second number of a call's marks, above its label.
 const RETRY: u64 = 1 << 8;
 
-/// All calls of the scheduler by number, and the heaps over them.
+/// All calls of the scheduler by number, and the heaps and rings over them.
 #[derive(Debug)]
 pub struct Calls {
-    entries: Vec<Entry>,
+    /// The calls, and behind them the heads of rings.
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) calls_max: usize,
     /// Key and label of calls that have any. Memory that no such call needs is not touched.
     marks: Vec<[u64; 2]>,
     arrivals: u64,
@@ -67,6 +77,8 @@ pub struct Calls {
 /// The calls of one function: the best of its heap, both ends of its list, and how many there are.
 #[derive(Clone, Copy, Debug)]
 pub struct FuncBuffer {
+    /// Of the best call, so that nobody who asks how critical or how late it is looks at the call.
+    order: u128,
     root: u32,
     first: u32,
     last: u32,
@@ -75,7 +87,8 @@ pub struct FuncBuffer {
 
 impl FuncBuffer {
     /// No calls.
-    pub const EMPTY: FuncBuffer = FuncBuffer { root: NONE, first: NONE, last: NONE, len: 0 };
+    pub const EMPTY: FuncBuffer =
+        FuncBuffer { order: u128::MAX, root: NONE, first: NONE, last: NONE, len: 0 };
 
     /// How many calls.
     pub fn len(&self) -> u32 {
@@ -86,22 +99,42 @@ impl FuncBuffer {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+
+    /// How critical the best call is; none if there is no call.
+    pub fn criticality(&self) -> Option<u8> {
+        (self.len > 0).then_some(u8::MAX - (self.order >> 120) as u8)
+    }
+
+    /// When the best call should be done; none if there is no call.
+    pub fn deadline(&self) -> Option<WallTime> {
+        (self.len > 0).then_some(WallTime((self.order >> 56) as u64))
+    }
+
+    /// Whether the best call carries anything.
+    pub fn is_marked(&self) -> bool {
+        self.len > 0 && self.order & 1 != 0
+    }
 }
 
 impl Calls {
-    /// Room for calls numbered below `calls_max`.
-    pub fn new(calls_max: usize) -> Calls {
-        assert!(calls_max < NONE as usize, "calls are numbered by 32 bits");
+    /// Room for calls numbered below `calls_max`, and so many empty rings of calls.
+    pub fn new(calls_max: usize, rings: usize) -> Calls {
+        assert!(calls_max + rings < NONE as usize, "calls and rings are numbered by 32 bits");
         let absent = Entry {
             order: 0,
             left: NONE,
             right: NONE,
             function: FunctionRef(NONE),
-            core: CoreRef(u16::MAX),
+            core: 0,
             place: Place::Absent,
             rank: 0,
+            left_rank: 0,
         };
-        Calls { entries: vec![absent; calls_max], marks: vec![[0; 2]; calls_max], arrivals: 0 }
+        let mut entries = vec![absent; calls_max + rings];
+        for (at, head) in entries.iter_mut().enumerate().skip(calls_max) {
+            (head.left, head.right) = (at as u32, at as u32);
+        }
+        Calls { entries, calls_max, marks: vec![[0; 2]; calls_max], arrivals: 0 }
     }
 
     /// Takes a call in. It stands nowhere yet: [`Calls::put`] or [`Calls::refuse`] follows.
@@ -142,17 +175,12 @@ impl Calls {
         Marks { key, label: Label(label as u8), retry: label & RETRY != 0 }
     }
 
-    /// When a held call should be done.
-    pub fn deadline(&self, call: CallRef) -> WallTime {
-        WallTime((self.entry(call).order >> 56) as u64)
-    }
-
     /// Puts a call that is held already into its function's buffer, where its order says.
     pub fn put(&mut self, buffer: &mut FuncBuffer, call: CallRef) {
         let entry = self.entry_mut(call);
         assert_ne!(entry.place, Place::Buffered, "{call:?} is in its buffer");
         entry.place = Place::Buffered;
-        (entry.left, entry.right, entry.rank) = (NONE, NONE, 1);
+        (entry.left, entry.right, entry.rank, entry.left_rank) = (NONE, NONE, 1, 0);
         let order = entry.order;
         buffer.len += 1;
         if buffer.first == NONE {
@@ -163,19 +191,22 @@ impl Calls {
         } else {
             buffer.root = self.merge(buffer.root, call.0);
         }
+        buffer.order = buffer.order.min(order);
     }
 
     /// Takes the best call out of a buffer and moves it to `place`.
     pub fn take(&mut self, buffer: &mut FuncBuffer, place: Place) -> Option<CallRef> {
         let best = self.best(buffer)?;
-        let (left, right) = (self.entry(best).left, self.entry(best).right);
+        let entry = self.entry_mut(best);
+        let (left, right) = (entry.left, entry.right);
+        entry.place = place;
         if best.0 == buffer.first {
             buffer.first = right;
         } else {
             buffer.root = self.merge(left, right);
         }
         buffer.len -= 1;
-        self.entry_mut(best).place = place;
+        buffer.order = self.order_at(buffer.root).min(self.order_at(buffer.first));
         Some(best)
     }
 
@@ -183,10 +214,15 @@ impl Calls {
     pub fn best(&self, buffer: &FuncBuffer) -> Option<CallRef> {
         let better = match (buffer.root, buffer.first) {
             (NONE, only) | (only, NONE) => only,
-            (a, b) if self.entries[a as usize].order < self.entries[b as usize].order => a,
-            (_, b) => b,
+            (_, first) if self.entries[first as usize].order == buffer.order => first,
+            (root, _) => root,
         };
         (better != NONE).then_some(CallRef(better))
+    }
+
+    /// The order of a node; that of none is behind all others.
+    fn order_at(&self, node: u32) -> u128 {
+        if node == NONE { u128::MAX } else { self.entries[node as usize].order }
     }
 
     /// Whether a call is in a buffer. Walks over the whole buffer: for questions of people only.
@@ -203,24 +239,33 @@ impl Calls {
             .any(|at| at == call.0 || self.heap_holds(self.entries[at as usize].right, call))
     }
 
-    /// Joins two heaps. The recursion goes down their right sides only: at most 2 log2(n + 1) deep.
-    fn merge(&mut self, a: u32, b: u32) -> u32 {
-        if a == NONE || b == NONE {
-            return a.min(b);
+    /// Joins two heaps. It goes down their right sides only: at most 2 log2(n + 1) steps, and back the same way.
+    fn merge(&mut self, mut a: u32, mut b: u32) -> u32 {
+        // On the way down a node's right link says where the walk came from.
+        let mut up = NONE;
+        while a != NONE && b != NONE {
+            if self.entries[b as usize].order < self.entries[a as usize].order {
+                (a, b) = (b, a);
+            }
+            let next = std::mem::replace(&mut self.entries[a as usize].right, up);
+            (up, a) = (a, next);
         }
-        let first = self.entries[a as usize].order <= self.entries[b as usize].order;
-        let (top, below) = if first { (a, b) } else { (b, a) };
-        let right = self.merge(self.entries[top as usize].right, below);
-        let left = self.entries[top as usize].left;
-        let (left, right) = if self.rank(left) < self.rank(right) { (right, left) } else { (left, right) };
-        let rank = self.rank(right) + 1;
-        let entry = &mut self.entries[top as usize];
-        (entry.left, entry.right, entry.rank) = (left, right, rank);
-        top
-    }
-
-    fn rank(&self, node: u32) -> u8 {
-        if node == NONE { 0 } else { self.entries[node as usize].rank }
+        let mut below = a.min(b);
+        let mut rank = if below == NONE { 0 } else { self.entries[below as usize].rank };
+        while up != NONE {
+            let entry = &mut self.entries[up as usize];
+            let next = entry.right;
+            if entry.left_rank < rank {
+                entry.right = std::mem::replace(&mut entry.left, below);
+                rank = std::mem::replace(&mut entry.left_rank, rank);
+            } else {
+                entry.right = below;
+            }
+            rank += 1;
+            entry.rank = rank;
+            (below, up) = (up, next);
+        }
+        below
     }
 
     fn entry(&self, call: CallRef) -> &Entry {
@@ -241,21 +286,16 @@ impl Calls {
         self.entry(call).function
     }
 
-    /// How critical a held call is.
-    pub fn criticality(&self, call: CallRef) -> u8 {
-        u8::MAX - (self.entry(call).order >> 120) as u8
-    }
-
     /// The core of a call that runs.
     pub fn core(&self, call: CallRef) -> CoreRef {
-        self.entry(call).core
+        CoreRef(u16::from(self.entry(call).core))
     }
 
     /// Moves a call from the RunQ to a core.
     pub fn run(&mut self, call: CallRef, core: CoreRef) {
         let entry = self.entry_mut(call);
         assert_eq!(entry.place, Place::Queued, "{call:?} runs from the RunQ only");
-        (entry.place, entry.core) = (Place::Running, core);
+        (entry.place, entry.core) = (Place::Running, core.0 as u8);
     }
 
     /// Lets go of a call.
@@ -266,7 +306,7 @@ impl Calls {
     /// Numbers of all calls held, with place and function.
     pub fn iter(&self) -> impl Iterator<Item = (CallRef, Place, FunctionRef)> {
         let held = |entry: &&Entry| entry.place != Place::Absent;
-        let all = self.entries.iter().enumerate().filter(move |(_, entry)| held(entry));
+        let all = self.entries[..self.calls_max].iter().enumerate().filter(move |(_, entry)| held(entry));
         all.map(|(at, entry)| (CallRef(at as u32), entry.place, entry.function))
     }
 
@@ -295,14 +335,18 @@ impl Calls {
             nodes += 1;
             let entry = &self.entries[at as usize];
             assert_eq!((entry.place, entry.function), (Place::Buffered, function), "call {at}");
-            assert!(self.rank(entry.left) >= self.rank(entry.right), "call {at} leans to the right");
-            assert_eq!(entry.rank, self.rank(entry.right) + 1, "rank of call {at}");
+            let rank = |node: u32| if node == NONE { 0 } else { self.entries[node as usize].rank };
+            assert_eq!(entry.left_rank, rank(entry.left), "rank on the left of call {at}");
+            assert!(entry.left_rank >= rank(entry.right), "call {at} leans to the right");
+            assert_eq!(entry.rank, rank(entry.right) + 1, "rank of call {at}");
             for child in [entry.left, entry.right].into_iter().filter(|&child| child != NONE) {
                 assert!(entry.order < self.entries[child as usize].order, "call {at} is worse than {child}");
                 open.push(child);
             }
         }
         assert_eq!(nodes, buffer.len, "calls in the buffer of {function:?}");
+        let best = self.order_at(buffer.root).min(self.order_at(buffer.first));
+        assert_eq!(best, buffer.order, "the order of the best call of {function:?}");
     }
 }
 
@@ -320,7 +364,7 @@ mod tests {
     const F: FunctionRef = FunctionRef(3);
 
     fn filled(calls: &[(u8, u64)]) -> (Calls, FuncBuffer) {
-        let (mut all, mut buffer) = (Calls::new(calls.len()), FuncBuffer::EMPTY);
+        let (mut all, mut buffer) = (Calls::new(calls.len(), 0), FuncBuffer::EMPTY);
         for (at, &(criticality, deadline)) in calls.iter().enumerate() {
             let call = CallRef(at as u32);
             all.admit(call, F, (criticality, WallTime(deadline)), Marks::default());
@@ -341,7 +385,8 @@ mod tests {
             for at in expected {
                 let call = CallRef(at as u32);
                 prop_assert!(all.holds(&buffer, call));
-                prop_assert_eq!(all.criticality(call), calls[at].0);
+                let best = (buffer.criticality(), buffer.deadline());
+                prop_assert_eq!(best, (Some(calls[at].0), Some(WallTime(calls[at].1))));
                 prop_assert_eq!(all.take(&mut buffer, Place::Queued), Some(call));
                 prop_assert!(!all.holds(&buffer, call));
                 all.check(&buffer, F);
@@ -384,11 +429,11 @@ mod tests {
 
     #[test]
     fn marks_stay_with_their_call() {
-        let mut all = Calls::new(2);
+        let mut all = Calls::new(2, 0);
         let marks = Marks { key: u64::MAX, label: Label::HIGHEST, retry: true };
         for marks in [marks, Marks::default(), Marks { retry: false, ..marks }] {
             all.admit(CallRef(1), F, (7, WallTime(u64::MAX)), marks);
-            assert_eq!((all.marks(CallRef(1)), all.deadline(CallRef(1))), (marks, WallTime(u64::MAX)));
+            assert_eq!(all.marks(CallRef(1)), marks);
         }
     }
 }

@@ -22,8 +22,8 @@ pub enum Turn {
     Held,
 }
 
-/// One function, as far as decisions about its calls look at it: one cache line, and the mask in the line behind it,
-/// which the processor fetches along. Twenty thousand of them do not fit a cache.
+/// One function, as far as decisions about its calls look at it. What every decision needs is in the first cache line;
+/// the second one is looked at when a call goes to a core. Twenty thousand of them do not fit a cache.
 #[derive(Clone, Debug)]
 #[repr(C, align(128))]
 pub struct Function {
@@ -35,26 +35,30 @@ pub struct Function {
     pub queued: u32,
     /// Calls dispatched and not ended.
     pub running: u32,
-    /// Calls that wait beside its buffer: for their key, for the retry budget, or to be refused.
-    pub aside: u32,
     /// Its gates; [`OPEN`] if it has none.
     pub gate: u32,
+    /// From when on its gates let a call in, whatever its deadline: as of the last change of a gate. A gate that is open
+    /// need not be looked at.
+    pub opens_at: Instant,
     /// Who answers for it.
     pub tenant: TenantRef,
     turn: Turn,
-    /// Since when its turn is what it is; a level counts like another.
-    since: Instant,
     /// Deployed and not deleted.
     pub live: bool,
     /// The durable queue has more of its calls.
     pub due: bool,
     /// A poll is under way.
     pub polling: bool,
-    /// The cores that run it: of those that are ready, those of its locality group, if any is.
-    pub cores: Mask,
+    /// Whether `cores` has any.
+    can_run: bool,
+    cores: Mask,
+    /// Since when its turn is what it is; a level counts like another.
+    since: Instant,
+    /// Calls that wait beside its buffer: for their key, for the retry budget, or to be refused.
+    pub aside: u32,
 }
 
-const _: () = assert!(size_of::<Function>() == 128 && std::mem::offset_of!(Function, cores) <= 64);
+const _: () = assert!(size_of::<Function>() == 128 && std::mem::offset_of!(Function, cores) == 64);
 
 /// Where a function could run. It changes with hosts and cores, not with calls.
 #[derive(Clone, Copy, Debug)]
@@ -80,15 +84,17 @@ impl Function {
         concurrency: 0,
         queued: 0,
         running: 0,
-        aside: 0,
         gate: OPEN,
+        opens_at: Instant(0),
         tenant: TenantRef(0),
         turn: Turn::None,
-        since: Instant(0),
         live: false,
         due: false,
         polling: false,
+        can_run: false,
         cores: Mask::EMPTY,
+        since: Instant(0),
+        aside: 0,
     };
 
     /// How many of its calls are where.
@@ -106,17 +112,27 @@ impl Function {
         self.since
     }
 
+    /// The cores that run it: of those that are ready, those of its locality group, if any is.
+    pub fn cores(&self) -> Mask {
+        self.cores
+    }
+
+    /// Other cores run it from now on.
+    pub fn set_cores(&mut self, cores: Mask) {
+        (self.cores, self.can_run) = (cores, !cores.is_empty());
+    }
+
     /// Whether it has a call, a core that could run it, and room below its concurrency limit.
     pub fn may_run(&self) -> bool {
         let room = self.queued + self.running < self.concurrency;
-        self.live && room && !self.buffer.is_empty() && !self.cores.is_empty()
+        self.live && room && !self.buffer.is_empty() && self.can_run
     }
 
     /// Whether a poll of it makes sense when at most `target` calls should wait in its buffer. It is asked for
     /// calls by the half buffer, so that a poll brings many.
     pub fn wants_poll(&self, target: u32) -> bool {
         let low = self.buffer.len() <= target / 2;
-        self.live && self.due && !self.polling && !self.cores.is_empty() && low
+        self.live && self.due && !self.polling && self.can_run && low
     }
 }
 
@@ -165,7 +181,7 @@ impl Functions {
         &self.ready[function.0 as usize]
     }
 
-    /// Where a function could run, to change. Whoever does sets [`Function::cores`] afterwards.
+    /// Where a function could run, to change. Whoever does calls [`Function::set_cores`] afterwards.
     pub fn ready_mut(&mut self, function: FunctionRef) -> &mut Readiness {
         &mut self.ready[function.0 as usize]
     }
@@ -237,9 +253,11 @@ impl Functions {
         self.fairness.best()
     }
 
-    /// The function whose turn it is gave a call: it goes behind its equals.
-    pub fn served(&mut self, level: u8, function: FunctionRef) {
-        self.fairness.served(level, self.get(function).tenant);
+    /// The function whose turn it is gave a call: it goes behind its equals, or where `turn` says.
+    pub fn served(&mut self, level: u8, function: FunctionRef, turn: Turn, now: Instant) {
+        let stays = turn == Turn::Level(level);
+        self.fairness.served(level, self.get(function).tenant, stays);
+        self.set_turn(function, turn, now);
     }
 
     /// The first blocked function behind `after`, or of all.
@@ -305,6 +323,7 @@ impl Functions {
                     assert!(function.may_run() && function.gate != OPEN, "{at:?} is held by nothing")
                 }
             }
+            assert_eq!(function.can_run, !function.cores.is_empty(), "{at:?} can run");
             assert_eq!(self.blocked.is_linked(at.0), function.turn == Turn::Blocked, "{at:?}");
             if function.wants_poll(0) {
                 assert!(self.errands.is_linked(at.0), "{at:?} has due calls and nobody polls it");

@@ -204,15 +204,24 @@ impl Gate {
         self.breaker = breaker;
     }
 
-    /// A dispatched call ended.
-    pub fn ended(&mut self, now: Instant, how: How) {
-        if let Some(of) = &mut self.breaker {
-            match how {
-                How::Ok | How::BackPressure => of.ended(now, false),
-                How::Failed => of.ended(now, true),
-                How::Lost => of.give_back(),
-            }
+    /// A dispatched call ended. Says whether that opened or closed a gate.
+    pub fn ended(&mut self, now: Instant, how: How) -> bool {
+        let Some(of) = &mut self.breaker else { return false };
+        let before = of.opens_at();
+        match how {
+            How::Ok | How::BackPressure => of.ended(now, false),
+            How::Failed => of.ended(now, true),
+            How::Lost => of.give_back(),
         }
+        of.opens_at() != before
+    }
+
+    /// From when on all gates let a call in, whatever its deadline.
+    pub fn opens_at(&self) -> Instant {
+        let limit = if self.limited { self.limit.opens_at() } else { Instant(0) };
+        let slow_start = self.slow_start.as_ref().map_or(Instant(0), SlowStart::opens_at);
+        let breaker = self.breaker.as_ref().map_or(Instant(0), Breaker::opens_at);
+        self.quota.opens_at().max(limit).max(slow_start).max(breaker)
     }
 
     /// Whether a call that has just come in may stand in its FuncBuffer: a retry has to be paid for.
@@ -273,7 +282,7 @@ impl Gates {
         Gates {
             list: Vec::with_capacity(functions_max),
             free: Vec::with_capacity(functions_max),
-            timers: Timers::new(functions_max),
+            timers: Timers::new(functions_max, wake_step_ns),
             clock: Clock::default(),
             s: 1000,
             wake_step_ns,
@@ -372,7 +381,7 @@ impl Gates {
     }
 
     /// Sets the alarm of a gate: in steps, so that a fast bucket wakes nobody for each of its calls.
-    fn note(&mut self, gate: u32) {
+    pub fn note(&mut self, gate: u32) {
         let wake = match self.list[gate as usize].wakes_at() {
             Instant::NEVER => Instant::NEVER,
             at => Instant(at.0.checked_next_multiple_of(self.wake_step_ns).unwrap_or(u64::MAX)),
@@ -387,7 +396,7 @@ impl Gates {
 
     /// When the next gate opens by time.
     pub fn next_wake(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| at)
+        self.timers.first()
     }
 
     /// Panics unless the gate's own invariants hold, and someone will look at it when it opens.

@@ -67,6 +67,7 @@ pub mod explain;
 mod policies;
 mod turn;
 mod func_buffer;
+mod lists;
 mod functions;
 mod fairness;
 mod gates;

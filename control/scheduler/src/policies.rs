@@ -17,6 +17,7 @@ impl Scheduler {
         let gate = self.gate_of(function);
         self.functions.ready_mut(function).group = policy.group;
         self.gates.set(gate, policy, self.functions.get(function).queued);
+        self.note_gates(function);
         self.set_cores(function);
         self.release_keys(function);
         self.release_retries(function);
@@ -29,6 +30,7 @@ impl Scheduler {
         }
         let gate = self.gate_of(function);
         self.gates.set_limit(gate, rate, self.functions.get(function).queued);
+        self.note_gates(function);
         self.reconsider(function);
     }
 
@@ -37,6 +39,7 @@ impl Scheduler {
         for function in self.functions.all() {
             let of = self.functions.get(function);
             if of.gate != OPEN && self.gates.apply_s(of.gate, of.queued) {
+                self.note_gates(function);
                 self.reconsider(function);
             }
         }
@@ -48,6 +51,12 @@ impl Scheduler {
             self.set_cores(function);
             self.reconsider_all(function);
         }
+    }
+
+    /// Notes from when on a function's gates let a call in, after one of them has changed.
+    pub(crate) fn note_gates(&mut self, function: FunctionRef) {
+        let of = self.functions.get_mut(function);
+        of.opens_at = self.gates.get(of.gate).opens_at();
     }
 
     /// The gates of a function, made if it has none.
@@ -64,7 +73,7 @@ impl Scheduler {
     pub(crate) fn set_cores(&mut self, function: FunctionRef) {
         let ready = self.functions.ready(function);
         let cores = self.locality.within(ready.group, ready.cores);
-        self.functions.get_mut(function).cores = cores;
+        self.functions.get_mut(function).set_cores(cores);
     }
 
     /// What the function may read.
@@ -73,6 +82,12 @@ impl Scheduler {
             OPEN => Label::LOWEST,
             gate => self.gates.get(gate).policy.label,
         }
+    }
+
+    /// Whether the function may read a call's data: that of most calls carries no label.
+    pub(crate) fn flows(&self, call: CallRef, function: FunctionRef) -> bool {
+        let label = self.calls.marks(call).label;
+        label == Label::LOWEST || label.flows_to(self.label(function))
     }
 
     /// A call of a function with gates has come in: it stands in the FuncBuffer, or waits for the retry budget.
@@ -93,6 +108,7 @@ impl Scheduler {
         }
         of.aside += 1;
         self.calls.put(&mut gate.waiting, call);
+        self.gates.note(of.gate);
     }
 
     /// Lets retries in as far as the budget pays for them.
@@ -100,17 +116,24 @@ impl Scheduler {
         let now = self.gates.clock().now;
         let of = self.functions.get_mut(function);
         let gate = self.gates.get_mut(of.gate);
+        if gate.waiting.is_empty() {
+            return;
+        }
         while gate.pays(now) {
             let call = self.calls.take(&mut gate.waiting, Place::Absent).expect("one waits");
             self.calls.put(&mut of.buffer, call);
             of.aside -= 1;
         }
+        self.gates.note(of.gate);
     }
 
     /// The function's best call is about to enter the RunQ: takes its key, or sets the call aside until the key has
     /// room. Says whether it may enter.
     pub(crate) fn take_key(&mut self, function: FunctionRef) -> bool {
         let of = self.functions.get_mut(function);
+        if !of.buffer.is_marked() {
+            return true;
+        }
         let limit = self.gates.get(of.gate).policy.concurrency_per_key;
         let call = self.calls.best(&of.buffer).expect("a function with a turn has a call");
         let key = self.calls.marks(call).key;
@@ -165,6 +188,7 @@ impl Scheduler {
             self.calls.put(&mut of.buffer, call);
             of.aside -= 1;
         }
+        self.gates.note(of.gate);
     }
 
     /// Looks at the gates whose time has come.
@@ -179,8 +203,8 @@ impl Scheduler {
     /// Whether a gate holds the function back from giving its best call.
     pub(crate) fn is_held(&mut self, function: FunctionRef) -> bool {
         let of = self.functions.get(function);
-        let best = of.may_run().then(|| self.calls.best(&of.buffer)).flatten();
-        self.gates.look(of.gate, best.map(|call| self.calls.deadline(call)))
+        let best = of.may_run().then(|| of.buffer.deadline()).flatten();
+        self.gates.look(of.gate, best)
     }
 
     /// Whether a buffered call waits for the retry budget, and not in its FuncBuffer.
@@ -219,12 +243,13 @@ impl Scheduler {
             let of = self.functions.get(function);
             let ready = self.functions.ready(function);
             let cores = self.locality.within(ready.group, ready.cores);
-            assert_eq!(of.cores, cores, "cores of {function:?}");
+            assert_eq!(of.cores(), cores, "cores of {function:?}");
             if of.gate == OPEN {
                 continue;
             }
             self.gates.check(of.gate);
             let gate = self.gates.get(of.gate);
+            assert_eq!(of.opens_at, gate.opens_at(), "when the gates of {function:?} open");
             assert_eq!(gate.function, function, "the gate of {function:?}");
             assert_eq!(
                 gate.held.is_some(),

@@ -1,7 +1,5 @@
 //! Doubly linked rings of numbered items in one array: the lists of a decider that never allocates.
 
-use crate::mask::{MASK_BITS, Mask};
-
 #[derive(Clone, Copy, Debug)]
 struct Link {
     next: u32,
@@ -87,18 +85,6 @@ impl Rings {
         }
     }
 
-    /// Moves all items of one ring behind those of another.
-    pub fn append(&mut self, from: usize, to: usize) {
-        if self.is_empty(from) {
-            return;
-        }
-        let (from, to) = (self.head(from), self.head(to));
-        let Link { next: first, prev: last } = self.links[from as usize];
-        self.join(self.links[to as usize].prev, first);
-        self.join(last, to);
-        self.join(from, from);
-    }
-
     fn join(&mut self, left: u32, right: u32) {
         self.links[left as usize].next = right;
         self.links[right as usize].prev = left;
@@ -110,63 +96,6 @@ impl Rings {
     }
 }
 
-/// A ring per level of criticality, the highest one first.
-#[derive(Debug)]
-pub struct Levels {
-    rings: Rings,
-    occupied: Mask,
-}
-
-impl Levels {
-    /// All levels empty, for `items` items.
-    pub fn new(items: usize) -> Levels {
-        Levels { rings: Rings::new(items, MASK_BITS), occupied: Mask::default() }
-    }
-
-    /// Puts an item behind all others of its level.
-    pub fn push_back(&mut self, level: u8, item: u32) {
-        self.rings.push_back(usize::from(level), item);
-        self.occupied.set(usize::from(level), true);
-    }
-
-    /// Takes an item out of its level.
-    pub fn remove(&mut self, level: u8, item: u32) {
-        self.rings.remove(item);
-        self.occupied.set(usize::from(level), !self.rings.is_empty(usize::from(level)));
-    }
-
-    /// The highest level that has items.
-    pub fn highest(&self) -> Option<u8> {
-        self.occupied.highest().map(|level| level as u8)
-    }
-
-    /// The item that was longest in the highest level, and the level.
-    pub fn best(&self) -> Option<(u8, u32)> {
-        let level = self.highest()?;
-        Some((level, self.rings.front(usize::from(level)).expect("an occupied level has items")))
-    }
-
-    /// The items of a level: the one behind `after`, or the first.
-    pub fn next(&self, level: u8, after: Option<u32>) -> Option<u32> {
-        match after {
-            None => self.rings.front(usize::from(level)),
-            Some(item) => self.rings.after(usize::from(level), item),
-        }
-    }
-
-    /// The items of a level in their order.
-    pub fn iter(&self, level: u8) -> impl Iterator<Item = u32> {
-        self.rings.iter(usize::from(level))
-    }
-
-    /// Panics unless the mask says which rings have items.
-    pub fn check(&self) {
-        for level in 0..MASK_BITS {
-            assert_eq!(self.occupied.has(level), !self.rings.is_empty(level), "level {level}");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,9 +103,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rings_are_lists(steps in proptest::collection::vec((0..5u8, 0..8u32, 0..3usize, 0..3usize), 0..200)) {
+        fn rings_are_lists(steps in proptest::collection::vec((0..4u8, 0..8u32, 0..3usize), 0..200)) {
             let (mut rings, mut lists) = (Rings::new(8, 3), vec![Vec::new(); 3]);
-            for (what, item, ring, other) in steps {
+            for (what, item, ring) in steps {
                 match what {
                     0 if !rings.is_linked(item) => {
                         rings.push_back(ring, item);
@@ -186,12 +115,7 @@ mod tests {
                         rings.remove(item);
                         lists.iter_mut().for_each(|list| list.retain(|&at| at != item));
                     }
-                    2 if ring != other => {
-                        rings.append(ring, other);
-                        let moved = std::mem::take(&mut lists[ring]);
-                        lists[other].extend(moved);
-                    }
-                    3 if !lists[ring].is_empty() => {
+                    2 if !lists[ring].is_empty() => {
                         rings.rotate(ring);
                         lists[ring].rotate_left(1);
                     }

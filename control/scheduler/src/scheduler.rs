@@ -7,13 +7,12 @@ use crate::keys::Keys;
 use crate::locality::Locality;
 use crate::mask::Mask;
 use crate::policy::GroupRef;
-use crate::rings::Rings;
-use crate::run_q::RunQ;
+use crate::run_q::{self, RunQ};
 use crate::words::{CallRef, CoreRef, Depth, Effects, FunctionRef, HostRef, How, Input, Marks};
 use crate::worker_lb::WorkerLb;
 use call::limits::Limits;
 use call::time::nanos;
-use call::{Instant, WallTime};
+use call::{Instant, Label, WallTime};
 use std::time::Duration;
 
 /// Decides which call runs next and where. See the crate's documentation for the laws it keeps.
@@ -26,9 +25,8 @@ pub struct Scheduler {
     pub(crate) locality: Locality,
     pub(crate) run_q: RunQ,
     pub(crate) lb: WorkerLb,
-    /// A ring per core of the calls it runs, behind them the ring of calls whose core is gone, and the ring of those
-    /// that are refused.
-    pub(crate) running: Rings,
+    /// Rings of calls behind those of the RunQ: one per core of the calls it runs, then that of calls whose core is
+    /// gone, and that of those that are refused.
     pub(crate) lost: usize,
     pub(crate) refused: usize,
     pub(crate) func_buffer_max: u32,
@@ -46,17 +44,17 @@ impl Scheduler {
     /// # Panics
     /// If `limits.cores_max` is above [`crate::CORES_MAX`].
     pub fn new(limits: &Limits) -> Scheduler {
+        let lost = run_q::RINGS + limits.cores_max;
         Scheduler {
             functions: Functions::new(limits.functions_max, limits.tenants_max),
-            calls: Calls::new(limits.calls_max),
+            calls: Calls::new(limits.calls_max, lost + 2),
             gates: Gates::new(limits.functions_max, nanos(Scheduler::WAKE_STEP)),
             keys: Keys::new(limits.calls_max),
             locality: Locality::new(limits.cores_max),
-            run_q: RunQ::new(limits.calls_max, limits.runq_max),
+            run_q: RunQ::new(limits.runq_max),
             lb: WorkerLb::new(limits.cores_max),
-            running: Rings::new(limits.calls_max, limits.cores_max + 2),
-            lost: limits.cores_max,
-            refused: limits.cores_max + 1,
+            lost,
+            refused: lost + 1,
             func_buffer_max: u32::try_from(limits.func_buffer_max).unwrap_or(u32::MAX),
         }
     }
@@ -134,9 +132,9 @@ impl Scheduler {
         self.release_all(function);
         self.reconsider(function);
         for level in 0..=u8::MAX {
-            let mut next = self.run_q.next(level, None);
+            let mut next = self.run_q.next(&self.calls, level, None);
             while let Some(call) = next {
-                next = self.run_q.next(level, Some(call));
+                next = self.run_q.next(&self.calls, level, Some(call));
                 if self.calls.function(call) == function {
                     self.put_back(level, call);
                 }
@@ -195,11 +193,11 @@ impl Scheduler {
         if self.locality.group(core) != GroupRef::NONE {
             self.set_group(core, GroupRef::NONE);
         }
-        self.running.append(usize::from(core.0), self.lost);
+        self.calls.append(ring_of(core), self.lost);
     }
 
     fn offered(&mut self, call: CallRef, function: FunctionRef, urgency: (u8, WallTime), marks: Marks) {
-        let reads = self.label(function);
+        let flows = marks.label == Label::LOWEST || marks.label.flows_to(self.label(function));
         let of = self.functions.get_mut(function);
         assert!(of.polling, "{function:?} was not polled");
         self.calls.admit(call, function, urgency, marks);
@@ -207,10 +205,10 @@ impl Scheduler {
             self.calls.put(&mut of.buffer, call);
             return self.functions.push_leaving(function);
         }
-        if !marks.label.flows_to(reads) {
+        if !flows {
             of.aside += 1;
             self.calls.refuse(call);
-            return self.running.push_back(self.refused, call.0);
+            return self.calls.push_back(self.refused, call);
         }
         if of.gate == OPEN {
             self.calls.put(&mut of.buffer, call);
@@ -223,12 +221,15 @@ impl Scheduler {
     pub(crate) fn end(&mut self, call: CallRef, how: How) {
         assert_eq!(self.calls.place(call), Place::Running, "{call:?} does not run");
         let function = self.calls.function(call);
-        self.running.remove(call.0);
+        self.calls.unlink(call);
         let of = self.functions.get_mut(function);
         of.running -= 1;
         if of.gate != OPEN {
             let now = self.gates.clock().now;
-            self.gates.get_mut(of.gate).ended(now, how);
+            let gate = self.gates.get_mut(of.gate);
+            if gate.ended(now, how) {
+                of.opens_at = gate.opens_at();
+            }
             self.end_key(call);
         }
         self.calls.forget(call);
@@ -237,9 +238,11 @@ impl Scheduler {
 
     fn not_sent(&mut self, call: CallRef) {
         let core = self.calls.core(call);
-        let gate = self.functions.get(self.calls.function(call)).gate;
+        let function = self.calls.function(call);
+        let gate = self.functions.get(function).gate;
         if gate != OPEN {
             self.gates.get_mut(gate).give_back_unsent();
+            self.note_gates(function);
         }
         self.end(call, How::Lost);
         if self.lb.unspend(core) {
@@ -252,14 +255,14 @@ impl Scheduler {
         let mut next = self.functions.blocked(None);
         while let Some(function) = next {
             next = self.functions.blocked(Some(function));
-            if self.functions.get(function).cores.has(usize::from(core.0)) {
+            if self.functions.get(function).cores().has(usize::from(core.0)) {
                 self.reconsider(function);
             }
         }
     }
 
     /// Notes that a function should be polled, if that makes sense now.
-    fn want_poll(&mut self, function: FunctionRef) {
+    pub(crate) fn want_poll(&mut self, function: FunctionRef) {
         if self.functions.get(function).wants_poll(self.func_buffer_max) {
             self.functions.push_poll(function);
         }
@@ -267,19 +270,27 @@ impl Scheduler {
 
     /// Puts a function where it belongs after something that its turn depends on has changed.
     pub(crate) fn reconsider(&mut self, function: FunctionRef) {
-        let held = self.functions.get(function).gate != OPEN && self.is_held(function);
+        let turn = self.turn_of(function);
+        self.functions.set_turn(function, turn, self.gates.clock().now);
+    }
+
+    /// Where a function belongs.
+    pub(crate) fn turn_of(&mut self, function: FunctionRef) -> Turn {
         let of = self.functions.get(function);
-        let turn = if !of.may_run() {
+        let (before, may_run) = (of.turn(), of.may_run());
+        // Gates that are open, and did not hold it until now, need not be looked at.
+        let ask = before == Turn::Held || may_run && of.opens_at > self.gates.clock().now;
+        let held = ask && self.is_held(function);
+        let of = self.functions.get(function);
+        if !may_run {
             Turn::None
         } else if held {
             Turn::Held
-        } else if of.turn() == Turn::Blocked && (of.cores & self.lb.free()).is_empty() {
+        } else if before == Turn::Blocked && (of.cores() & self.lb.free()).is_empty() {
             Turn::Blocked
         } else {
-            let best = self.calls.best(&of.buffer).expect("a function that may run has a call");
-            Turn::Level(self.calls.criticality(best))
-        };
-        self.functions.set_turn(function, turn, self.gates.clock().now);
+            Turn::Level(of.buffer.criticality().expect("a function that may run has a call"))
+        }
     }
 
     /// Both, after its cores or its buffer have changed.
@@ -306,11 +317,12 @@ impl Scheduler {
     /// Panics if an invariant does not hold. For tests: it walks over everything.
     pub fn check(&self) {
         self.lb.check();
-        self.run_q.check();
+        self.run_q.check(&self.calls);
+        self.check_rings();
         self.functions.check(self.lb.free());
         self.check_gates();
         let mut depths = vec![Depth::default(); self.functions.all().count()];
-        for (call, place, function) in self.calls.iter() {
+        for (_, place, function) in self.calls.iter() {
             let depth = &mut depths[function.0 as usize];
             match place {
                 Place::Absent => unreachable!("only held calls are listed"),
@@ -318,11 +330,6 @@ impl Scheduler {
                 Place::Queued => depth.queued += 1,
                 Place::Running => depth.running += 1,
             }
-            assert_eq!(
-                self.running.is_linked(call.0),
-                matches!(place, Place::Running | Place::Refused),
-                "{call:?}"
-            );
         }
         for (function, depth) in self.functions.all().zip(depths) {
             let of = self.functions.get(function);
@@ -330,4 +337,24 @@ impl Scheduler {
             self.calls.check(&of.buffer, function);
         }
     }
+
+    /// Panics unless all calls that run or are refused stand in a ring that says so.
+    fn check_rings(&self) {
+        let mut linked = 0;
+        for ring in run_q::RINGS..=self.refused {
+            self.calls.check_ring(ring);
+            let expected = if ring == self.refused { Place::Refused } else { Place::Running };
+            for call in self.calls.ring(ring) {
+                assert_eq!(self.calls.place(call), expected, "{call:?}");
+                linked += 1;
+            }
+        }
+        let stands = |place| matches!(place, Place::Running | Place::Refused);
+        assert_eq!(linked, self.calls.iter().filter(|(_, place, _)| stands(*place)).count(), "calls in rings");
+    }
+}
+
+/// The ring of the calls that a core runs.
+pub(crate) fn ring_of(core: CoreRef) -> usize {
+    run_q::RINGS + usize::from(core.0)
 }

@@ -5,7 +5,11 @@
 
 use call::Instant;
 use call::time::nanos;
+use std::num::NonZeroU64;
 use std::time::Duration;
+
+/// The shortest window: a millisecond, in nanoseconds.
+const WINDOW_MIN: NonZeroU64 = NonZeroU64::new(1_000_000).expect("not zero");
 
 /// What an owner may choose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,9 +32,13 @@ impl Default for SlowStartRule {
 /// The windows of one function. They begin with its first call.
 #[derive(Clone, Copy, Debug)]
 pub struct SlowStart {
-    rule: SlowStartRule,
-    /// When the window began in which the last call was admitted; none before the first.
-    began: Option<Instant>,
+    /// W.
+    window_ns: NonZeroU64,
+    /// T.
+    least: u32,
+    growth: u32,
+    /// When the window began in which the last call was admitted; [`Instant::NEVER`] before the first.
+    began: Instant,
     /// Calls admitted in that window.
     count: u64,
     /// Calls that may be admitted in it.
@@ -40,24 +48,21 @@ pub struct SlowStart {
 impl SlowStart {
     /// Nothing has been admitted.
     pub fn new(rule: SlowStartRule) -> SlowStart {
-        let window = rule.window.max(Duration::from_millis(1));
-        let rule = SlowStartRule { window, least: rule.least.max(1), ..rule };
-        SlowStart { rule, began: None, count: 0, cap: u64::from(rule.least) }
+        let window_ns = NonZeroU64::new(nanos(rule.window)).map_or(WINDOW_MIN, |ns| ns.max(WINDOW_MIN));
+        let (least, growth) = (rule.least.max(1), rule.growth);
+        SlowStart { window_ns, least, growth, began: Instant::NEVER, count: 0, cap: u64::from(least) }
     }
 
     /// Other constants; the calls of this window and the last still count.
     pub fn set(&mut self, rule: SlowStartRule) {
         let fresh = SlowStart::new(rule);
-        self.rule = fresh.rule;
-        self.cap = self.cap.max(fresh.cap);
+        *self = SlowStart { began: self.began, count: self.count, cap: self.cap.max(fresh.cap), ..fresh };
     }
 
     /// From when on a call may be admitted.
     pub fn opens_at(&self) -> Instant {
-        match self.began {
-            Some(began) if self.count >= self.cap => began + self.rule.window,
-            _ => Instant(0),
-        }
+        let full = self.count >= self.cap;
+        if full { Instant(self.began.0.saturating_add(self.window_ns.get())) } else { Instant(0) }
     }
 
     /// A call is admitted.
@@ -72,18 +77,20 @@ impl SlowStart {
     }
 
     fn advance(&mut self, now: Instant) {
-        let window_ns = nanos(self.rule.window);
-        let began = *self.began.get_or_insert(now);
-        let passed = now.0.saturating_sub(began.0) / window_ns;
-        if passed == 0 {
+        if self.began == Instant::NEVER {
+            self.began = now;
+        }
+        let passed_ns = now.0.saturating_sub(self.began.0);
+        if passed_ns < self.window_ns.get() {
             return;
         }
+        let passed = passed_ns / self.window_ns;
         // Windows follow each other without a gap.
-        self.began = Some(Instant(began.0 + passed * window_ns));
+        self.began = Instant(self.began.0 + passed * self.window_ns.get());
         let before = if passed == 1 { std::mem::take(&mut self.count) } else { 0 };
         self.count = 0;
-        let grown = u128::from(before) * (1000 + u128::from(self.rule.growth)) / 1000;
-        self.cap = u64::from(self.rule.least).max(u64::try_from(grown).unwrap_or(u64::MAX));
+        let grown = u128::from(before) * (1000 + u128::from(self.growth)) / 1000;
+        self.cap = u64::from(self.least).max(u64::try_from(grown).unwrap_or(u64::MAX));
     }
 
     /// Panics if more were admitted than the window holds.

@@ -1,107 +1,175 @@
-//! When the next gate opens: a heap of instants over numbered items, each at most once.
+//! When the next gate opens: a hierarchical timer wheel of instants over numbered items, each at most once.
+//!
+//! Time goes in ticks. A wheel has 64 slots; a slot of the first wheel is one tick, a slot of each further one as long as
+//! the whole wheel before it (Varghese and Lauck, SOSP 1987, scheme 7). An item stands in the first wheel on which its tick
+//! and the present differ in one slot's number only, and moves to a finer one when the time of its slot comes: at most
+//! once per wheel. So setting, moving and taking out cost O(1), whatever else waits.
 
+use crate::rings::Rings;
 use call::Instant;
 
-/// Instants of items numbered below `items`. Setting, moving and taking out cost O(log n).
+/// Bits of a tick that number a slot.
+const SLOT_BITS: u32 = 6;
+const SLOTS: usize = 1 << SLOT_BITS;
+/// Enough for every tick of 64 bits.
+const WHEELS: usize = (u64::BITS as usize).div_ceil(SLOT_BITS as usize);
+
+/// Instants of items numbered below `items`.
 #[derive(Debug)]
 pub struct Timers {
-    /// A binary heap, the earliest first; equal instants by the item's number.
-    heap: Vec<(Instant, u32)>,
-    /// Where an item stands in the heap, counted from 1; 0 if it is not there.
-    places: Vec<u32>,
+    /// A ring for each slot of each wheel, the finest first.
+    slots: Rings,
+    /// Per wheel: slots that have items.
+    occupied: [u64; WHEELS],
+    /// Per slot that has items: an instant not later than any of its items'.
+    earliest: Vec<Instant>,
+    /// Per item: its instant; [`Instant::NEVER`] if it has none.
+    instants: Vec<Instant>,
+    tick_ns: u64,
+    /// The present: all items are at this tick or later.
+    tick: u64,
 }
 
 impl Timers {
-    /// No instants.
-    pub fn new(items: usize) -> Timers {
-        Timers { heap: Vec::with_capacity(items), places: vec![0; items] }
+    /// No instants, and wheels of so many nanoseconds a tick. Items of the same tick are due in any order.
+    pub fn new(items: usize, tick_ns: u64) -> Timers {
+        assert!(tick_ns > 0, "time has to go on");
+        Timers {
+            slots: Rings::new(items, WHEELS * SLOTS),
+            occupied: [0; WHEELS],
+            earliest: vec![Instant::NEVER; WHEELS * SLOTS],
+            instants: vec![Instant::NEVER; items],
+            tick_ns,
+            tick: 0,
+        }
     }
 
-    /// The earliest instant, and whose it is.
-    pub fn first(&self) -> Option<(Instant, u32)> {
-        self.heap.first().copied()
+    /// An instant at which an item may be due, and before which none is.
+    pub fn first(&self) -> Option<Instant> {
+        Some(self.earliest[self.first_slot(self.finest()?)])
     }
 
     /// When the item's instant is.
     pub fn get(&self, item: u32) -> Option<Instant> {
-        let place = self.places[item as usize].checked_sub(1)?;
-        Some(self.heap[place as usize].0)
+        Some(self.instants[item as usize]).filter(|at| *at < Instant::NEVER)
     }
 
     /// Sets an item's instant, in the place of an earlier one. [`Instant::NEVER`] takes it out.
     pub fn set(&mut self, item: u32, at: Instant) {
-        match (self.places[item as usize].checked_sub(1), at) {
-            (None, Instant::NEVER) => {}
-            (Some(place), Instant::NEVER) => self.take_out(place as usize),
-            (Some(place), at) => {
-                self.heap[place as usize].0 = at;
-                let place = self.rise(place as usize);
-                self.sink(place);
-            }
-            (None, at) => {
-                self.heap.push((at, item));
-                let last = self.heap.len() - 1;
-                self.places[item as usize] = last as u32 + 1;
-                self.rise(last);
-            }
+        let before = std::mem::replace(&mut self.instants[item as usize], at);
+        if before == at {
+            return;
+        }
+        if before < Instant::NEVER {
+            self.take_out(item, before);
+        }
+        if at < Instant::NEVER {
+            self.put_in(item, at);
         }
     }
 
-    /// Takes out an item whose instant has come; the earliest first.
+    /// Takes out an item whose instant has come; that of an earlier tick first.
     pub fn pop_due(&mut self, now: Instant) -> Option<u32> {
-        let (at, item) = self.first()?;
-        if at > now {
-            return None;
-        }
-        self.take_out(0);
-        Some(item)
-    }
-
-    fn take_out(&mut self, place: usize) {
-        let item = self.heap.swap_remove(place).1;
-        self.places[item as usize] = 0;
-        if place < self.heap.len() {
-            self.places[self.heap[place].1 as usize] = place as u32 + 1;
-            let place = self.rise(place);
-            self.sink(place);
-        }
-    }
-
-    fn rise(&mut self, mut place: usize) -> usize {
-        while place > 0 && self.heap[place] < self.heap[(place - 1) / 2] {
-            self.swap(place, (place - 1) / 2);
-            place = (place - 1) / 2;
-        }
-        place
-    }
-
-    fn sink(&mut self, mut place: usize) {
-        loop {
-            let children = 2 * place + 1..(2 * place + 3).min(self.heap.len());
-            match children.min_by_key(|&child| self.heap[child]) {
-                Some(child) if self.heap[child] < self.heap[place] => {
-                    self.swap(place, child);
-                    place = child;
-                }
-                _ => return,
+        let slot = self.advance(now)?;
+        let due = self.slots.iter(slot).find(|&item| self.instants[item as usize] <= now);
+        match due {
+            Some(item) => self.set(item, Instant::NEVER),
+            None => {
+                // Who was due earlier than the others has left.
+                let left = self.slots.iter(slot).map(|item| self.instants[item as usize]);
+                self.earliest[slot] = left.min().expect("an occupied slot has items");
             }
         }
+        due
     }
 
-    fn swap(&mut self, a: usize, b: usize) {
-        self.heap.swap(a, b);
-        self.places[self.heap[a].1 as usize] = a as u32 + 1;
-        self.places[self.heap[b].1 as usize] = b as u32 + 1;
-    }
-
-    /// Panics unless it is a heap and every item stands where it is said to.
-    pub fn check(&self) {
-        for (place, (at, item)) in self.heap.iter().enumerate() {
-            assert_eq!(self.places[*item as usize] as usize, place + 1, "the place of item {item}");
-            assert!(*at < Instant::NEVER && self.heap[place.saturating_sub(1) / 2] <= self.heap[place]);
+    /// Moves the present on, up to the tick of `now` or to the first tick that has items: to that one's slot.
+    fn advance(&mut self, now: Instant) -> Option<usize> {
+        let until = self.tick.max(now.0 / self.tick_ns);
+        while let Some(wheel) = self.finest() {
+            let slot = self.first_slot(wheel);
+            let begins = self.begin_of(wheel, slot);
+            if begins > until {
+                break;
+            }
+            self.tick = self.tick.max(begins);
+            if wheel == 0 {
+                return Some(slot);
+            }
+            self.refine(wheel, slot);
         }
-        let placed = self.places.iter().filter(|&&place| place != 0).count();
-        assert_eq!(placed, self.heap.len(), "items in the heap");
+        self.tick = until;
+        None
+    }
+
+    /// The finest wheel that has items. They are due before those of coarser wheels.
+    fn finest(&self) -> Option<usize> {
+        self.occupied.iter().position(|slots| *slots != 0)
+    }
+
+    /// The first slot of a wheel that has items.
+    fn first_slot(&self, wheel: usize) -> usize {
+        wheel * SLOTS + self.occupied[wheel].trailing_zeros() as usize
+    }
+
+    /// The first tick of a slot. What is coarser than its wheel is the present's.
+    fn begin_of(&self, wheel: usize, slot: usize) -> u64 {
+        let shift = SLOT_BITS * wheel as u32;
+        let above = self.tick.checked_shr(shift + SLOT_BITS).unwrap_or(0);
+        (above.checked_shl(SLOT_BITS).unwrap_or(0) | (slot % SLOTS) as u64) << shift
+    }
+
+    /// The wheel and slot of an instant: those of the highest bits in which its tick and the present differ.
+    fn place(&self, at: Instant) -> (usize, usize) {
+        let tick = self.tick.max(at.0 / self.tick_ns);
+        let highest = (tick ^ self.tick).checked_ilog2().unwrap_or(0);
+        let wheel = highest / SLOT_BITS;
+        let slot = (tick >> (wheel * SLOT_BITS)) as usize % SLOTS;
+        (wheel as usize, wheel as usize * SLOTS + slot)
+    }
+
+    /// Moves the items of a slot, in which the present is, to finer wheels.
+    fn refine(&mut self, wheel: usize, slot: usize) {
+        self.occupied[wheel] &= !(1 << (slot % SLOTS));
+        while let Some(item) = self.slots.front(slot) {
+            self.slots.remove(item);
+            self.put_in(item, self.instants[item as usize]);
+        }
+    }
+
+    fn put_in(&mut self, item: u32, at: Instant) {
+        let (wheel, slot) = self.place(at);
+        if self.slots.is_empty(slot) {
+            self.occupied[wheel] |= 1 << (slot % SLOTS);
+            self.earliest[slot] = at;
+        }
+        self.earliest[slot] = self.earliest[slot].min(at);
+        self.slots.push_back(slot, item);
+    }
+
+    fn take_out(&mut self, item: u32, at: Instant) {
+        let (wheel, slot) = self.place(at);
+        self.slots.remove(item);
+        if self.slots.is_empty(slot) {
+            self.occupied[wheel] &= !(1 << (slot % SLOTS));
+        }
+    }
+
+    /// Panics unless every item stands in the slot of its instant, which is said not to be later.
+    pub fn check(&self) {
+        let mut placed = 0;
+        for slot in 0..WHEELS * SLOTS {
+            let occupied = self.occupied[slot / SLOTS] & (1 << (slot % SLOTS)) != 0;
+            assert_eq!(occupied, !self.slots.is_empty(slot), "slot {slot}");
+            for item in self.slots.iter(slot) {
+                let at = self.instants[item as usize];
+                assert_eq!(self.place(at), (slot / SLOTS, slot), "the place of item {item}");
+                assert!(self.earliest[slot] <= at, "item {item} would be late");
+                placed += 1;
+            }
+        }
+        let set = self.instants.iter().filter(|at| **at < Instant::NEVER).count();
+        assert_eq!(placed, set, "items in the wheels");
     }
 }
 
@@ -111,21 +179,34 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
+    const TICK_NS: u64 = 3;
+
+    /// Instants near and far, in all wheels.
+    fn instant() -> impl Strategy<Value = u64> {
+        prop_oneof![0..20u64, 0..5_000u64, 0..2_000_000u64, (0..64u32, 0..9u64).prop_map(|(s, n)| (n << s).min(u64::MAX - 1))]
+    }
+
     proptest! {
         #[test]
-        fn timers_are_a_sorted_map(steps in proptest::collection::vec((0..12u32, 0..20u64, 0..4u8), 0..200)) {
-            let (mut timers, mut model) = (Timers::new(12), BTreeMap::new());
+        fn timers_are_a_map_sorted_by_ticks(steps in proptest::collection::vec((0..12u32, instant(), 0..5u8), 0..200)) {
+            let (mut timers, mut model, mut now) = (Timers::new(12, TICK_NS), BTreeMap::new(), 0);
             for (item, at, what) in steps {
                 match what {
                     0 => {
                         timers.set(item, Instant::NEVER);
                         model.remove(&item);
                     }
-                    1 => {
-                        let first = model.iter().map(|(item, at)| (*at, *item)).min();
-                        let due = first.filter(|(first, _)| *first <= Instant(at)).map(|(_, item)| item);
-                        prop_assert_eq!(timers.pop_due(Instant(at)), due);
-                        due.map(|due| model.remove(&due));
+                    1 | 2 => {
+                        now = now.max(if what == 1 { at } else { now + at % 300 });
+                        let due = timers.pop_due(Instant(now));
+                        let first = model.values().copied().min().filter(|first| *first <= Instant(now));
+                        prop_assert_eq!(due.is_some(), first.is_some());
+                        if let (Some(due), Some(first)) = (due, first) {
+                            let was: Instant = model.remove(&due).expect("it was set");
+                            prop_assert!(was <= Instant(now) && was.0 / TICK_NS <= first.0.max(now - now % TICK_NS) / TICK_NS);
+                        } else {
+                            prop_assert!(timers.first().is_none_or(|at| at > Instant(now)), "it would wake for nothing");
+                        }
                     }
                     _ => {
                         timers.set(item, Instant(at));
@@ -133,18 +214,30 @@ mod tests {
                     }
                 }
                 timers.check();
-                prop_assert_eq!(timers.first(), model.iter().map(|(item, at)| (*at, *item)).min());
+                let earliest = model.values().copied().min();
+                prop_assert_eq!(timers.first().is_some(), earliest.is_some());
+                prop_assert!(timers.first() <= earliest, "somebody would be late");
                 prop_assert_eq!(timers.get(item), model.get(&item).copied());
             }
         }
     }
 
     #[test]
-    #[should_panic(expected = "the place of item 1")]
-    fn canary_place() {
-        let mut timers = Timers::new(2);
+    fn whoever_waits_longest_is_woken_in_time() {
+        let mut timers = Timers::new(1, 1_000_000);
+        let far = Instant(u64::MAX - 1);
+        timers.set(0, far);
+        assert_eq!((timers.first(), timers.pop_due(Instant(u64::MAX / 2))), (Some(far), None));
+        assert_eq!((timers.pop_due(far), timers.first()), (Some(0), None));
+    }
+
+    #[test]
+    #[should_panic(expected = "item 1 would be late")]
+    fn canary_late() {
+        let mut timers = Timers::new(2, 1);
         timers.set(1, Instant(5));
-        timers.places[1] = 2;
+        let slot = timers.place(Instant(5)).1;
+        timers.earliest[slot] = Instant(6);
         timers.check();
     }
 }

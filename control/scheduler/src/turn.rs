@@ -3,7 +3,7 @@
 use crate::func_buffer::Place;
 use crate::functions::Turn;
 use crate::gates::{Clock, OPEN};
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Scheduler, ring_of};
 use crate::words::{CallRef, Effect, Effects, FunctionRef};
 
 impl Scheduler {
@@ -22,17 +22,17 @@ impl Scheduler {
     /// Gives back what lost its core or its function, and what must not run.
     fn give_back(&mut self, out: &mut Effects) {
         while !out.is_full()
-            && let Some(call) = self.running.front(self.lost).map(CallRef)
+            && let Some(call) = self.calls.front(self.lost)
         {
             let (function, core) = (self.calls.function(call), Some(self.calls.core(call)));
             self.end(call, crate::How::Lost);
             out.push(Effect::Return { call, function, core });
         }
         while !out.is_full()
-            && let Some(call) = self.running.front(self.refused).map(CallRef)
+            && let Some(call) = self.calls.front(self.refused)
         {
             let function = self.calls.function(call);
-            self.running.remove(call.0);
+            self.calls.unlink(call);
             self.calls.forget(call);
             self.functions.get_mut(function).aside -= 1;
             out.push(Effect::Refuse { call, function });
@@ -53,7 +53,7 @@ impl Scheduler {
         while !out.is_full() && !self.lb.free().is_empty() {
             match self.functions.best() {
                 Some((level, function)) if Some(level) > self.run_q.highest() => self.choose(level, function),
-                _ => match self.run_q.best() {
+                _ => match self.run_q.best(&self.calls) {
                     Some((level, call)) => self.place(level, call, out),
                     None => return,
                 },
@@ -75,21 +75,24 @@ impl Scheduler {
     fn choose(&mut self, level: u8, function: FunctionRef) {
         let (free, now) = (self.lb.free(), self.gates.clock().now);
         let of = self.functions.get(function);
-        if !free.is_empty() && (of.cores & free).is_empty() {
+        if !free.is_empty() && (of.cores() & free).is_empty() {
             return self.functions.set_turn(function, Turn::Blocked, now);
         }
-        if of.gate != OPEN {
-            if !self.take_key(function) {
-                return self.reconsider_all(function);
-            }
-            self.gates.get_mut(self.functions.get(function).gate).admit(now);
+        if of.gate != OPEN && !self.take_key(function) {
+            return self.reconsider_all(function);
         }
         let of = self.functions.get_mut(function);
+        if of.gate != OPEN {
+            let gate = self.gates.get_mut(of.gate);
+            gate.admit(now);
+            of.opens_at = gate.opens_at();
+        }
         let call = self.calls.take(&mut of.buffer, Place::Queued).expect("a function with a turn has a call");
         of.queued += 1;
-        self.run_q.push(level, call);
-        self.functions.served(level, function);
-        self.reconsider_all(function);
+        self.run_q.push(&mut self.calls, level, call);
+        let turn = self.turn_of(function);
+        self.functions.served(level, function, turn, now);
+        self.want_poll(function);
     }
 
     /// Sends the RunQ's best call to a core, or sets it aside: if no core that is ready for it has credits, or if
@@ -98,14 +101,14 @@ impl Scheduler {
         let function = self.calls.function(call);
         let of = self.functions.get_mut(function);
         let room = of.running < of.concurrency;
-        let Some(core) = self.lb.pick(of.cores).filter(|_| room) else {
+        let Some(core) = self.lb.pick(of.cores()).filter(|_| room) else {
             self.put_back(level, call);
             if matches!(self.functions.get(function).turn(), Turn::Level(_)) {
                 self.functions.set_turn(function, Turn::Blocked, self.gates.clock().now);
             }
             return;
         };
-        if of.gate != OPEN && !self.calls.marks(call).label.flows_to(self.label(function)) {
+        if of.gate != OPEN && !self.flows(call, function) {
             // Its function's label was lowered after the call had come.
             self.leave_run_q(level, call);
             self.calls.forget(call);
@@ -116,9 +119,9 @@ impl Scheduler {
         of.queued -= 1;
         of.running += 1;
         self.lb.spend(core);
-        self.run_q.remove(level, call);
+        self.run_q.remove(&mut self.calls, level, call);
         self.calls.run(call, core);
-        self.running.push_back(usize::from(core.0), call.0);
+        self.calls.push_back(ring_of(core), call);
         out.push(Effect::Dispatch { call, function, core });
     }
 
@@ -133,11 +136,12 @@ impl Scheduler {
     /// Takes a call out of the RunQ, and gives back what it took at its function's gates.
     fn leave_run_q(&mut self, level: u8, call: CallRef) {
         let function = self.calls.function(call);
-        self.run_q.remove(level, call);
+        self.run_q.remove(&mut self.calls, level, call);
         let of = self.functions.get_mut(function);
         of.queued -= 1;
         if of.gate != OPEN {
             self.gates.get_mut(of.gate).give_back();
+            self.note_gates(function);
             self.end_key(call);
         }
     }
