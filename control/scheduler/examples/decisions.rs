@@ -1,17 +1,26 @@
 //! How many decisions a second the scheduler makes on one core, and how often it allocates for one: none.
 //!
-//! `cargo run --release -p scheduler --example decisions`
+//! `cargo run --release -p scheduler --example decisions [ROW] [DECISIONS]`
 //!
-//! 20,000 functions with a million pending calls, and a few functions with few calls, on 16 cores. Each round the cores grant credits, one turn decides, the
-//! durable queue answers the polls, and what was dispatched ends and is submitted anew: the whole life of a call in
-//! the scheduler, not only the choice. One decision is one call dispatched.
+//! 20,000 functions with a million pending calls, and a few functions with few calls, on 16 cores. Each round the cores
+//! grant credits, one turn decides, the durable queue answers the polls, and what was dispatched ends and is submitted
+//! anew: the whole life of a call in the scheduler, not only the choice, and the durable queue's part in it. One decision
+//! is one call dispatched. Rows:
+//!
+//! - `pending`: no gates. The durable queue holds the million, FuncBuffers what flow control lets in: a call or two each.
+//! - `buffered`: no gates. A weight of 25 asks for up to 49 calls of each function: FuncBuffers hold nearly all.
+//! - `idle`: every function has a policy with all gates, which never close.
+//! - `closing`: quotas that together are what the row runs, so that one gate closes and opens for nearly each decision;
+//!   slow start at that rate; a limit per key, of which every fourth call has one of eight; 100 tenants.
+//! - `few`: 10 functions, for what the instructions cost when all data is near.
+//! - `adding`: a function deployed, given a policy, made ready and offered its first call, beside 1,000 and 20,000 others.
 
 use call::limits::Limits;
 use call::{Instant, WallTime};
 use counting::allocations;
 use scheduler::{
     BreakerRule, CallRef, CoreRef, Effect, Effects, FunctionRef, HostRef, How, Input, Marks, Policy, Rate,
-    RetryRule, Scheduler, SlowStartRule, TenantRef,
+    RetryRule, Rule, Scheduler, SlowStartRule, TenantRef,
 };
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,8 +28,10 @@ use std::time::Duration;
 const CORES: u16 = 16;
 const SLOTS: u32 = 64;
 
+const HOST: HostRef = HostRef(0);
 /// With gates: who the functions belong to.
 const TENANTS: u32 = 100;
+const DECISIONS: u64 = 5_000_000;
 /// What the node's clock shows more in each round: about what 1024 decisions take.
 const ROUND: Duration = Duration::from_micros(500);
 
@@ -35,10 +46,13 @@ struct Node {
     granted: u64,
     now: Instant,
     random: u64,
+    /// Whether some calls have a key.
+    keys: bool,
 }
 
 impl Node {
-    fn new(limits: &Limits) -> Node {
+    fn new(functions_max: usize, calls_max: usize, keys: bool) -> Node {
+        let limits = &Limits { functions_max, calls_max, cores_max: usize::from(CORES), ..Limits::default() };
         let per_function = limits.calls_max / limits.functions_max;
         let queue = |function: usize| {
             (0..per_function).map(|at| CallRef((at * limits.functions_max + function) as u32)).collect()
@@ -52,6 +66,7 @@ impl Node {
             granted: 0,
             now: Instant(0),
             random: 1,
+            keys,
         }
     }
 
@@ -59,20 +74,32 @@ impl Node {
         self.scheduler.step(input, &mut self.out);
     }
 
-    fn deploy(&mut self, policy: Option<Policy>) {
-        let host = HostRef(0);
+    fn deploy(&mut self, row: &Row) {
         for core in (0..CORES).map(CoreRef) {
-            self.tell(Input::CoreUp { core, host, slots: SLOTS, far: false });
+            self.tell(Input::CoreUp { core, host: HOST, slots: SLOTS, far: false });
         }
-        for function in (0..self.queues.len() as u32).map(FunctionRef) {
-            self.tell(Input::Function { function, version: 1, concurrency: 1000 });
-            if let Some(policy) = policy {
-                let tenant = TenantRef((function.0 % TENANTS) as u16);
-                self.tell(Input::Policy { function, policy: Policy { tenant, ..policy } });
-            }
-            self.tell(Input::Ready { host, function, version: 1 });
-            self.tell(Input::Due { function });
+        for tenant in (0..TENANTS).map(|tenant| TenantRef(tenant as u16)) {
+            self.tell(Input::Tenant { tenant, weight: row.weight });
         }
+        for function in (0..row.functions as u32).map(FunctionRef) {
+            self.add(function, row.policy);
+        }
+    }
+
+    fn add(&mut self, function: FunctionRef, policy: Option<Policy>) {
+        self.tell(Input::Function { function, version: 1, concurrency: 1000 });
+        if let Some(policy) = policy {
+            let tenant = TenantRef((function.0 % TENANTS) as u16);
+            self.tell(Input::Policy { function, policy: Policy { tenant, ..policy } });
+        }
+        self.tell(Input::Ready { host: HOST, function, version: 1 });
+        self.tell(Input::Due { function });
+    }
+
+    /// Functions that a gate holds back now.
+    fn held(&self) -> usize {
+        let rule = |at: u32| self.scheduler.explain_function(FunctionRef(at)).rule;
+        (0..self.queues.len() as u32).filter(|at| matches!(rule(*at), Rule::Quota | Rule::SlowStart)).count()
     }
 
     fn random(&mut self) -> u64 {
@@ -113,26 +140,57 @@ impl Node {
             let Some(call) = self.queues[function.0 as usize].pop_front() else { break };
             let random = self.random();
             let (criticality, deadline) = (50 + (random % 4) as u8 * 50, WallTime(random));
-            self.tell(Input::Offered { call, function, criticality, deadline, marks: Marks::default() });
+            // Every fourth call has a key, if any has.
+            let key = if self.keys && random & 0x300 == 0 { 1 + (random >> 10) % 8 } else { 0 };
+            let marks = Marks { key, ..Marks::default() };
+            self.tell(Input::Offered { call, function, criticality, deadline, marks });
         }
         let more = !self.queues[function.0 as usize].is_empty();
         self.tell(Input::Polled { function, more });
     }
 }
 
-fn main() {
-    println!("functions    calls gates   decisions/s of CPU   ns of CPU each   allocations each");
-    let only = std::env::args().nth(1);
-    let rows: [(&str, usize, usize, Option<Policy>); 3] = [("a",20_000, 1_000_000, None),("b",20_000, 1_000_000, Some(gates())),("c",10, 10_000, None)];
-    for (n,f,c,p) in rows { if only.as_deref().is_none_or(|o| o==n) { run(f,c,p); } }
+/// What a row runs.
+#[derive(Clone, Copy)]
+struct Row {
+    name: &'static str,
+    functions: usize,
+    calls: usize,
+    weight: u32,
+    policy: Option<Policy>,
+    keys: bool,
 }
 
-/// Quotas that together are what the example runs, so that gates close and open all the time; slow start at that rate.
-fn gates() -> Policy {
-    let slow_start = SlowStartRule { least: 60 * 100, ..SlowStartRule::default() };
+fn main() {
+    let only = std::env::args().nth(1);
+    let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
+    let decisions = std::env::args().nth(2).map_or(DECISIONS, |count| count.parse().expect("a number"));
+    println!("row       functions    calls   decisions/s of CPU   ns of CPU each   allocations each");
+    rows().iter().filter(|row| wanted(row.name)).for_each(|row| run(row, decisions));
+    if wanted("adding") {
+        [1_000, 20_000].into_iter().for_each(add);
+    }
+}
+
+fn rows() -> [Row; 5] {
+    let most =
+        Row { name: "pending", functions: 20_000, calls: 1_000_000, weight: 1, policy: None, keys: false };
+    [
+        most,
+        Row { name: "buffered", weight: 25, ..most },
+        Row { name: "idle", policy: Some(gates(1_000_000)), ..most },
+        Row { name: "closing", policy: Some(gates(100)), keys: true, ..most },
+        Row { name: "few", functions: 10, calls: 10_000, ..most },
+    ]
+}
+
+/// All gates, at so many calls a second.
+fn gates(rate: u32) -> Policy {
+    let slow_start = SlowStartRule { least: 60 * rate, ..SlowStartRule::default() };
     Policy {
-        rate: Rate::per_s(100),
-        burst: 10,
+        rate: Rate::per_s(u64::from(rate)),
+        burst: rate / 10,
+        concurrency_per_key: 2,
         slow_start: Some(slow_start),
         breaker: Some(BreakerRule::default()),
         retry_budget: Some(RetryRule::default()),
@@ -140,26 +198,42 @@ fn gates() -> Policy {
     }
 }
 
-fn run(functions_max: usize, calls_max: usize, policy: Option<Policy>) {
-    let limits = Limits { functions_max, calls_max, cores_max: usize::from(CORES), ..Limits::default() };
-    let mut node = Node::new(&limits);
-    node.deploy(policy);
+fn run(row: &Row, wanted: u64) {
+    let mut node = Node::new(row.functions, row.calls, row.keys);
+    node.deploy(row);
     // Until the buffers are full and every branch has been taken.
-    let DECISIONS: u64 = std::env::args().nth(2).map_or(5_000_000, |n| n.parse().unwrap());
     let mut warm = 0;
-    while warm < DECISIONS / 5 {
+    while warm < wanted / 5 {
         warm += node.round();
     }
     let (start, before, mut decisions) = (cpu_ns(), allocations(), 0);
-    while decisions < DECISIONS {
+    while decisions < wanted {
         decisions += node.round();
     }
     let (ns, counted) = (cpu_ns() - start, allocations() - before);
     let (each, allocations) = (ns as f64 / decisions as f64, counted as f64 / decisions as f64);
-    let gated = if policy.is_some() { "yes" } else { "no" };
+    let Row { name, functions, calls, .. } = row;
+    println!("{name:<9} {functions:>9} {calls:>8} {:>20.0} {each:>16.1} {allocations:>18.6}", 1e9 / each);
+    let buffered: u64 =
+        (0..*functions as u32).map(|at| u64::from(node.scheduler.depth(FunctionRef(at)).buffered)).sum();
+    println!("          {buffered} calls are in FuncBuffers, {} functions are held by a gate", node.held());
+}
+
+/// What one function more costs, beside so many others.
+fn add(others: usize) {
+    const ADDED: u32 = 5_000;
+    let mut node = Node::new(others + ADDED as usize, others + ADDED as usize, false);
+    let row = Row { functions: others, policy: Some(gates(100)), ..rows()[0] };
+    node.deploy(&row);
+    (0..100).for_each(|_| {
+        node.round();
+    });
+    let (start, before) = (cpu_ns(), allocations());
+    (0..ADDED).for_each(|at| node.add(FunctionRef(others as u32 + at), row.policy));
+    let (ns, counted) = (cpu_ns() - start, allocations() - before);
     println!(
-        "{functions_max:>9} {calls_max:>8} {gated:>5} {:>20.0} {each:>16.1} {allocations:>18.6}",
-        1e9 / each
+        "adding a function beside {others:>6}: {:.0} ns of CPU, {counted} allocations",
+        ns as f64 / f64::from(ADDED)
     );
 }
 

@@ -146,7 +146,10 @@ impl Breaker {
         self.ends = self.ends.saturating_add(1);
         self.failed += u32::from(failed && self.failed < self.ends);
         let judges = self.ends >= self.calls_min;
-        if failed && judges && u64::from(self.failed) * 1000 >= u64::from(self.ends) * u64::from(self.failures) {
+        if failed
+            && judges
+            && u64::from(self.failed) * 1000 >= u64::from(self.ends) * u64::from(self.failures)
+        {
             self.open_at(now);
         }
     }
@@ -159,11 +162,7 @@ impl Breaker {
     /// Panics if it admitted more probes than it may.
     pub fn check(&self) {
         if let State::HalfOpen { admitted, well } = self.state {
-            assert!(
-                well <= admitted && admitted <= self.probes,
-                "{admitted} of {} probes",
-                self.probes
-            );
+            assert!(well <= admitted && admitted <= self.probes, "{admitted} of {} probes", self.probes);
         }
         assert!(self.failed <= self.ends && self.next_open_ns <= self.open_max_ns);
     }

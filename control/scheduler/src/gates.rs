@@ -43,29 +43,36 @@ pub struct Held {
     pub until: Instant,
 }
 
-/// All gates of one function.
+/// All gates of one function, by cache line: what an entering call is counted in, what an end is, what an offered call
+/// is, and what is looked at when a gate closes or opens. Behind them what is rare.
 #[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
 pub struct Gate {
-    /// Whose.
-    pub function: FunctionRef,
     /// Its quota, times S if it is opportunistic.
     quota: Bucket,
-    /// What a controller allows.
-    limit: Bucket,
-    /// Whether `limit` limits anything.
-    limited: bool,
     slow_start: Option<SlowStart>,
     breaker: Option<Breaker>,
     retries: Option<RetryBudget>,
-    /// What holds it back, as of the last look.
-    pub held: Option<Held>,
     /// Retries that wait for the budget.
     pub waiting: FuncBuffer,
+    /// What holds it back, as of the last look.
+    pub held: Option<Held>,
+    /// Whose.
+    pub function: FunctionRef,
+    /// Whether `limit` limits anything.
+    limited: bool,
+    /// Whether its quota is.
+    opportunistic: bool,
+    /// What a controller allows.
+    limit: Bucket,
     /// Since when they wait.
     pub waiting_since: Instant,
     /// What the owner asks for.
     pub policy: Policy,
 }
+
+// An entering call is counted in the first line, and what a look needs ends with the fourth.
+const _: () = assert!(std::mem::offset_of!(Gate, breaker) == 64 && std::mem::offset_of!(Gate, limit) == 256);
 
 impl Gate {
     /// The gates of a function of which `queued` calls are in the RunQ: these count as admitted now.
@@ -75,6 +82,7 @@ impl Gate {
             quota: Bucket::new(Rate::UNLIMITED, 1),
             limit: Bucket::new(Rate::UNLIMITED, 1),
             limited: false,
+            opportunistic: false,
             slow_start: None,
             breaker: None,
             retries: None,
@@ -114,7 +122,8 @@ impl Gate {
 
     fn set_s(&mut self, clock: Clock, s: u32, queued: u32) {
         let Policy { quota, rate, burst, .. } = self.policy;
-        let rate = if quota == Quota::Reserved { rate } else { rate.times(s) };
+        self.opportunistic = quota != Quota::Reserved;
+        let rate = if self.opportunistic { rate.times(s) } else { rate };
         self.quota.set(clock.now, rate, burst, queued);
     }
 
@@ -126,6 +135,9 @@ impl Gate {
     /// When its quota lets a call of this deadline in.
     fn quota_opens_at(&self, clock: Clock, deadline: WallTime) -> Instant {
         let opens = self.quota.opens_at();
+        if !self.opportunistic {
+            return opens;
+        }
         match self.policy.quota {
             Quota::Opportunistic { near } if opens > clock.now => {
                 opens.min(clock.instant_of(WallTime(deadline.0.saturating_sub(nanos(near)))))
@@ -136,7 +148,7 @@ impl Gate {
 
     /// The gate that opens last for a call of this deadline, and when.
     fn last_to_open(&self, clock: Clock, deadline: WallTime) -> (Rule, Instant) {
-        let of_quota = if self.policy.quota == Quota::Reserved { Rule::Quota } else { Rule::Opportunistic };
+        let of_quota = if self.opportunistic { Rule::Opportunistic } else { Rule::Quota };
         let mut last = (of_quota, self.quota_opens_at(clock, deadline));
         let mut weigh = |rule, opens| {
             if opens > last.1 {
@@ -183,7 +195,7 @@ impl Gate {
 
     /// A call that entered the RunQ goes back. An opportunistic one may have taken nothing: it gets nothing.
     pub fn give_back(&mut self) {
-        if self.policy.quota == Quota::Reserved {
+        if !self.opportunistic {
             self.quota.give_back();
         }
         if self.limited {
@@ -244,10 +256,7 @@ impl Gate {
     /// When it is to be looked at again.
     fn wakes_at(&self) -> Instant {
         let opens = self.held.map_or(Instant::NEVER, |held| held.until);
-        match &self.retries {
-            Some(of) if !self.waiting.is_empty() => opens.min(of.opens_at()),
-            _ => opens,
-        }
+        if self.waiting.is_empty() { opens } else { opens.min(self.retry_at()) }
     }
 
     /// When the next retry that waits can be paid for by time alone.
@@ -350,11 +359,10 @@ impl Gates {
     pub fn apply_s(&mut self, gate: u32, queued: u32) -> bool {
         let (clock, s) = (self.clock, self.s);
         let of = self.get_mut(gate);
-        let opportunistic = of.policy.quota != Quota::Reserved;
-        if opportunistic {
+        if of.opportunistic {
             of.set_s(clock, s, queued);
         }
-        opportunistic
+        of.opportunistic
     }
 
     /// One function's gates.
@@ -367,7 +375,8 @@ impl Gates {
         &mut self.list[gate as usize]
     }
 
-    /// Looks at a function's gates for its best call, and notes when to look again. Says whether it is held back.
+    /// Looks at a function's gates for its best call, unless they are open for any, and notes when to look again. Says
+    /// whether it is held back.
     pub fn look(&mut self, gate: u32, best: Option<WallTime>) -> bool {
         let clock = self.clock;
         let of = &mut self.list[gate as usize];

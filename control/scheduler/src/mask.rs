@@ -33,20 +33,20 @@ impl Mask {
 
     /// How many are in.
     pub fn count(&self) -> u32 {
-        self.0.iter().map(|word| word.count_ones()).sum()
+        self.0.iter().filter(|&&word| word != 0).map(|word| word.count_ones()).sum()
     }
 
     /// The `n`-th member in rising order, from 0.
     pub fn nth(&self, n: u32) -> Option<usize> {
         let mut left = n;
-        for (index, &word) in self.0.iter().enumerate() {
-            if left >= word.count_ones() {
-                left -= word.count_ones();
-                continue;
+        for (index, &word) in self.0.iter().enumerate().filter(|(_, word)| **word != 0) {
+            let ones = word.count_ones();
+            if left < ones {
+                // Drop the lowest members until the wanted one is the lowest.
+                let rest = (0..left).fold(word, |word, _| word & (word - 1));
+                return Some(index * 64 + rest.trailing_zeros() as usize);
             }
-            // Drop the lowest members until the wanted one is the lowest.
-            let rest = (0..left).fold(word, |word, _| word & (word - 1));
-            return Some(index * 64 + rest.trailing_zeros() as usize);
+            left -= ones;
         }
         None
     }

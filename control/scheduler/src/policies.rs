@@ -115,10 +115,10 @@ impl Scheduler {
     fn release_retries(&mut self, function: FunctionRef) {
         let now = self.gates.clock().now;
         let of = self.functions.get_mut(function);
-        let gate = self.gates.get_mut(of.gate);
-        if gate.waiting.is_empty() {
+        if of.aside == 0 {
             return;
         }
+        let gate = self.gates.get_mut(of.gate);
         while gate.pays(now) {
             let call = self.calls.take(&mut gate.waiting, Place::Absent).expect("one waits");
             self.calls.put(&mut of.buffer, call);
@@ -203,7 +203,8 @@ impl Scheduler {
     /// Whether a gate holds the function back from giving its best call.
     pub(crate) fn is_held(&mut self, function: FunctionRef) -> bool {
         let of = self.functions.get(function);
-        let best = of.may_run().then(|| of.buffer.deadline()).flatten();
+        let closed = of.may_run() && of.opens_at > self.gates.clock().now;
+        let best = closed.then(|| of.buffer.deadline()).flatten();
         self.gates.look(of.gate, best)
     }
 

@@ -8,6 +8,7 @@
 
 use crate::quota::Rate;
 use call::Instant;
+use std::num::NonZeroU32;
 
 /// What an owner may choose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,7 +34,9 @@ const RETRY: u128 = 1_000_000_000_000;
 /// The budget of one function.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryBudget {
-    rule: RetryRule,
+    share: u32,
+    most: NonZeroU32,
+    least: Rate,
     /// What is saved, as of `at`.
     saved: u128,
     at: Instant,
@@ -42,8 +45,10 @@ pub struct RetryBudget {
 impl RetryBudget {
     /// A full one.
     pub fn new(rule: RetryRule, now: Instant) -> RetryBudget {
-        let rule = RetryRule { least: rule.least.max(Rate(1)), most: rule.most.max(1), ..rule };
-        RetryBudget { rule, saved: u128::from(rule.most) * RETRY, at: now }
+        let RetryRule { share, least, most } = rule;
+        let most = NonZeroU32::new(most).unwrap_or(NonZeroU32::MIN);
+        let saved = u128::from(most.get()) * RETRY;
+        RetryBudget { share, most, least: least.max(Rate(1)), saved, at: now }
     }
 
     /// Other constants; what is saved stays, up to the new `most`.
@@ -56,7 +61,7 @@ impl RetryBudget {
     /// A first execution was taken in.
     pub fn earn(&mut self, now: Instant) {
         self.advance(now);
-        self.add(RETRY / 1000 * u128::from(self.rule.share));
+        self.add(RETRY / 1000 * u128::from(self.share));
     }
 
     /// Pays for a retry, if it can.
@@ -72,18 +77,18 @@ impl RetryBudget {
     /// When the next retry can be paid for by time alone.
     pub fn opens_at(&self) -> Instant {
         let short = RETRY.saturating_sub(self.saved);
-        let wait_ns = short.div_ceil(u128::from(self.rule.least.0));
+        let wait_ns = short.div_ceil(u128::from(self.least.0));
         Instant(self.at.0.saturating_add(u64::try_from(wait_ns).unwrap_or(u64::MAX)))
     }
 
     fn advance(&mut self, now: Instant) {
         let passed_ns = now.0.saturating_sub(self.at.0);
         self.at = self.at.max(now);
-        self.add(u128::from(passed_ns) * u128::from(self.rule.least.0));
+        self.add(u128::from(passed_ns) * u128::from(self.least.0));
     }
 
     fn add(&mut self, earned: u128) {
-        self.saved = self.saved.saturating_add(earned).min(u128::from(self.rule.most) * RETRY);
+        self.saved = self.saved.saturating_add(earned).min(u128::from(self.most.get()) * RETRY);
     }
 }
 

@@ -350,7 +350,11 @@ impl Scheduler {
             }
         }
         let stands = |place| matches!(place, Place::Running | Place::Refused);
-        assert_eq!(linked, self.calls.iter().filter(|(_, place, _)| stands(*place)).count(), "calls in rings");
+        assert_eq!(
+            linked,
+            self.calls.iter().filter(|(_, place, _)| stands(*place)).count(),
+            "calls in rings"
+        );
     }
 }
 

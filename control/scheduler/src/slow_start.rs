@@ -40,9 +40,9 @@ pub struct SlowStart {
     /// When the window began in which the last call was admitted; [`Instant::NEVER`] before the first.
     began: Instant,
     /// Calls admitted in that window.
-    count: u64,
+    count: u32,
     /// Calls that may be admitted in it.
-    cap: u64,
+    cap: u32,
 }
 
 impl SlowStart {
@@ -50,7 +50,7 @@ impl SlowStart {
     pub fn new(rule: SlowStartRule) -> SlowStart {
         let window_ns = NonZeroU64::new(nanos(rule.window)).map_or(WINDOW_MIN, |ns| ns.max(WINDOW_MIN));
         let (least, growth) = (rule.least.max(1), rule.growth);
-        SlowStart { window_ns, least, growth, began: Instant::NEVER, count: 0, cap: u64::from(least) }
+        SlowStart { window_ns, least, growth, began: Instant::NEVER, count: 0, cap: least }
     }
 
     /// Other constants; the calls of this window and the last still count.
@@ -89,8 +89,8 @@ impl SlowStart {
         self.began = Instant(self.began.0 + passed * self.window_ns.get());
         let before = if passed == 1 { std::mem::take(&mut self.count) } else { 0 };
         self.count = 0;
-        let grown = u128::from(before) * (1000 + u128::from(self.growth)) / 1000;
-        self.cap = u64::from(self.least).max(u64::try_from(grown).unwrap_or(u64::MAX));
+        let grown = u64::from(before) * (1000 + u64::from(self.growth)) / 1000;
+        self.cap = self.least.max(u32::try_from(grown).unwrap_or(u32::MAX));
     }
 
     /// Panics if more were admitted than the window holds.

@@ -183,7 +183,12 @@ mod tests {
 
     /// Instants near and far, in all wheels.
     fn instant() -> impl Strategy<Value = u64> {
-        prop_oneof![0..20u64, 0..5_000u64, 0..2_000_000u64, (0..64u32, 0..9u64).prop_map(|(s, n)| (n << s).min(u64::MAX - 1))]
+        prop_oneof![
+            0..20u64,
+            0..5_000u64,
+            0..2_000_000u64,
+            (0..64u32, 0..9u64).prop_map(|(s, n)| (n << s).min(u64::MAX - 1))
+        ]
     }
 
     proptest! {
