@@ -210,7 +210,7 @@ fn run(row: &Row, wanted: u64) {
     while decisions < wanted {
         decisions += node.round();
     }
-    let (ns, counted) = (cpu_ns() - start, allocations() - before);
+    let (counted, ns) = (allocations() - before, cpu_ns() - start);
     let (each, allocations) = (ns as f64 / decisions as f64, counted as f64 / decisions as f64);
     let Row { name, functions, calls, .. } = row;
     println!("{name:<9} {functions:>9} {calls:>8} {:>20.0} {each:>16.1} {allocations:>18.6}", 1e9 / each);
@@ -230,7 +230,7 @@ fn add(others: usize) {
     });
     let (start, before) = (cpu_ns(), allocations());
     (0..ADDED).for_each(|at| node.add(FunctionRef(others as u32 + at), row.policy));
-    let (ns, counted) = (cpu_ns() - start, allocations() - before);
+    let (counted, ns) = (allocations() - before, cpu_ns() - start);
     println!(
         "adding a function beside {others:>6}: {:.0} ns of CPU, {counted} allocations",
         ns as f64 / f64::from(ADDED)

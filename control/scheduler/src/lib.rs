@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Pure deciders: no I/O, no allocation after [`Scheduler::new`], and no clock but that of [`Input::Turn`]. A decision
-//! costs O(log n) in the number of calls of one function and of functions that a gate holds back, and O(1) in the number
-//! of functions and cores. What is rare (a core or host that comes or goes, a deleted function, a new S) walks over all
+//! costs O(log n) in the number of calls of one function, and O(1) in the number of functions, held back by a gate or not,
+//! and of cores. What is rare (a core or host that comes or goes, a deleted function, a new S) walks over all
 //! functions or the RunQ.
 //!
 //! A *gate* holds a function or a call back by a rule of its owner or of a controller: one file per rule. A function

@@ -37,8 +37,8 @@ impl Scheduler {
     /// wake the node for each call.
     pub const WAKE_STEP: Duration = Duration::from_millis(1);
 
-    /// A scheduler without functions and cores. The only allocation: 48 bytes per call of `limits.calls_max`, about 250
-    /// bytes per function of `limits.functions_max` and 4 KiB per tenant. What only gates need (500 bytes per function
+    /// A scheduler without functions and cores. The only allocation: 32 bytes per call of `limits.calls_max`, about 250
+    /// bytes per function of `limits.functions_max` and 4 KiB per tenant. What only gates need (512 bytes per function
     /// with a policy, 80 bytes per call with marks) is reserved here and touched when it is needed.
     ///
     /// # Panics
@@ -101,7 +101,7 @@ impl Scheduler {
     }
 
     /// When the next gate opens by time: a turn is due then, whatever else happens. A closed gate that only an input
-    /// opens is none.
+    /// opens is none. After a gate that was to open first was opened by an input it may be too early, once.
     pub fn next_wake(&self) -> Option<Instant> {
         self.gates.next_wake()
     }
