@@ -200,7 +200,7 @@ impl<D: Driver> Node<D> {
                 Answer::Quotas(self.quota_states(Some(function)))
             }
             Ask::TenantSet { tenant, spec } => {
-                self.set_weight(tenant, spec.weight);
+                self.set_tenant(tenant, spec);
                 Answer::Done { count: 1 }
             }
             Ask::Downstreams => Answer::Downstreams(self.downstream_states()),
@@ -431,6 +431,7 @@ impl<D: Driver> Node<D> {
                 leased: depth.leased.into(),
                 dead: depth.dead.into(),
                 oldest_due_ms: overdue_ms(depth.oldest_due, now),
+                bytes: depth.bytes,
                 paused: self.paused_by(FunctionRef(function.0)).into(),
             })
         });

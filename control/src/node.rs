@@ -184,6 +184,7 @@ impl<D: Driver> Node<D> {
         let now = self.driver.now();
         self.queue.advance(now, self.driver.wall());
         self.take_all(arrivals);
+        self.expire();
         // After the events: whoever spoke in this round is not silent.
         self.lose_silent_cores();
         if now >= self.look_at {

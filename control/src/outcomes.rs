@@ -12,7 +12,8 @@ use durableq::{Fate, Origin};
 use scheduler::{CallRef, CoreRef, FunctionRef, How, Input};
 
 /// For calls of a function that was deleted while they ran.
-const NO_RETRY: RetrySpec = RetrySpec { attempts: 1, backoff_ms: 0, backoff_max_ms: 0, budget_percent: 0 };
+static NO_RETRY: RetrySpec =
+    RetrySpec { attempts: 1, backoff_ms: 0, backoff_max_ms: 0, budget_percent: 0, finals: Vec::new() };
 
 impl<D: Driver> Node<D> {
     /// A core reports how a lease ended. Validated here, once, like a submit.

@@ -4,11 +4,12 @@
 use crate::node::Node;
 use crate::recovery::Disk;
 use crate::session::SessionRef;
-use call::Instant;
 use call::body::Verdict;
+use call::{Instant, Status};
 use driver::{BlockId, Driver, FileId, Token};
 use durableq::log::segment_name;
 use durableq::{Blocks, Event, LogOp};
+use scheduler::FunctionRef;
 
 /// The log's blocks, lent to the queue for one call.
 pub(crate) struct LogBlocks<'a, D> {
@@ -138,6 +139,13 @@ impl<D: Driver> Node<D> {
                 }
                 Event::Ended { origin, call, function, status } => self.ended(origin, call, function, status),
             }
+        }
+    }
+
+    /// Calls whose time to live is over before they began have ended.
+    pub(crate) fn expire(&mut self) {
+        while let Some(expired) = self.queue.next_expired(&mut self.disk.lend(&mut self.driver)) {
+            self.accounts.ended(FunctionRef(expired.function.0), Status::Expired);
         }
     }
 

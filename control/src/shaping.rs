@@ -6,13 +6,14 @@
 
 use crate::node::Node;
 use crate::worker_lb::Workers;
-use call::admin::{Conclusions, QuotaChange, Shaping, Versioned};
-use call::function::{QuotaKind, QuotaSpec};
+use call::admin::{Conclusions, QuotaChange, Shaping, TenantSpec, Versioned};
+use call::function::{Expired, QuotaKind, QuotaSpec};
 use call::limits::Limits;
 use call::outcome::back_pressure;
 use call::{FunctionSpec, Instant};
 use controllers::{Cache, Snapshot};
 use driver::Driver;
+use durableq::{Backlog, Rules};
 use scheduler::{
     BreakerRule, FunctionRef, GROUPS_MAX, GroupRef, Input, Policy, Quota, Rate, RetryRule, SlowStartRule,
     TenantRef,
@@ -224,6 +225,12 @@ impl Shapes {
     }
 }
 
+/// Zero is no bound.
+fn backlog(calls: u64, bytes: u64) -> Backlog {
+    let bound = |said: u64| if said == 0 { u64::MAX } else { said };
+    Backlog { calls: bound(calls), bytes: bound(bytes) }
+}
+
 /// A snapshot as controllers send it.
 pub(crate) fn snapshot<T>(said: Versioned<T>) -> Snapshot<T> {
     Snapshot { version: said.version, value: said.value }
@@ -240,8 +247,34 @@ impl<D: Driver> Node<D> {
         }
     }
 
+    /// Tells the queue what a function, and operators, say about its calls there.
+    fn rule_queue(&mut self, function: FunctionRef) {
+        let Some(deployed) = self.catalog.get(function) else { return };
+        let spec = &deployed.spec;
+        let (tenant, _) = self.shapes.tenant(&spec.tenant);
+        let change = self.shapes.change(spec);
+        let queue = &spec.queue;
+        let rules = Rules {
+            backlog: backlog(
+                change.backlog.unwrap_or(queue.backlog),
+                change.backlog_bytes.unwrap_or(queue.backlog_bytes),
+            ),
+            tenant: tenant.0,
+            expires_ns: queue.expires_ms.saturating_mul(1_000_000),
+            expired_dead: queue.expired == Expired::DeadLetter,
+            retain_ns: queue.retain_ms.saturating_mul(1_000_000),
+            retain_bytes: queue.retain_bytes,
+            window_ns: queue.idempotency_ms.saturating_mul(1_000_000),
+        };
+        self.queue.rule(durableq::FunctionRef(function.0), rules);
+        if let Some(said) = self.shapes.said.tenants.get(&spec.tenant) {
+            self.queue.bound_tenant(tenant.0, backlog(said.backlog, said.backlog_bytes));
+        }
+    }
+
     /// Tells the scheduler a function's rules. One that asks for nothing gets none, and costs what it did before.
     pub(crate) fn shape(&mut self, function: FunctionRef) {
+        self.rule_queue(function);
         let Some(deployed) = self.catalog.get(function) else { return };
         let (policy, is_new) = self.shapes.policy(function, &deployed.spec);
         if is_new {
@@ -267,9 +300,11 @@ impl<D: Driver> Node<D> {
     }
 
     /// An operator said something about a tenant.
-    pub(crate) fn set_weight(&mut self, name: String, weight: u32) {
+    pub(crate) fn set_tenant(&mut self, name: String, spec: TenantSpec) {
         let (tenant, _) = self.shapes.tenant(&name);
-        self.shapes.said.tenants.insert(name, call::admin::TenantSpec { weight });
+        let weight = spec.weight;
+        self.queue.bound_tenant(tenant.0, backlog(spec.backlog, spec.backlog_bytes));
+        self.shapes.said.tenants.insert(name, spec);
         self.scheduler.step(Input::Tenant { tenant, weight }, &mut self.effects);
     }
 

@@ -10,6 +10,9 @@ use driver::Driver;
 /// When a client that was told "full" should come back, ms: about what a full queue of short calls needs to free a
 /// visible part of itself.
 const RETRY_AFTER_MS: u32 = 50;
+/// When a client that was told "the backlog is full" should come back, ms: what waits behind a bound that somebody set
+/// goes at the pace of one function.
+const BACKLOG_MS: u32 = 1000;
 /// When a client that was told "draining" should come back, ms: a restart takes about as long.
 const RESTART_MS: u32 = 1000;
 
@@ -19,6 +22,7 @@ impl<D: Driver> Node<D> {
         if let Err(code) = self.accept(session, frame) {
             let retry_after_ms = match code {
                 VerdictCode::Full | VerdictCode::DiskFailed => RETRY_AFTER_MS,
+                VerdictCode::Backlog => BACKLOG_MS,
                 VerdictCode::Draining => RESTART_MS,
                 _ => 0,
             };

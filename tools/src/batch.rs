@@ -159,6 +159,7 @@ impl Running<'_> {
             label: batch.label,
             want_outcome: batch.wait,
             arguments: Arguments { payload: &row.payload, attributes: &[] },
+            ..Submit::default()
         };
         self.open.insert(row.line);
         client.enqueue(&submit)?;

@@ -141,6 +141,10 @@ impl Failure {
             VerdictCode::Full => {
                 (Exit::Refused, "try again later; `millrace queue list` shows what is waiting")
             }
+            VerdictCode::Backlog => (
+                Exit::Refused,
+                "try again later, or raise `backlog` in [queue] of function.toml, or the tenant's bound",
+            ),
             VerdictCode::Draining => (Exit::Refused, "try again when the node is back"),
             VerdictCode::DiskFailed => (Exit::Refused, "look at the node's output and its disk"),
             VerdictCode::UnknownFunction => (Exit::NotFound, "deploy it first: `millrace deploy PATH`"),

@@ -19,6 +19,8 @@
 //! * Calls of one function are offered in the order in which they became due; what comes back goes to its old place.
 //! * A call that ends is remembered for a while (`limits.outcomes_max` ends), so that a duplicate of it does not run again;
 //!   its outcome is kept as long as there is room, if its client wanted it.
+//! * What is cancelled does not run again; what is paused is not offered; what has not begun when its time to live is over
+//!   does not begin; an end is remembered as long as its function says ([`Rules`]).
 //! * "Full" is told at the door: the table, the memory for frames, and the log's blocks are bounded. What was accepted can
 //!   always go on: a change that finds the log full waits in the backlog.
 //!
@@ -51,6 +53,7 @@ pub mod recovery;
 pub use queue::DurableQ;
 pub use recovery::{Recovery, RecoveryError};
 pub use words::{
-    Blocks, CallRef, CallView, Cancel, Counters, Damage, Defaults, Depth, Event, Fate, Fenced, FunctionRef,
-    HolderRef, Lease, LogOp, NotLeased, Offer, Origin, Settled, State, block_count, record_bytes_max,
+    Backlog, Blocks, CallRef, CallView, Cancel, Counters, Damage, Defaults, Depth, Event, Expired, Fate,
+    Fenced, FunctionRef, HolderRef, Lease, LogOp, NotLeased, Offer, Origin, Rules, Settled, State,
+    block_count, record_bytes_max,
 };

@@ -177,6 +177,65 @@ pub struct Defaults {
     pub deadline_ns: u64,
 }
 
+/// Calls of a function or a tenant that may be pending at once, dead letters excluded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Backlog {
+    /// How many.
+    pub calls: u64,
+    /// Bytes of their submit frames.
+    pub bytes: u64,
+}
+
+impl Backlog {
+    /// As many as there is room for.
+    pub const UNBOUNDED: Backlog = Backlog { calls: u64::MAX, bytes: u64::MAX };
+}
+
+/// What a function says about its calls in the queue. Not on the log: the node says it again after each start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rules {
+    /// Of its calls, pending at most.
+    pub backlog: Backlog,
+    /// Who is charged: below `limits.tenants_max`.
+    pub tenant: u16,
+    /// A call that has not begun so long after its start time ends, ns; 0 for never.
+    pub expires_ns: u64,
+    /// Whether one that ends so, or because its submit says [`call::frame::flag::EXPIRES`], is a dead letter.
+    pub expired_dead: bool,
+    /// How long a call that ended is remembered at least, with its outcome if its client wanted it, ns; 0 for as long as
+    /// nothing else needs the room.
+    pub retain_ns: u64,
+    /// Bytes of the largest outcome that is kept for so long.
+    pub retain_bytes: u64,
+    /// The same for a call whose id was made of an idempotency key, ns.
+    pub window_ns: u64,
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules {
+            backlog: Backlog::UNBOUNDED,
+            tenant: 0,
+            expires_ns: 0,
+            expired_dead: false,
+            retain_ns: 0,
+            retain_bytes: u64::MAX,
+            window_ns: 0,
+        }
+    }
+}
+
+/// A call whose time to live was over before it began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Expired {
+    /// Its id.
+    pub id: CallId,
+    /// Its function.
+    pub function: FunctionRef,
+    /// Whether it is a dead letter now.
+    pub dead: bool,
+}
+
 /// A due call for the scheduler.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offer {
@@ -336,6 +395,8 @@ pub struct Depth {
     pub leased: u32,
     /// In the dead letters.
     pub dead: u32,
+    /// Bytes of the submit frames of all but the dead letters.
+    pub bytes: u64,
     /// Since when the oldest due call is waiting; zero if there is none.
     pub oldest_due: WallTime,
 }
@@ -357,6 +418,12 @@ pub struct Counters {
     pub dead: u64,
     /// Calls that were cancelled.
     pub cancelled: u64,
+    /// Calls whose time to live was over before they began.
+    pub expired: u64,
+    /// Submits refused because the backlog of their function or tenant was full.
+    pub backlog_full: u64,
+    /// Ends forgotten before their time, because there were too many.
+    pub forgotten_early: u64,
     /// Dead letters dropped because there were too many.
     pub dead_dropped: u64,
     /// Leases lost with their holder.

@@ -4,9 +4,9 @@
 mod world;
 
 use call::{CallId, Status};
-use durableq::{HolderRef, State};
+use durableq::{Backlog, HolderRef, Rules, State};
 use proptest::prelude::*;
-use world::{World, limits};
+use world::{Entry, World, limits};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -28,6 +28,9 @@ enum Op {
     Cancel { pick: usize },
     Pause { of: usize, paused: bool },
     Hurry { pick: usize },
+    Rule { of: usize, rules: Rules },
+    Tenant { of: usize, is: bool, calls: u64 },
+    Expiring { of: usize, ahead: u64, lives: u64 },
     Purge { pick: usize },
     DiskFull { full: bool },
     Unreadable { reads: u32 },
@@ -63,10 +66,29 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..3usize, any::<bool>()).prop_map(|(of, paused)| Op::Pause { of, paused }),
         1 => any::<usize>().prop_map(|pick| Op::Hurry { pick }),
         1 => any::<usize>().prop_map(|pick| Op::Purge { pick }),
+        2 => rule(),
+        1 => (0..3usize, any::<bool>(), prop_oneof![1 => Just(u64::MAX), 1 => 2u64..30])
+            .prop_map(|(of, is, calls)| Op::Tenant { of, is, calls }),
+        3 => (0..3usize, 0u64..30_000_000, 0u64..30_000_000)
+            .prop_map(|(of, ahead, lives)| Op::Expiring { of, ahead, lives }),
         1 => prop::bool::weighted(0.3).prop_map(|full| Op::DiskFull { full }),
         2 => Just(Op::Crash),
         1 => Just(Op::WriteError),
     ]
+}
+
+fn rule() -> impl Strategy<Value = Op> {
+    let calls = prop_oneof![3 => Just(u64::MAX), 1 => 1u64..20];
+    let bytes = prop_oneof![3 => Just(u64::MAX), 1 => 0u64..9000];
+    let expires = prop_oneof![Just(0u64), 1u64..60_000_000];
+    let retain = || prop_oneof![Just(0u64), 1u64..400_000_000];
+    (0..3usize, calls, bytes, expires, any::<bool>(), retain(), retain()).prop_map(
+        |(of, calls, bytes, expires_ns, expired_dead, retain_ns, window_ns)| {
+            let backlog = Backlog { calls, bytes };
+            let rules = Rules { backlog, expires_ns, expired_dead, retain_ns, window_ns, ..Rules::default() };
+            Op::Rule { of, rules }
+        },
+    )
 }
 
 fn apply(world: &mut World, op: &Op) {
@@ -110,6 +132,15 @@ fn apply(world: &mut World, op: &Op) {
         }
         Op::Pause { of, paused } => world.pause(of, paused),
         Op::Hurry { pick } => hurry(world, pick),
+        Op::Rule { of, rules } => world.rule(of, Rules { tenant: world.rules[of].tenant, ..rules }),
+        Op::Tenant { of, is, calls } => {
+            world.rule(of, Rules { tenant: if is { world::TENANT } else { 0 }, ..world.rules[of] });
+            world.bound_tenant(Backlog { calls, bytes: u64::MAX });
+        }
+        Op::Expiring { of, ahead, lives } => {
+            let start_at = world.now + 1 + ahead;
+            world.submit_expiring(of, start_at, start_at + lives);
+        }
         Op::Purge { pick } => purge(world, pick),
         Op::DiskFull { full } => world.disk.full = full,
         Op::Unreadable { reads } => world.disk.unreadable = reads,
@@ -133,13 +164,25 @@ fn known(world: &World, pick: usize) -> Option<CallId> {
 
 fn resubmit(world: &mut World, pick: usize) {
     let Some(call) = known(world, pick) else { return };
+    let state = world.queue.find(call).expect("known").state;
     let entry = world.ledger[&call].clone();
+    let header = world::frame(&world::aligned(&entry.frame)).header();
+    if header.flags & call::frame::flag::EXPIRES != 0 && header.deadline < world.now {
+        // As a new call it would be refused for its time.
+        return;
+    }
     let mut bytes = call::frame::FrameBuf::new();
     bytes.extend_from_slice(&entry.frame);
     let of = (0..3).find(|of| world::function(*of) == world::frame(&bytes).function()).expect("one of three");
     let before = world.queue.counters();
     world.submit_frame(&bytes, of);
-    assert_eq!(world.queue.counters().accepted, before.accepted, "a duplicate is not accepted again");
+    if world.queue.counters().accepted == before.accepted {
+        return;
+    }
+    // A duplicate is not accepted again, unless the time for which its end was remembered is over.
+    assert!(state == State::Done && entry.until <= world.now, "{call} is {state:?} and accepted again");
+    let anew = Entry::new(&entry.frame, of);
+    world.ledger.insert(call, anew);
 }
 
 fn redrive(world: &mut World, pick: usize) {
@@ -150,10 +193,15 @@ fn redrive(world: &mut World, pick: usize) {
         return;
     }
     let at = dead[pick % dead.len()];
+    if world.husks.contains(&at) {
+        // It expired with the scheduler, which would be offered it twice.
+        assert!(!world.queue.redrive(&mut world.memory, at));
+        return;
+    }
     let id = world.queue.view(at).expect("listed").id;
     assert!(world.queue.redrive(&mut world.memory, at));
     let entry = world.ledger.get_mut(&id).expect("submitted");
-    (entry.dead, entry.told_end, entry.status) = (false, false, None);
+    (entry.dead, entry.told_end, entry.status, entry.lasting) = (false, false, None, true);
     world.settle_disk();
     if world.ledger[&id].dead {
         // Its frame could not be read back.

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use call::admin::{Answer, Ask, CallState};
 use call::body::{Submit, append_submit};
@@ -32,6 +32,8 @@ pub struct Terms {
     deadline: Option<String>,
     /// 1 to 255.
     criticality: Option<u8>,
+    /// It must begin by its deadline, or ends as `expired`.
+    expires: Option<bool>,
     /// Answer with the outcome if it comes within so many ms.
     wait: Option<u64>,
 }
@@ -50,6 +52,7 @@ pub async fn submit(
     State(admin): State<Shared>,
     Path((namespace, name)): Path<(String, String)>,
     terms: Result<Query<Terms>, QueryRejection>,
+    headers: HeaderMap,
     payload: Result<Bytes, BytesRejection>,
 ) -> Reply<Response> {
     let (terms, payload) = (terms?.0, payload?);
@@ -67,9 +70,21 @@ pub async fn submit(
         criticality: terms.criticality.unwrap_or(0),
         // Whoever comes over HTTP may ask for the result later.
         want_outcome: true,
+        expires: terms.expires.unwrap_or(false),
         arguments: Arguments { payload: &payload, attributes: &[] },
         ..Submit::default()
     };
+    let submit = match idempotency_key(&headers)? {
+        Some(_) if terms.call.is_some() => {
+            return Err(bad("call", "an Idempotency-Key makes the id: give one of both".into()));
+        }
+        Some(key) => submit.keyed_by(key, now),
+        None => submit,
+    };
+    if submit.expires && submit.deadline == WallTime(0) {
+        return Err(bad("expires", "it must begin by its deadline: give `deadline`, too".into()));
+    }
+    let call = submit.call;
     append_submit(&mut frame, &submit).map_err(|_| ApiError::refused(VerdictCode::Malformed, 0))?;
     let (verdict, retry_after_ms) = admin.link.submit(call, frame).await?;
     if !verdict.is_held() {
@@ -81,6 +96,19 @@ pub async fn submit(
     }
     let verdict = if verdict == VerdictCode::Accepted { "accepted" } else { "duplicate" };
     Ok((StatusCode::ACCEPTED, Json(Accepted { call: call.to_string(), verdict })).into_response())
+}
+
+/// Bytes of the longest idempotency key: what its draft of the IETF and most services take.
+const KEY_BYTES_MAX: usize = 255;
+
+/// The header `Idempotency-Key`, with or without the quotes of its draft.
+fn idempotency_key(headers: &HeaderMap) -> Reply<Option<&str>> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let text = value.to_str().ok().map(|text| text.trim().trim_matches('"'));
+    match text.filter(|text| !text.is_empty() && text.len() <= KEY_BYTES_MAX) {
+        Some(text) => Ok(Some(text)),
+        None => Err(bad("Idempotency-Key", format!("it must be plain text of 1 to {KEY_BYTES_MAX} bytes"))),
+    }
 }
 
 /// Query of a look at a call.
@@ -154,6 +182,21 @@ impl From<std::io::Error> for ApiError {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn an_idempotency_key_is_text_of_some_length() {
+        let key = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("idempotency-key", text.parse().unwrap());
+            idempotency_key(&headers).map(|key| key.map(str::to_owned)).map_err(drop)
+        };
+        assert_eq!(idempotency_key(&HeaderMap::new()).unwrap(), None);
+        assert_eq!(
+            (key("order-7"), key(" \"order-7\" ")),
+            (Ok(Some("order-7".into())), Ok(Some("order-7".into())))
+        );
+        assert_eq!((key(""), key("\"\""), key(&"x".repeat(256))), (Err(()), Err(()), Err(())));
+    }
 
     #[test]
     fn times_are_read_in_three_ways() {

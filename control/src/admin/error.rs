@@ -62,6 +62,11 @@ impl ApiError {
                 ..error(StatusCode::TOO_MANY_REQUESTS, "full")
             }
             .retry_after(retry_after_ms),
+            VerdictCode::Backlog => ApiError {
+                remedy: "retry after the time given, or raise the bound of the function or tenant".into(),
+                ..error(StatusCode::TOO_MANY_REQUESTS, "backlog")
+            }
+            .retry_after(retry_after_ms),
             VerdictCode::UnknownFunction => {
                 ApiError { remedy: "deploy it first".into(), ..error(StatusCode::NOT_FOUND, "not-found") }
             }

@@ -204,7 +204,7 @@ fn encode(
 fn taken(verdict: VerdictCode, retry_after_ms: u32) -> Result<(), AwsError> {
     match verdict {
         VerdictCode::Accepted | VerdictCode::Duplicate => Ok(()),
-        VerdictCode::Full => Err(AwsError::throttled(retry_after_ms)),
+        VerdictCode::Full | VerdictCode::Backlog => Err(AwsError::throttled(retry_after_ms)),
         // Deleted between the look into the catalog and the submit.
         VerdictCode::UnknownFunction => Err(AwsError::gone()),
         VerdictCode::Malformed => Err(AwsError::too_large(ARGUMENTS_BYTES_MAX)),

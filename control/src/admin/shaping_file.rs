@@ -111,7 +111,7 @@ mod tests {
         let rate = QuotaChange { calls_per_s: Some(9), ..QuotaChange::default() };
         file.quota("default/f", Some(&cpu)).unwrap();
         assert_eq!(file.quota("default/f", Some(&rate)).unwrap(), cpu.then(&rate));
-        file.tenant("photos", TenantSpec { weight: 3 }).unwrap();
+        file.tenant("photos", TenantSpec { weight: 3, backlog: 0, backlog_bytes: 0 }).unwrap();
         file.downstream("tao", DownstreamSpec { threshold_per_minute: 5000 }).unwrap();
         let mut file = open();
         assert_eq!(file.contents().quotas["default/f"], cpu.then(&rate));

@@ -29,8 +29,13 @@ pub fn directory() -> tempfile::TempDir {
 }
 
 pub fn function(name: &str) -> FunctionSpec {
-    let retry =
-        call::function::RetrySpec { attempts: 2, backoff_ms: 1, backoff_max_ms: 1, budget_percent: 0 };
+    let retry = call::function::RetrySpec {
+        attempts: 2,
+        backoff_ms: 1,
+        backoff_max_ms: 1,
+        budget_percent: 0,
+        finals: Vec::new(),
+    };
     FunctionSpec { name: name.into(), version: 1, retry, ..FunctionSpec::default() }
 }
 

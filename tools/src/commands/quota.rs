@@ -74,8 +74,14 @@ pub struct Set {
     /// Whether beyond 100 calls a minute they grow by 20% a minute at most
     #[arg(long, value_name = "BOOL")]
     slow_start: Option<bool>,
+    /// Calls that may be pending at once, of the function or the tenant; 0 for as many as there is room for
+    #[arg(long, value_name = "CALLS")]
+    backlog: Option<u64>,
+    /// Bytes of the calls that may be pending at once; 0 for as many as there is room for
+    #[arg(long, value_name = "BYTES")]
+    backlog_bytes: Option<u64>,
     /// Forget what was set: function.toml alone is in force
-    #[arg(long, conflicts_with_all = ["kind", "cpu", "rate", "burst", "slow_start"])]
+    #[arg(long, conflicts_with_all = ["kind", "cpu", "rate", "burst", "slow_start", "backlog", "backlog_bytes"])]
     reset: bool,
     /// A tenant instead of a function
     #[arg(long, requires = "weight", conflicts_with_all = ["kind", "cpu", "rate", "burst", "slow_start", "reset"])]
@@ -113,7 +119,9 @@ impl Set {
         let admin = self.node.admin(environment)?;
         if let (Some(tenant), Some(weight)) = (&self.tenant, self.weight) {
             let path = format!("/v1/tenants/{}", query(tenant));
-            let touched: Touched = admin.put(&path, &TenantSpec { weight })?;
+            let (backlog, backlog_bytes) = (self.backlog.unwrap_or(0), self.backlog_bytes.unwrap_or(0));
+            let spec = TenantSpec { weight, backlog, backlog_bytes };
+            let touched: Touched = admin.put(&path, &spec)?;
             self.output.print(&touched, |_| format!("{tenant}: weight {weight}"));
             return Ok(Exit::Ok);
         }
@@ -141,6 +149,8 @@ impl Set {
             calls_per_s: self.rate,
             burst: self.burst,
             slow_start: self.slow_start,
+            backlog: self.backlog,
+            backlog_bytes: self.backlog_bytes,
         }
     }
 }

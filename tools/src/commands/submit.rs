@@ -23,6 +23,8 @@ Examples:
   millrace submit hello --data world
   millrace submit thumbnail --file photo.jpg --in 1h --criticality 50
   producer | millrace submit hello -
+  millrace submit charge --data 42 --idempotency-key order-7
+  millrace submit hello --data soon --deadline 10s --expires
   millrace submit hello --ndjson calls.ndjson --wait
   millrace submit hello --csv people.csv --column name
 
@@ -55,6 +57,12 @@ pub struct Submit {
     from_line: u64,
     #[command(flatten)]
     terms: CallTerms,
+    /// A second submit with this key is the first one again, and says so, while the function's window lasts
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["ndjson", "csv"])]
+    idempotency_key: Option<String>,
+    /// The call must begin by its deadline, or ends as `expired`
+    #[arg(long, requires = "deadline", conflicts_with_all = ["ndjson", "csv"])]
+    expires: bool,
     /// Wait until the calls have ended
     #[arg(short, long)]
     wait: bool,
@@ -108,7 +116,12 @@ impl Submit {
             key: self.terms.key(),
             label: self.terms.label(),
             want_outcome: self.wait,
+            expires: self.expires,
             ..client.call(function, &payload)
+        };
+        let call = match &self.idempotency_key {
+            Some(key) => call.keyed_by(key, crate::times::wall()),
+            None => call,
         };
         let receipt = client.submit(&call).map_err(|error| name_function(error.into(), &self.function))?;
         if !self.wait {
@@ -116,7 +129,10 @@ impl Submit {
                 call: receipt.call.to_string(),
                 verdict: crate::replay::verdict_name(receipt.code),
             };
-            self.output.print(&accepted, |accepted| accepted.call.clone());
+            self.output.print(&accepted, |accepted| match accepted.verdict {
+                "duplicate" => format!("{} (submitted before)", accepted.call),
+                _ => accepted.call.clone(),
+            });
             return Ok(Exit::Ok);
         }
         let outcome = client.wait(call.call, Duration::MAX)?;

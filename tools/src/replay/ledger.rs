@@ -230,6 +230,7 @@ pub fn verdict_name(code: VerdictCode) -> &'static str {
         VerdictCode::Accepted => "accepted",
         VerdictCode::Duplicate => "duplicate",
         VerdictCode::Full => "full",
+        VerdictCode::Backlog => "backlog",
         VerdictCode::UnknownFunction => "unknown-function",
         VerdictCode::BadTime => "bad-time",
         VerdictCode::Malformed => "malformed",

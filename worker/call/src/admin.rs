@@ -416,6 +416,9 @@ pub struct QueueState {
     pub dead: u64,
     /// How long the oldest due call is overdue, ms.
     pub oldest_due_ms: u64,
+    /// Bytes of its calls, dead letters excluded.
+    #[serde(default)]
+    pub bytes: u64,
     /// Whose pause holds its calls: `function`, `tenant`; empty if they run.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub paused: String,

@@ -110,11 +110,13 @@ pub enum VerdictCode {
     Draining = 6,
     /// The disk refused the write; nothing was accepted.
     DiskFailed = 7,
+    /// Of this function, or of its tenant, so many calls are pending as may be; try again after `retry_after_ms`.
+    Backlog = 8,
 }
 
 impl VerdictCode {
     /// All, in the order of their numbers.
-    pub const ALL: [VerdictCode; 8] = [
+    pub const ALL: [VerdictCode; 9] = [
         VerdictCode::Accepted,
         VerdictCode::Duplicate,
         VerdictCode::Full,
@@ -123,6 +125,7 @@ impl VerdictCode {
         VerdictCode::Malformed,
         VerdictCode::Draining,
         VerdictCode::DiskFailed,
+        VerdictCode::Backlog,
     ];
 
     /// From its number.
@@ -137,7 +140,10 @@ impl VerdictCode {
 
     /// Whether the same submit may succeed later.
     pub fn is_transient(self) -> bool {
-        matches!(self, VerdictCode::Full | VerdictCode::Draining | VerdictCode::DiskFailed)
+        matches!(
+            self,
+            VerdictCode::Full | VerdictCode::Draining | VerdictCode::DiskFailed | VerdictCode::Backlog
+        )
     }
 
     /// A sentence for a person.
@@ -148,10 +154,13 @@ impl VerdictCode {
             VerdictCode::Full => "the queue is full; try again later",
             VerdictCode::UnknownFunction => "no such function is deployed; see `millrace function list`",
             VerdictCode::BadTime => {
-                "the start time is more than 7 days ahead, or the deadline lies before the start"
+                "the start time is more than 7 days ahead, or the deadline before the start, or the call would have expired"
             }
             VerdictCode::Malformed => "the arguments are malformed or larger than 1 MiB",
             VerdictCode::Draining => "the node is draining and takes no new calls",
+            VerdictCode::Backlog => {
+                "the backlog of the function or its tenant is full; try again later, or see `millrace queue list`"
+            }
             VerdictCode::DiskFailed => "the node could not write its log; see its output",
         }
     }
@@ -354,8 +363,23 @@ pub struct Submit<'a> {
     pub key: CallKey,
     /// How its arguments may flow.
     pub label: Label,
+    /// It must begin by its deadline, or ends as [`Status::Expired`].
+    pub expires: bool,
+    /// Its id was made of an idempotency key: [`Submit::keyed_by`].
+    pub keyed: bool,
     /// What the function reads.
     pub arguments: Arguments<'a>,
+}
+
+impl Submit<'_> {
+    /// The same call under an idempotency key: a second one with the same key and function is a duplicate of the first,
+    /// has the same id, and is told so, until the function's window after the first one's end is over. It starts `now`
+    /// if nothing else was said: its id does not tell when it was born.
+    #[must_use]
+    pub fn keyed_by(self, key: &str, now: WallTime) -> Self {
+        let start_at = if self.start_at.0 == 0 { now } else { self.start_at };
+        Submit { call: CallId::of_key(self.function, key), keyed: true, start_at, ..self }
+    }
 }
 
 /// Appends a submit frame: the one encoding of a call's life.
@@ -373,7 +397,13 @@ pub fn append_submit(out: &mut FrameBuf, submit: &Submit<'_>) -> Result<(), Fram
         return Err(FrameError::Body);
     }
     let header = Header {
-        flags: if submit.want_outcome { flag::WANT_OUTCOME } else { 0 },
+        flags: [
+            (submit.want_outcome, flag::WANT_OUTCOME),
+            (submit.expires, flag::EXPIRES),
+            (submit.keyed, flag::KEYED),
+        ]
+        .into_iter()
+        .fold(0, |flags, (is, flag)| if is { flags | flag } else { flags }),
         call: submit.call,
         function: submit.function,
         stamp: submit.start_at.0,

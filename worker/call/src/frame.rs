@@ -13,7 +13,7 @@
 //! | 16 | 16 | call | [`CallId`] |
 //! | 32 | 8 | function | [`FunctionId`] |
 //! | 40 | 8 | stamp | submit: start time; lease, outcome, return, cancel, done, dead, redrive: epoch; retry: executions that failed, and above 32 bits those that met back-pressure; credit: slots granted in all; publish, retire, ready: version; incarnation: its number; ask, answer: correlation |
-//! | 48 | 8 | deadline | submit, lease: deadline; retry: not before |
+//! | 48 | 8 | deadline | submit, lease: deadline; retry: not before; done: remembered until |
 //! | 56 | 1 | level | submit, lease: criticality; outcome, return, done, retry, dead, ready: [`Status`] |
 //! | 57 | 1 | label | submit: [`Label`] of its arguments; otherwise zero |
 //! | 58 | 2 | attempt | lease, outcome, retry: how many times the call has been delivered, from 1; answer: how many frames with more of the same body follow |
@@ -53,6 +53,12 @@ pub mod flag {
     /// Submit: an execution that failed is not tried again, whatever the function says, and the call is no dead letter:
     /// who waits for it decides. A lost worker is no failure: the call runs elsewhere.
     pub const ONCE: u16 = 4;
+    /// Submit: a call that has not begun by its deadline, which it must have, ends as
+    /// [`crate::Status::Expired`].
+    pub const EXPIRES: u16 = 8;
+    /// Submit: the call's id was made of an idempotency key ([`crate::CallId::of_key`]), and is remembered for its
+    /// function's window after the call has ended.
+    pub const KEYED: u16 = 16;
 }
 
 /// What a frame says. Numbers are on the wire and on disk; never reuse one.
@@ -142,7 +148,7 @@ impl Kind {
     /// any other frame covers all of it.
     pub const fn flags(self) -> u16 {
         match self {
-            Kind::Submit => flag::WANT_OUTCOME | flag::ONCE,
+            Kind::Submit => flag::WANT_OUTCOME | flag::ONCE | flag::EXPIRES | flag::KEYED,
             Kind::Lease => flag::WANT_OUTCOME | flag::SEALED_BODY,
             Kind::Done | Kind::Dead => flag::SEALED_BODY,
             _ => 0,

@@ -1,6 +1,7 @@
 //! What a function is: `function.toml` as its owner writes it, and as every component reads it.
 
 use crate::ids::FunctionId;
+use crate::outcome::Status;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -8,12 +9,14 @@ use std::time::Duration;
 pub mod files;
 pub mod network;
 pub mod process;
+pub mod queue;
 pub mod shaping;
 pub(crate) mod check;
 
 pub use files::FileGrants;
 pub use network::{NetworkSpec, Prefix, Protocol, Rule};
 pub use process::{Base, LimitSpec, ProcessSpec, SandboxSpec, Tier};
+pub use queue::{Expired, QueueSpec};
 pub use shaping::{BreakerSpec, FlowSpec, LocalitySpec, QuotaKind, QuotaSpec};
 
 /// How the function's code runs.
@@ -67,15 +70,29 @@ pub struct RetrySpec {
     pub backoff_max_ms: u64,
     /// Retries of a hundred executions at most, so that retries alone never keep a service down; 0 for no such bound.
     pub budget_percent: u32,
+    /// How an execution ends that is not tried again: the call is a dead letter at once.
+    #[serde(rename = "final", skip_serializing_if = "Vec::is_empty")]
+    pub finals: Vec<Status>,
 }
 
 impl Default for RetrySpec {
     fn default() -> RetrySpec {
-        RetrySpec { attempts: 3, backoff_ms: 100, backoff_max_ms: 60_000, budget_percent: 0 }
+        RetrySpec {
+            attempts: 3,
+            backoff_ms: 100,
+            backoff_max_ms: 60_000,
+            budget_percent: 0,
+            finals: Vec::new(),
+        }
     }
 }
 
 impl RetrySpec {
+    /// Whether an execution that ended so is the last.
+    pub fn is_final(&self, status: Status) -> bool {
+        status == Status::Forbidden || self.finals.contains(&status)
+    }
+
     /// Wait before the execution after `attempt` (from 1) failed, without jitter.
     pub fn backoff(&self, attempt: u16) -> Duration {
         let doublings = u32::from(attempt.saturating_sub(1)).min(32);
@@ -128,6 +145,8 @@ pub struct FunctionSpec {
     pub locality: LocalitySpec,
     /// What happens to a call that failed.
     pub retry: RetrySpec,
+    /// Its calls while they wait, and after they have ended.
+    pub queue: QueueSpec,
     /// How a process function is started; the environment is that of every function.
     pub process: ProcessSpec,
     /// What it may take.
@@ -165,6 +184,7 @@ impl Default for FunctionSpec {
             breaker: BreakerSpec::default(),
             locality: LocalitySpec::default(),
             retry: RetrySpec::default(),
+            queue: QueueSpec::default(),
             process: ProcessSpec::default(),
             limits: LimitSpec::default(),
             network: NetworkSpec::default(),

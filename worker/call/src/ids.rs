@@ -17,6 +17,16 @@ impl CallId {
         CallId((u128::from(unix_ms) << 80) | (random & ((1 << 80) - 1)))
     }
 
+    /// The id of the call that an idempotency key stands for: of one function and one text always the same, so that a
+    /// second submit is the first one's duplicate, on whatever connection and node of the queue it comes. Its birth time
+    /// is zero.
+    pub fn of_key(function: FunctionId, key: &str) -> CallId {
+        let scope = function.to_string();
+        // Two hashes of the same text, under two names.
+        let (FunctionId(low), FunctionId(high)) = (FunctionId::of(&scope, key), FunctionId::of(key, &scope));
+        CallId::new(0, u128::from(high) << 64 | u128::from(low))
+    }
+
     /// Milliseconds since the Unix epoch at which the client made the id.
     pub fn born_unix_ms(self) -> u64 {
         (self.0 >> 80) as u64
@@ -165,6 +175,15 @@ mod tests {
         let id = CallId::new(1_700_000_000_123, 0xdead_beef);
         assert_eq!(id.to_string().parse::<CallId>().unwrap(), id);
         assert_eq!(id.born_unix_ms(), 1_700_000_000_123);
+    }
+
+    #[test]
+    fn an_idempotency_key_is_always_the_same_call_of_its_function() {
+        let (f, g) = (FunctionId::of("default", "f"), FunctionId::of("default", "g"));
+        let id = CallId::of_key(f, "order-7");
+        assert_eq!(id, CallId::of_key(f, "order-7"));
+        assert!(id != CallId::of_key(g, "order-7") && id != CallId::of_key(f, "order-8"));
+        assert_eq!(id.born_unix_ms(), 0);
     }
 
     #[test]

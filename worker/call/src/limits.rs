@@ -61,6 +61,9 @@ pub struct Limits {
     pub pending_bytes_max: usize,
     /// Outcomes kept for `calls show` and late waiters.
     pub outcomes_max: usize,
+    /// Ends that are remembered for a set time: idempotency keys, and outcomes that are retained. Beyond it the oldest is
+    /// forgotten early, and counted.
+    pub retained_max: usize,
     /// Dead letters kept; beyond it the oldest is dropped, and counted.
     pub dead_letters_max: usize,
     /// Calls in the RunQ: the flow control of the scheduler (the paper does not give its length). Two rounds of
@@ -101,6 +104,7 @@ impl Default for Limits {
             calls_max: 1 << 20,
             pending_bytes_max: 1 << 30,
             outcomes_max: 1 << 16,
+            retained_max: 1 << 16,
             dead_letters_max: 1 << 16,
             runq_max: 4096,
             func_buffer_max: 4096,
@@ -127,6 +131,7 @@ impl Limits {
             calls_max: 1024,
             pending_bytes_max: 1 << 20,
             outcomes_max: 1024,
+            retained_max: 1024,
             dead_letters_max: 256,
             runq_max: 64,
             func_buffer_max: 64,

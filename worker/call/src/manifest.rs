@@ -23,6 +23,16 @@
 //! backoff = "100ms"                 # doubles with each attempt
 //! backoff_max = "60s"
 //! budget = 0                        # retries of a hundred executions at most; 0 for no such bound
+//! final = []                        # ends that are not tried again, like ["exit", "timeout"]
+//!
+//! [queue]
+//! backlog = 0                       # calls pending at most; 0 for as many as there is room for
+//! backlog_bytes = "0"               # and their bytes, like "1GiB"
+//! expires = "0s"                    # from the start time to when a call must have begun; "0s" for never
+//! expired = "outcome"               # or "dead-letter": what becomes of one that has not
+//! retain = "0s"                     # how long an end is remembered at least; "0s" for as long as there is room
+//! retain_bytes = "1MiB"             # outcomes up to this size are kept for so long
+//! idempotency = "1h"                # how long an idempotency key is remembered after its call's end
 //!
 //! [quota]                           # of all workers together
 //! kind = "reserved"                 # starts within seconds; or "opportunistic": by its deadline, when there is capacity
@@ -99,7 +109,8 @@
 
 use crate::function::check::{FILES_OF_PROCESSES, for_processes_only};
 use crate::function::{
-    Abi, Base, FunctionSpec, InstanceMode, LimitSpec, QuotaKind, RuntimeKind, SpecError, Tier,
+    Abi, Base, Expired, FunctionSpec, InstanceMode, LimitSpec, QueueSpec, QuotaKind, RuntimeKind, SpecError,
+    Tier,
 };
 use key::{Key, Source};
 use std::collections::BTreeMap;
@@ -150,8 +161,9 @@ const KEYS: [&str; 18] = [
     "downstreams",
 ];
 /// Tables and their keys.
-const TABLES: [(&str, &[&str]); 8] = [
-    ("retry", &["attempts", "backoff", "backoff_max", "budget"]),
+const TABLES: [(&str, &[&str]); 9] = [
+    ("retry", &["attempts", "backoff", "backoff_max", "budget", "final"]),
+    ("queue", &["backlog", "backlog_bytes", "expires", "expired", "retain", "retain_bytes", "idempotency"]),
     ("quota", &["kind", "cpu", "rate", "burst", "slow_start"]),
     ("flow", &["zone", "compartments"]),
     ("breaker", &["failures", "calls", "open"]),
@@ -190,6 +202,7 @@ const ABIS: [(&str, Abi); 5] = [
 const QUOTAS: [(&str, QuotaKind); 2] =
     [("reserved", QuotaKind::Reserved), ("opportunistic", QuotaKind::Opportunistic)];
 const INSTANCES: [(&str, InstanceMode); 2] = [("reuse", InstanceMode::Reuse), ("fresh", InstanceMode::Fresh)];
+const EXPIRED: [(&str, Expired); 2] = [("outcome", Expired::Outcome), ("dead-letter", Expired::DeadLetter)];
 const BASES: [(&str, Base); 2] = [("host", Base::Host), ("none", Base::None)];
 const TIERS: [(&str, Tier); 2] = [("default", Tier::Default), ("strict", Tier::Strict)];
 
@@ -327,12 +340,14 @@ fn read_key(manifest: &mut Manifest, key: &Key<'_>) -> Result<(), SpecError> {
         "retry.backoff" => spec.retry.backoff_ms = key.duration_ms()?,
         "retry.backoff_max" => spec.retry.backoff_max_ms = key.duration_ms()?,
         "retry.budget" => spec.retry.budget_percent = key.number_u32()?,
+        "retry.final" => spec.retry.finals = key.statuses()?,
         "network.allow" => spec.network.allow = key.rules()?,
         "network.listen" => spec.network.listen = key.rules()?,
         "network.egress" => spec.network.egress_bytes_per_s = key.bytes()?,
         "network.ingress" => spec.network.ingress_bytes_per_s = key.bytes()?,
         "sandbox.tier" => spec.sandbox.tier = key.one_of(&TIERS)?,
         "sandbox.devices" => spec.sandbox.devices = key.texts("a list of paths, like [\"/dev/fuse\"]")?,
+        name if name.starts_with("queue.") => read_queue(&mut spec.queue, key)?,
         name if name.starts_with("limits.") => read_limit(&mut spec.limits, key)?,
         _ => read_shaping(spec, key)?,
     }
@@ -354,6 +369,20 @@ fn read_shaping(spec: &mut FunctionSpec, key: &Key<'_>) -> Result<(), SpecError>
         "breaker.calls" => spec.breaker.calls = key.number_u32()?,
         "breaker.open" => spec.breaker.open_ms = key.duration_ms()?,
         "locality.group" => spec.locality.group = key.text("a text, like \"feeds\"")?.into(),
+        other => unreachable!("`{other}` is among the known keys and is not read"),
+    }
+    Ok(())
+}
+
+fn read_queue(queue: &mut QueueSpec, key: &Key<'_>) -> Result<(), SpecError> {
+    match key.name.as_str() {
+        "queue.backlog" => queue.backlog = key.number(u64::from(u32::MAX))?,
+        "queue.backlog_bytes" => queue.backlog_bytes = key.bytes()?,
+        "queue.expires" => queue.expires_ms = key.duration_ms()?,
+        "queue.expired" => queue.expired = key.one_of(&EXPIRED)?,
+        "queue.retain" => queue.retain_ms = key.duration_ms()?,
+        "queue.retain_bytes" => queue.retain_bytes = key.bytes()?,
+        "queue.idempotency" => queue.idempotency_ms = key.duration_ms()?,
         other => unreachable!("`{other}` is among the known keys and is not read"),
     }
     Ok(())

@@ -129,6 +129,37 @@ pub mod back_pressure {
     }
 }
 
+/// How a function gives a call back and says when to try again: it ends as a temporary failure does
+/// ([`back_pressure::EXIT_STATUS`], or an error of the type [`again::ERROR_TYPE`] by the Runtime API), and tells how long
+/// to wait: on a line `again-in: 30s` on stderr, or as the error's message. It ends with [`Status::Again`], uses up no
+/// attempt, and counts for no service.
+pub mod again {
+    use super::Status;
+    use std::time::Duration;
+
+    /// `errorType` of the Runtime API.
+    pub const ERROR_TYPE: &str = "Millrace.Again";
+    /// What a line on stderr begins with that says how long to wait.
+    pub const LINE: &str = "again-in: ";
+    /// Bytes of the longest text that is a time.
+    const TEXT_BYTES_MAX: usize = 64;
+
+    /// How long an execution asked to wait: the last line of its stderr that says so.
+    pub fn delay(stderr: &[u8]) -> Option<Duration> {
+        let lines = stderr.rsplit(|byte| *byte == b'\n');
+        let said = lines.filter_map(|line| line.strip_prefix(LINE.as_bytes()));
+        said.filter(|text| text.len() <= TEXT_BYTES_MAX).find_map(|text| {
+            let text = std::str::from_utf8(text).ok()?.trim();
+            humantime::parse_duration(text).ok()
+        })
+    }
+
+    /// How a temporary failure with this stderr has ended.
+    pub fn status(stderr: &[u8]) -> Status {
+        if delay(stderr).is_some() { Status::Again } else { Status::BackPressure }
+    }
+}
+
 /// What one execution took. Travels in the outcome frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Usage {
@@ -172,6 +203,18 @@ mod tests {
         assert_eq!(said("x\nback-pressure: tao\nback-pressure: cache \r\nbye\n").as_deref(), Some("cache"));
         assert_eq!((said("no back-pressure: tao"), said("back-pressure: \n"), said("")), (None, None, None));
         assert_eq!(back_pressure::service(b"back-pressure: \xff"), None);
+    }
+
+    #[test]
+    fn a_line_says_when_to_try_again() {
+        let secs = |text: &str| again::delay(text.as_bytes()).map(|delay| delay.as_secs());
+        assert_eq!(secs("x\nagain-in: 1m 5s\nagain-in: soon\nbye\n"), Some(65));
+        assert_eq!((secs("again-in: soon"), secs("so again-in: 5s"), secs("")), (None, None, None));
+        assert_eq!(secs(&format!("again-in: {}5s", "0".repeat(99))), None);
+        assert_eq!(
+            (again::status(b"again-in: 0s"), again::status(b"")),
+            (Status::Again, Status::BackPressure)
+        );
     }
 
     #[test]

@@ -780,7 +780,7 @@ fn a_cancelled_call_is_stopped_wherever_it_is_and_its_slot_granted_again() {
         stage.node_sends(cancel(call + 10, call), &[]);
     }
     stage.run(Duration::from_millis(5));
-    assert_eq!(stage.seen.len(), 0, "nobody cancelled these leases");
+    assert!(stage.seen.is_empty(), "nobody cancelled these leases: {:?}", stage.seen);
     for call in 1..=4 {
         stage.node_sends(cancel(call, call), &[]);
         stage.node_sends(cancel(call, call), &[]);

@@ -37,6 +37,8 @@ struct Segment {
     last: u64,
     /// The calls whose submit record is in it.
     pins: List<BY_SEGMENT>,
+    /// How many ends are remembered for a time that is not over, and have their records here.
+    ends: u32,
     /// When this group is on disk, then so is the end (or the copy) of each call that was in it.
     released: u64,
     /// Reads in flight.
@@ -204,6 +206,29 @@ impl Segments {
         self.ring.front().filter(|_| self.front < self.current).map(|segment| &segment.pins)
     }
 
+    /// The record of an end that is to be remembered is in this segment.
+    pub fn pin_end(&mut self, ordinal: u32) {
+        self.ring[(ordinal - self.front) as usize].ends += 1;
+    }
+
+    /// That record is not needed any more as soon as `group` is on disk.
+    pub fn unpin_end(&mut self, ordinal: u32, group: u64) {
+        let segment = &mut self.ring[(ordinal - self.front) as usize];
+        segment.ends -= 1;
+        segment.released = segment.released.max(group);
+    }
+
+    /// The oldest segment, if it takes no groups any more and ends alone need it.
+    pub fn oldest_of_ends(&self) -> Option<u32> {
+        let oldest = self.ring.front().filter(|_| self.front < self.current)?;
+        (oldest.pins.len == 0 && oldest.ends > 0).then_some(self.front)
+    }
+
+    /// How many ends need each segment, from the oldest on, and the ordinal of that one.
+    pub fn ends(&self) -> (u32, impl Iterator<Item = u32> + '_) {
+        (self.front, self.ring.iter().map(|segment| segment.ends))
+    }
+
     /// Makes segments: the current one, and one ahead of need.
     pub fn create_op(&mut self, now: Instant) -> Option<LogOp> {
         if self.current + 1 >= self.next_ordinal() && self.current < self.next_ordinal() {
@@ -272,6 +297,7 @@ impl Segments {
         let followed = next.first != 0 && next.first <= durable;
         if !followed
             || segment.pins.len > 0
+            || segment.ends > 0
             || segment.released > durable
             || segment.last > durable
             || segment.reads > 0
@@ -320,7 +346,18 @@ impl Segments {
 
     fn wanted(&self) -> Segment {
         let (pins, stage) = (List::EMPTY, Stage::Wanted);
-        Segment { number: 0, ours: true, stage, offset: 0, first: 0, last: 0, pins, released: 0, reads: 0 }
+        Segment {
+            number: 0,
+            ours: true,
+            stage,
+            offset: 0,
+            first: 0,
+            last: 0,
+            pins,
+            ends: 0,
+            released: 0,
+            reads: 0,
+        }
     }
 
     /// How many calls need a segment.

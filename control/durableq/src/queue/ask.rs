@@ -12,7 +12,7 @@ impl DurableQ {
     pub fn find(&self, call: CallId) -> Option<CallView<'_>> {
         match self.held(call) {
             Some(at) => self.view(at),
-            None => self.ended.find(call).map(|ended| self.view_ended(ended)),
+            None => self.end_of(call).map(|ended| self.view_ended(ended)),
         }
     }
 
@@ -58,7 +58,7 @@ impl DurableQ {
     pub fn outcome(&self, call: CallId) -> Option<Frame<'_>> {
         match self.held(call) {
             Some(at) => self.frame(self.calls[at].outcome),
-            None => self.ended.find(call).and_then(|ended| self.frame(ended.outcome)),
+            None => self.end_of(call).and_then(|ended| self.frame(ended.outcome)),
         }
     }
 
@@ -81,7 +81,7 @@ impl DurableQ {
         let of = &self.functions[function];
         let oldest_due = of.due.front().map_or(WallTime(0), |at| WallTime(self.calls[at].when));
         let (scheduled, offered, leased, dead) = (of.scheduled, of.offered, of.leased, of.dead);
-        Depth { scheduled, due: of.due.len, offered, leased, dead, oldest_due }
+        Depth { scheduled, due: of.due.len, offered, leased, dead, bytes: of.bytes, oldest_due }
     }
 
     /// The queue as a whole.

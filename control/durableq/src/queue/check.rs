@@ -13,8 +13,13 @@ impl DurableQ {
     pub fn check(&self) {
         self.log.check();
         self.log.segments.check(&self.calls);
-        self.timers.check(&self.calls);
+        self.timers.check(&self.calls, |at, when| self.calls[at].when == when);
+        // One that the scheduler holds keeps the time of rules that have changed since.
+        let held = |at: CallRef| self.calls[at].place == Place::Offered;
+        self.expiries.check(&self.calls, |at, when| held(at) || self.expires_at(at) == Some(when));
         self.ended.check();
+        self.retained.check();
+        self.check_retained();
         self.check_places();
         self.check_functions();
         self.check_memory();
@@ -44,10 +49,17 @@ impl DurableQ {
         let husks = self.calls.iter().filter(|(_, call)| call.place == Place::Husk).count();
         for (at, call) in self.calls.iter().filter(|(_, call)| call.place != Place::Husk) {
             assert!(
-                !call.is(flag::HELD) || call.place == Place::Ending,
+                !call.is(flag::HELD) || matches!(call.place, Place::Ending | Place::Dead),
                 "{} is held and {:?}",
                 call.id,
                 call.place
+            );
+            let waits = matches!(call.place, Place::Due | Place::Offered);
+            let timed = call.place == Place::Scheduled || waits && self.expires_at(at).is_some();
+            assert!(
+                timed == (call.timer != NONE) || call.place == Place::Offered,
+                "the timer of {}",
+                call.id
             );
             assert_eq!(self.held(call.id), Some(at), "the id of {}", call.id);
             let listed = matches!(call.place, Place::Scheduled | Place::Dead | Place::Leased | Place::Due);
@@ -74,17 +86,48 @@ impl DurableQ {
             assert_eq!(depth.leased, count(&[Place::Leased]), "leased of {function:?}");
             assert_eq!(depth.dead, count(&[Place::Dead]), "dead of {function:?}");
             pending += u64::from(depth.scheduled + depth.due + depth.offered + depth.leased);
+            let live = |call: &&Call| {
+                let ended = matches!(call.place, Place::Dead | Place::Ending | Place::Husk);
+                call.function == function && !ended
+            };
+            let of = self.calls.iter().map(|(_, call)| call).filter(live);
+            let bytes: usize = of.map(|call| call.frame.length()).sum();
+            assert_eq!(depth.bytes, bytes as u64, "bytes of {function:?}");
         }
         assert_eq!(self.pending, pending, "calls accepted and not ended");
+        self.check_tenants();
         let leased = self.calls.iter().filter(|(_, call)| call.place == Place::Leased).count();
         assert_eq!(self.leased, leased as u64, "leases");
         assert!(self.dead.len <= self.dead_letters_max.max(1), "dead letters");
     }
 
+    /// Each segment is kept for as many ends as have their records in it.
+    fn check_retained(&self) {
+        let (oldest, ends) = self.log.segments.ends();
+        for (index, count) in ends.enumerate() {
+            let ordinal = oldest + index as u32;
+            let here = self.retained.iter().filter(|ended| ended.segment == ordinal).count();
+            assert_eq!(count as usize, here, "ends of segment {ordinal}");
+        }
+        assert!(self.retained.iter().all(|ended| ended.segment == NONE || ended.segment >= oldest));
+    }
+
+    /// What is counted of a tenant is what its functions have pending.
+    fn check_tenants(&self) {
+        let mut sums = vec![(0, 0); self.tenants.len()];
+        for function in (0..self.functions()).map(FunctionRef) {
+            let of = &self.functions[function];
+            let sum = &mut sums[usize::from(of.rules.tenant)];
+            *sum = (sum.0 + self.pending_of(function), sum.1 + of.bytes);
+        }
+        let counted = self.tenants.iter().map(|tenant| (tenant.calls, tenant.bytes));
+        assert!(counted.eq(sums), "what tenants have pending");
+    }
+
     /// Every byte in the store is of a call or of a kept outcome, and every call that may run has its frame.
     fn check_memory(&self) {
         let calls = self.calls.iter().map(|(_, call)| call.frame.bytes() + call.outcome.bytes());
-        let ended = self.ended.iter().map(|ended| ended.outcome.bytes());
+        let ended = self.ended.iter().chain(self.retained.iter()).map(|ended| ended.outcome.bytes());
         assert_eq!(calls.chain(ended).sum::<usize>(), self.store.bytes(), "bytes in the store");
         let husk = |call: &Call| call.place == Place::Husk;
         for (_, call) in self.calls.iter() {

@@ -7,6 +7,8 @@ mod submit;
 mod offer;
 mod settle;
 mod withdraw;
+mod rules;
+mod retain;
 mod record;
 mod park;
 mod replay;
@@ -56,10 +58,15 @@ pub struct DurableQ {
     store: Store,
     functions: Functions,
     timers: Timers,
+    /// Due calls that have not begun, by the end of their time to live.
+    expiries: Timers,
+    tenants: Vec<rules::Tenant>,
     holders: Holders,
     /// Dead letters, the oldest first.
     dead: List<BY_PLACE>,
     ended: EndedCalls,
+    /// Those that are remembered for a set time.
+    retained: EndedCalls,
     log: Log,
     reader: Reader,
     /// Calls that may be parked when their group is on disk, in the order of groups.
@@ -106,9 +113,12 @@ impl DurableQ {
             store: Store::new(limits.pending_bytes_max),
             functions: Functions::new(limits.functions_max),
             timers: Timers::new(limits.calls_max),
+            expiries: Timers::new(limits.calls_max),
+            tenants: vec![rules::Tenant::NOBODY; limits.tenants_max.max(1)],
             holders: Holders::new(limits.cores_max, limits.lease),
             dead: List::EMPTY,
             ended: EndedCalls::new(limits.outcomes_max, limits.pending_bytes_max / 4),
+            retained: EndedCalls::new(limits.retained_max, limits.pending_bytes_max / 4),
             log: Log::new(limits),
             reader: Reader::new(limits),
             parking: VecDeque::with_capacity(waits_max),
@@ -148,7 +158,9 @@ impl DurableQ {
     pub fn next_wake(&self) -> Instant {
         let start =
             self.timers.first().map_or(Instant::NEVER, |when| self.now + WallTime(when).since(self.wall));
-        start.min(self.holders.check_at()).min(self.log.segments.again_at())
+        let end =
+            self.expiries.first().map_or(Instant::NEVER, |when| self.now + WallTime(when).since(self.wall));
+        start.min(end).min(self.holders.check_at()).min(self.log.segments.again_at())
     }
 
     /// The number of a function, given now if it has none. `None` if `limits.functions_max` are known already.
@@ -225,7 +237,9 @@ impl DurableQ {
                 return Some(extent);
             }
             let told = self.told();
-            if !self.ended.drop_oldest_outcome(&mut self.store, told) {
+            if !self.ended.drop_oldest_outcome(&mut self.store, told)
+                && !self.retained.drop_oldest_outcome(&mut self.store, told)
+            {
                 return None;
             }
         }

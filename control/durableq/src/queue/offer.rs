@@ -47,6 +47,8 @@ impl DurableQ {
         self.calls[call].place = Place::Due;
         self.functions[self.calls[call].function].offered -= 1;
         self.functions.restore_due(&mut self.calls, call);
+        self.expires_no_more(call);
+        self.let_expire(call);
     }
 
     /// Leases an offered call to a core.
@@ -68,6 +70,8 @@ impl DurableQ {
             self.give_back(call);
             return Err(NotLeased::Stopped);
         }
+        self.expires_no_more(call);
+        self.calls[call].flags &= !flag::EXPIRES;
         self.leases += 1;
         self.leased += 1;
         self.counters.leased += 1;

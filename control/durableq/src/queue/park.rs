@@ -11,8 +11,8 @@ use crate::log::reader::Want;
 use crate::table::calls::{CUT, Call, Place, flag};
 use crate::table::store::Extent;
 use crate::words::{Blocks, CallRef, Damage, FunctionRef};
-use call::frame::flag::{ONCE, WANT_OUTCOME};
-use call::{CallId, Frame, Kind, Status};
+use call::frame::flag::{EXPIRES, KEYED, ONCE, WANT_OUTCOME};
+use call::{CallId, Epoch, Frame, Kind, Status};
 
 /// So many of the first due calls of a function are to have their frames in memory: a few milliseconds of what one core
 /// runs, against a tenth of one that a read takes.
@@ -30,9 +30,17 @@ const SWEPT: u32 = 4096;
 const RELOCATED_AT_ONCE: usize = 256;
 
 /// The bits of a call that its submit frame says.
-pub fn flags_of(submit: Frame<'_>) -> u8 {
-    let bit = |of: u16, is: u8| if submit.flags() & of != 0 { is } else { 0 };
-    bit(WANT_OUTCOME, flag::WANT) | bit(ONCE, flag::ONCE)
+pub fn flags_of(submit: Frame<'_>) -> u16 {
+    let bit = |of: u16, is: u16| if submit.flags() & of != 0 { is } else { 0 };
+    bit(WANT_OUTCOME, flag::WANT)
+        | bit(ONCE, flag::ONCE)
+        | bit(EXPIRES, flag::EXPIRES)
+        | bit(KEYED, flag::KEYED)
+}
+
+/// What stands in the place of a call's epoch until its first lease: its deadline, if it must begin by that.
+pub fn epoch_of(submit: Frame<'_>) -> Epoch {
+    Epoch(if submit.flags() & EXPIRES != 0 { submit.deadline().0 } else { 0 })
 }
 
 impl DurableQ {

@@ -93,7 +93,8 @@ impl DurableQ {
 
     fn try_record(&mut self, blocks: &mut impl Blocks, at: CallRef) -> bool {
         let ending = self.calls[at].place == Place::Ending;
-        let untold = ending && self.ended.oldest_if_full().is_some_and(|group| group > self.told());
+        let ends = if ending && self.retained_until(at) > 0 { &self.retained } else { &self.ended };
+        let untold = ending && ends.oldest_if_full().is_some_and(|group| group > self.told());
         if untold || self.waits.len() >= self.waits_max {
             return false;
         }
@@ -108,7 +109,7 @@ impl DurableQ {
             self.wait(placed.group, id, origin, What::Ended(function, status));
         }
         if ending {
-            self.finish(at, placed.group);
+            self.finish(at, placed);
         } else {
             self.park_later(at);
         }
@@ -116,7 +117,8 @@ impl DurableQ {
     }
 
     /// The record of a call's end is in the log: its place is free, its id is remembered.
-    fn finish(&mut self, at: CallRef, group: u64) {
+    fn finish(&mut self, at: CallRef, placed: Placed) {
+        let (until, group) = (self.retained_until(at), placed.group);
         self.log.segments.unpin(&mut self.calls, at, group);
         let call = &self.calls[at];
         let (id, function, deliveries, outcome) = (call.id, call.function, call.deliveries, call.outcome);
@@ -129,7 +131,9 @@ impl DurableQ {
         } else {
             self.calls.remove(at);
         }
-        self.ended.push(&mut self.store, Ended { id, function, status, deliveries, outcome, group });
+        let segment = NONE;
+        let ended = Ended { id, function, status, deliveries, outcome, group, until, segment };
+        self.remember_end(ended, placed.place.0);
     }
 
     /// Appends the record of a call's state; `None` if there is no room.
@@ -153,9 +157,14 @@ impl DurableQ {
             stamp: if retry {
                 u64::from(call.failures) | u64::from(call.pressures) << 32
             } else {
-                call.epoch.0
+                // Of one that was never leased it is another thing's place.
+                if call.is(flag::EXPIRES) { 0 } else { call.epoch.0 }
             },
-            deadline: if retry && call.place == Place::Scheduled { call.when } else { 0 },
+            deadline: match kind {
+                Kind::Retry if call.place == Place::Scheduled => call.when,
+                Kind::Done => self.retained_until(at),
+                _ => 0,
+            },
             level: call.status_on_disk().map_or(0, |status| status as u8),
             attempt: call.deliveries,
             ..Header::new(kind)
@@ -169,10 +178,11 @@ impl DurableQ {
         let allowed = SEGMENTS_SPARE + 2 * self.live_bytes() / self.segment_bytes;
         let mut budget = crate::log::GROUP_ALIGN.max(self.record_max / 4);
         while self.log.segments.length() as u64 > allowed && budget > 0 {
-            let Some(at) = self.log.segments.oldest_pin() else { return };
+            let Some(at) = self.log.segments.oldest_pin() else { break };
             let Some(bytes) = self.relocate_call(blocks, at) else { return };
             budget = budget.saturating_sub(bytes);
         }
+        self.relocate_ends(blocks, allowed);
     }
 
     /// Copies a call, and what happened to it, to the tail of the log. `None` if that cannot be done now.
@@ -193,7 +203,8 @@ impl DurableQ {
         let header: &[u8; HEADER_BYTES] = submit[..HEADER_BYTES].try_into().expect("a frame has a header");
         let placed = self.log.append(blocks, header, &submit[HEADER_BYTES..]);
         let mut last = placed.group;
-        let fresh = self.calls[at].deliveries == 0 && self.calls[at].place != Place::Dead;
+        let moved = &self.calls[at];
+        let fresh = moved.deliveries == 0 && moved.place != Place::Dead && !moved.is(flag::LASTING);
         if !fresh {
             let state = self.append_state(blocks, at).expect("there is room for two records");
             last = state.group;

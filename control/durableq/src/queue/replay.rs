@@ -2,7 +2,7 @@
 
 use super::DurableQ;
 use crate::recovery::RecoveryError;
-use crate::table::calls::{CUT, Call, Place, flag};
+use crate::table::calls::{CUT, Call, NONE, Place, flag};
 use crate::table::ended::Ended;
 use crate::table::ids::hash;
 use crate::table::store::Extent;
@@ -26,8 +26,8 @@ impl DurableQ {
             }
             (Kind::Retry | Kind::Redrive, Some(at)) => self.replay_again(frame, at),
             (Kind::Dead, Some(at)) => self.replay_dead(frame, at),
-            (Kind::Done, Some(at)) => self.replay_done(frame, at),
-            (Kind::Done, None) => self.remember(frame),
+            (Kind::Done, Some(at)) => self.replay_done(frame, at, place.0),
+            (Kind::Done, None) => self.remember(frame, place.0),
             (Kind::Incarnation, _) => {
                 let number = u32::try_from(frame.stamp()).expect("a record is looked at before it happens");
                 self.log.incarnation = self.log.incarnation.max(number);
@@ -48,17 +48,18 @@ impl DurableQ {
         };
         let extent = self.frame_at(frame, place)?;
         // Forgotten by then, or it would not have been accepted again.
-        self.ended.forget(&mut self.store, frame.call());
+        self.forget_end(frame.call());
         let turn = self.next_turn();
         let flags = super::park::flags_of(frame);
         let (start_at, when) = (frame.start_at().0, frame.start_at().0);
-        let call = Call { turn, start_at, when, flags, ..Call::new(frame.call(), function, extent) };
+        let epoch = super::park::epoch_of(frame);
+        let call = Call { turn, start_at, when, flags, epoch, ..Call::new(frame.call(), function, extent) };
         let at = self.calls.insert(call);
         self.ids.insert(hash(frame.call().0), at.0);
         self.log.segments.pin(&mut self.calls, at, place);
         self.count_frame(extent);
         self.functions[function].scheduled += 1;
-        self.pending += 1;
+        self.enter(at);
         Ok(())
     }
 
@@ -76,7 +77,7 @@ impl DurableQ {
             self.exhume(at);
             self.calls[at].place = Place::Appended;
             self.functions[self.calls[at].function].scheduled += 1;
-            self.pending += 1;
+            self.enter(at);
         }
         self.set_outcome(at, Extent::NONE);
         let call = &mut self.calls[at];
@@ -86,6 +87,9 @@ impl DurableQ {
         (call.failures, call.pressures) = (clamped(counted & 0xffff_ffff), clamped(counted >> 32));
         (call.deliveries, call.when) = (frame.attempt(), frame.deadline().0);
         call.status = frame.status().ok().filter(|_| call.failures > 0 || call.pressures > 0);
+        if !retry {
+            call.flags |= flag::LASTING;
+        }
         if retry && frame.status() == Ok(Status::Cancelled) {
             (call.status, call.flags) = (None, call.flags | flag::CANCEL);
         }
@@ -94,7 +98,7 @@ impl DurableQ {
     fn replay_dead(&mut self, frame: Frame<'_>, at: CallRef) {
         if self.calls[at].place != Place::Dead {
             self.functions[self.calls[at].function].scheduled -= 1;
-            self.pending -= 1;
+            self.leave(at);
             self.bury_here(at);
         }
         let outcome = self.sealed(frame);
@@ -103,12 +107,12 @@ impl DurableQ {
         (call.deliveries, call.status) = (frame.attempt(), frame.status().ok());
     }
 
-    fn replay_done(&mut self, frame: Frame<'_>, at: CallRef) {
+    fn replay_done(&mut self, frame: Frame<'_>, at: CallRef, segment: u32) {
         match self.calls[at].place {
             Place::Dead => self.exhume(at),
             _ => {
                 self.functions[self.calls[at].function].scheduled -= 1;
-                self.pending -= 1;
+                self.leave(at);
             }
         }
         self.log.segments.unpin(&mut self.calls, at, 0);
@@ -117,17 +121,19 @@ impl DurableQ {
         let id = self.calls[at].id;
         self.ids.remove(hash(id.0), |other| other == at.0);
         self.calls.remove(at);
-        self.remember(frame);
+        self.remember(frame, segment);
     }
 
     /// Remembers an end, unless the function has no number and there is none left.
-    fn remember(&mut self, frame: Frame<'_>) {
+    fn remember(&mut self, frame: Frame<'_>, segment: u32) {
         let id = frame.call();
-        self.ended.forget(&mut self.store, id);
+        self.forget_end(id);
         let Some(function) = self.functions.intern(frame.function()) else { return };
         let outcome = self.sealed(frame);
         let (status, deliveries) = (frame.status().unwrap_or(Status::BadReply), frame.attempt());
-        self.ended.push(&mut self.store, Ended { id, function, status, deliveries, outcome, group: 0 });
+        let (group, until) = (0, frame.deadline().0);
+        let ended = Ended { id, function, status, deliveries, outcome, group, until, segment: NONE };
+        self.remember_end(ended, segment);
     }
 
     /// Keeps the outcome in a record's body, if there is one and there is room.
@@ -143,7 +149,9 @@ impl DurableQ {
             if let Some(extent) = self.store.put(frame) {
                 return Some(extent);
             }
-            if !self.ended.drop_oldest_outcome(&mut self.store, u64::MAX) {
+            if !self.ended.drop_oldest_outcome(&mut self.store, u64::MAX)
+                && !self.retained.drop_oldest_outcome(&mut self.store, u64::MAX)
+            {
                 return None;
             }
         }

@@ -5,7 +5,7 @@ use crate::table::calls::{Place, flag};
 use crate::table::store::Extent;
 use crate::words::{Blocks, CallRef, Fate, Fenced, HolderRef, Settled};
 use call::function::RetrySpec;
-use call::limits::HEADER_BYTES;
+use call::limits::{HEADER_BYTES, START_AHEAD_MAX};
 use call::{CallId, Epoch, Frame, Status, WallTime};
 use std::time::Duration;
 
@@ -13,10 +13,18 @@ use std::time::Duration;
 /// not want it anyway: all of a command's stderr, and the text of any trap.
 const DEAD_OUTCOME_BYTES_MAX: usize = 64 << 10;
 
+/// How long a function that gave its call back asked to wait.
+fn asked_wait(status: Status, outcome: Frame<'_>) -> Option<Duration> {
+    let reply = call::body::reply(outcome.body()).ok().filter(|_| status == Status::Again)?;
+    call::outcome::again::delay(reply.stderr)
+}
+
 impl DurableQ {
     /// Takes an outcome frame, its body validated. A call that failed is retried by `retry`, after half the wait and
     /// a random part of the other half, or goes to the dead letters when its executions are used up. Back-pressure is
-    /// not the call's fault: it waits, longer each time, and uses up none of them, `limits.pressures_max` times.
+    /// not the call's fault: it waits, longer each time, and uses up none of them, `limits.pressures_max` times. So it is with
+    /// a call that its function gave back, which waits as long as that asked. An end that is final for its function is
+    /// the last.
     ///
     /// # Errors
     /// [`Fenced`] if the epoch is not the one of the call's live lease.
@@ -48,14 +56,18 @@ impl DurableQ {
         if self.is_once(at) {
             return Ok(self.over(blocks, at, outcome, Fate::Failed));
         }
-        if status == Status::BackPressure && self.calls[at].pressures < self.pressures_max {
+        let no_fault = matches!(status, Status::BackPressure | Status::Again);
+        if no_fault && self.calls[at].pressures < self.pressures_max {
             self.calls[at].pressures += 1;
+            if let Some(wait) = asked_wait(status, outcome) {
+                return Ok(self.retry_at(blocks, at, self.wall + wait.min(START_AHEAD_MAX)));
+            }
             let wait = retry.backoff(self.calls[at].pressures);
             return Ok(self.wait_and_retry(blocks, at, wait, random));
         }
         let failures = self.calls[at].failures.saturating_add(1);
         self.calls[at].failures = failures;
-        let is_over = failures >= retry.attempts || status == Status::Forbidden;
+        let is_over = failures >= retry.attempts || retry.is_final(status);
         if is_over || self.calls[at].is_worn(self.deliveries_max) {
             let settled = self.settled(at, Fate::Dead);
             let wanted = self.calls[at].is(flag::WANT);
@@ -78,7 +90,10 @@ impl DurableQ {
     ) -> Settled {
         let wait = call::time::nanos(wait);
         let jitter = if wait < 2 { 0 } else { random % (wait / 2) };
-        let not_before = WallTime(self.wall.0.saturating_add(wait - wait / 2 + jitter));
+        self.retry_at(blocks, at, WallTime(self.wall.0.saturating_add(wait - wait / 2 + jitter)))
+    }
+
+    fn retry_at(&mut self, blocks: &mut impl Blocks, at: CallRef, not_before: WallTime) -> Settled {
         self.again_at(blocks, at, not_before);
         self.settled(at, Fate::Retry { not_before })
     }
@@ -128,6 +143,7 @@ impl DurableQ {
         }
         self.calls[at].place = Place::Due;
         self.functions.restore_due(&mut self.calls, at);
+        self.let_expire(at);
         self.settled(at, Fate::Again)
     }
 
@@ -140,12 +156,13 @@ impl DurableQ {
         outcome: Option<Frame<'_>>,
     ) -> Settled {
         let settled = self.settled(at, Fate::Cancelled);
-        self.free_frame(at);
+        self.count_end(at, Status::Cancelled);
+        self.leave_pending(at);
         let stopped = outcome.filter(|outcome| outcome.status() == Ok(Status::Cancelled));
         if let Some(outcome) = stopped.filter(|_| self.calls[at].is(flag::WANT)) {
             self.keep_outcome(at, outcome);
         }
-        self.conclude(blocks, at, Status::Cancelled);
+        self.record(blocks, at);
         settled
     }
 
@@ -172,11 +189,11 @@ impl DurableQ {
         let settled = self.settled(at, fate);
         // First what the call does not need any more: with the memory full of pending calls, its outcome takes the
         // place of its own frame.
-        self.free_frame(at);
+        self.leave_pending(at);
         if self.calls[at].is(flag::WANT) {
             self.keep_outcome(at, outcome);
         }
-        self.end(blocks, at);
+        self.record(blocks, at);
         settled
     }
 
@@ -188,7 +205,9 @@ impl DurableQ {
 
     /// A call or dead letter is none any more: what is left of it is the record of its end.
     pub(super) fn leave_pending(&mut self, at: CallRef) {
-        self.pending -= u64::from(self.calls[at].place != Place::Dead);
+        if self.calls[at].place != Place::Dead {
+            self.leave(at);
+        }
         self.calls[at].place = Place::Ending;
         self.free_frame(at);
     }
@@ -196,7 +215,8 @@ impl DurableQ {
     fn keep_outcome(&mut self, at: CallRef, outcome: Frame<'_>) {
         let bytes = outcome.bytes();
         let told = self.told();
-        while self.ended.is_over(bytes.len()) && self.ended.drop_oldest_outcome(&mut self.store, told) {}
+        let ends = if self.retained_until(at) == 0 { &mut self.ended } else { &mut self.retained };
+        while ends.is_over(bytes.len()) && ends.drop_oldest_outcome(&mut self.store, told) {}
         if bytes.len() + HEADER_BYTES <= self.record_max
             && let Some(extent) = self.keep(bytes)
         {
@@ -214,9 +234,9 @@ impl DurableQ {
     }
 
     /// Sends a call, which is in no list now, to the dead letters.
-    fn die(&mut self, blocks: &mut impl Blocks, at: CallRef) {
+    pub(super) fn die(&mut self, blocks: &mut impl Blocks, at: CallRef) {
         self.counters.dead += 1;
-        self.pending -= 1;
+        self.leave(at);
         // Before the new one, so that no log ever holds too many.
         while self.dead.len >= self.dead_letters_max {
             let Some(oldest) = self.dead.front() else { break };
@@ -251,19 +271,23 @@ impl DurableQ {
         self.functions[self.calls[at].function].dead -= 1;
     }
 
-    /// Makes a dead letter a pending call again, with all its executions before it. `false` if it is none.
+    /// Makes a dead letter a pending call again, with all its executions before it. `false` if it is none, or expired
+    /// a moment ago and the scheduler has not let go of it yet.
     pub fn redrive(&mut self, blocks: &mut impl Blocks, call: CallRef) -> bool {
-        if self.calls.get(call).is_none_or(|call| call.place != Place::Dead) {
+        // One that the scheduler still holds would be offered twice.
+        let rests = |call: &crate::table::calls::Call| call.place == Place::Dead && !call.is(flag::HELD);
+        if !self.calls.get(call).is_some_and(rests) {
             return false;
         }
         self.exhume(call);
-        self.pending += 1;
+        self.enter(call);
         let outcome = std::mem::replace(&mut self.calls[call].outcome, Extent::NONE);
         self.store.free(outcome);
         let wall = self.wall.0;
         let again = &mut self.calls[call];
         (again.failures, again.deliveries, again.status, again.when) = (0, 0, None, wall);
         again.pressures = 0;
+        again.flags |= flag::LASTING;
         self.make_due(call);
         self.record(blocks, call);
         true

@@ -4,7 +4,7 @@ use super::{DurableQ, What};
 use crate::table::calls::{Call, Place, flag};
 use crate::table::ids::hash;
 use crate::words::{Blocks, CallRef, Event, FunctionRef, Origin};
-use call::frame::flag::WANT_OUTCOME;
+use call::frame::flag::{EXPIRES, WANT_OUTCOME};
 use call::limits::{HEADER_BYTES, START_AHEAD_MAX};
 use call::{Frame, Kind, Status, VerdictCode, WallTime};
 
@@ -15,7 +15,7 @@ impl DurableQ {
     ///
     /// # Errors
     /// The verdict, to be sent at once: [`VerdictCode::Full`] (no room in the table, the memory or the log),
-    /// [`VerdictCode::BadTime`], or [`VerdictCode::DiskFailed`] (no segment could be made, or the log has stopped).
+    /// [`VerdictCode::Backlog`], [`VerdictCode::BadTime`], or [`VerdictCode::DiskFailed`] (no segment could be made, or the log has stopped).
     pub fn submit(
         &mut self,
         blocks: &mut impl Blocks,
@@ -35,6 +35,7 @@ impl DurableQ {
             return Ok(());
         }
         self.check_time(frame)?;
+        self.check_backlog_of(function, frame.bytes().len())?;
         if self.log.segments.create_failed().is_some() {
             return Err(VerdictCode::DiskFailed);
         }
@@ -49,13 +50,14 @@ impl DurableQ {
         let turn = self.next_turn();
         let flags = super::park::flags_of(frame);
         let call = Call::new(frame.call(), function, extent);
-        let call = Call { when: start_at, start_at, turn, group: placed.group, origin, flags, ..call };
+        let epoch = super::park::epoch_of(frame);
+        let call = Call { when: start_at, start_at, turn, group: placed.group, origin, flags, epoch, ..call };
         let at = self.calls.insert(call);
         self.ids.insert(hash(frame.call().0), at.0);
         self.log.segments.pin(&mut self.calls, at, placed.place);
         self.count_frame(extent);
         self.functions[function].scheduled += 1;
-        self.pending += 1;
+        self.enter(at);
         self.counters.accepted += 1;
         self.wait(placed.group, frame.call(), origin, What::Accepted(at));
         Ok(())
@@ -64,7 +66,8 @@ impl DurableQ {
     fn check_time(&self, frame: Frame<'_>) -> Result<(), VerdictCode> {
         let (start, deadline) = (frame.start_at(), frame.deadline());
         let too_far = start > self.wall + START_AHEAD_MAX;
-        if too_far || (deadline != WallTime(0) && deadline < start) {
+        let never = frame.flags() & EXPIRES != 0 && (deadline == WallTime(0) || deadline < self.wall);
+        if too_far || never || (deadline != WallTime(0) && deadline < start) {
             Err(VerdictCode::BadTime)
         } else {
             Ok(())
@@ -82,7 +85,11 @@ impl DurableQ {
             }
             let dead = call.place == Place::Dead && !call.is(flag::BACKLOG);
             (call.group, dead.then(|| (call.function, call.status.unwrap_or(Status::WorkerLost))))
-        } else if let Some(ended) = self.ended.find(id) {
+        } else if let Some(ended) = self.end_of(id) {
+            if self.is_past(ended) {
+                self.forget_end(id);
+                return false;
+            }
             (ended.group, Some((ended.function, ended.status)))
         } else {
             return false;
@@ -150,6 +157,7 @@ impl DurableQ {
         let call = &mut self.calls[at];
         (call.place, call.turn) = (Place::Due, turn);
         let (function, parked) = (call.function, call.frame.is_parked());
+        self.let_expire(at);
         self.functions.push_due(&mut self.calls, at);
         if parked && self.functions[function].due.len <= super::park::WINDOW {
             self.functions.want(function);

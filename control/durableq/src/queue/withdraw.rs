@@ -47,8 +47,12 @@ impl DurableQ {
                 self.timers.remove(&mut self.calls, at);
                 self.functions[function].scheduled -= 1;
             }
-            Place::Due => self.functions[function].due.remove(&mut self.calls, at),
+            Place::Due => {
+                self.expires_no_more(at);
+                self.functions[function].due.remove(&mut self.calls, at);
+            }
             Place::Offered => {
+                self.expires_no_more(at);
                 self.functions[function].offered -= 1;
                 self.calls[at].flags |= flag::HELD;
             }
@@ -69,7 +73,7 @@ impl DurableQ {
         self.note_in_backlog(at);
     }
 
-    fn count_end(&mut self, at: CallRef, status: Status) {
+    pub(super) fn count_end(&mut self, at: CallRef, status: Status) {
         self.calls[at].status = Some(status);
         self.counters.cancelled += u64::from(status == Status::Cancelled);
     }

@@ -38,21 +38,27 @@ const _: () = assert!(size_of::<Call>() == 128, "two cache lines");
 /// Bits of [`Call::flags`].
 pub mod flag {
     /// The client wants the outcome.
-    pub const WANT: u8 = 1;
+    pub const WANT: u16 = 1;
     /// Someone else wants to know of the end.
-    pub const WATCHED: u8 = 2;
+    pub const WATCHED: u16 = 2;
     /// Its state is not in the log yet: it is in the backlog.
-    pub const BACKLOG: u8 = 4;
+    pub const BACKLOG: u16 = 4;
     /// It is to end when its lease does, or when it is on disk: it was cancelled.
-    pub const CANCEL: u8 = 8;
+    pub const CANCEL: u16 = 8;
     /// It ended while the scheduler held it.
-    pub const HELD: u8 = 16;
+    pub const HELD: u16 = 16;
     /// Its client wants it tried once.
-    pub const ONCE: u8 = 32;
+    pub const ONCE: u16 = 32;
     /// Its frame is being read from the disk, or will be.
-    pub const READING: u8 = 64;
+    pub const READING: u16 = 64;
     /// Its frame on disk is damaged.
-    pub const DAMAGED: u8 = 128;
+    pub const DAMAGED: u16 = 128;
+    /// It must begin by its deadline.
+    pub const EXPIRES: u16 = 256;
+    /// Its id was made of an idempotency key.
+    pub const KEYED: u16 = 512;
+    /// It was redriven: its time to live was in its first life.
+    pub const LASTING: u16 = 1024;
 }
 
 /// The two lists in which a call can be.
@@ -82,7 +88,7 @@ pub struct Call {
     pub turn: u64,
     /// When it could first have started.
     pub start_at: u64,
-    /// Of the live lease.
+    /// Of the live lease. Until the first one, of a call that must begin by its deadline: that.
     pub epoch: Epoch,
     /// Of the last record about it.
     pub group: u64,
@@ -113,7 +119,7 @@ pub struct Call {
     /// How the last execution ended.
     pub status: Option<Status>,
     /// Bits of [`flag`].
-    pub flags: u8,
+    pub flags: u16,
 }
 
 impl Call {
@@ -156,7 +162,7 @@ impl Call {
     }
 
     /// Whether a bit of [`flag`] is set.
-    pub fn is(&self, flag: u8) -> bool {
+    pub fn is(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
 }

@@ -1,5 +1,6 @@
 //! Calls that ended not long ago: for duplicates, and with the outcome where the client wanted it.
 
+use super::calls::NONE;
 use super::ids::{Ids, hash};
 use super::store::{Extent, Store};
 use crate::words::FunctionRef;
@@ -21,6 +22,10 @@ pub struct Ended {
     pub outcome: Extent,
     /// The group with the record of its end.
     pub group: u64,
+    /// It is remembered until then at least, Unix ns; 0 for as long as nothing else needs the room.
+    pub until: u64,
+    /// Ordinal of the segment that holds the record, if that is kept for it; [`NONE`] if not.
+    pub segment: u32,
 }
 
 /// The last `ended_max` of them, in the order of their ends. A call that ended before is forgotten: a duplicate of it
@@ -37,6 +42,8 @@ pub struct EndedCalls {
     /// Bytes of kept outcomes, and how many are kept at most.
     bytes: usize,
     bytes_max: usize,
+    /// How far [`EndedCalls::sweep`] has come.
+    swept: usize,
 }
 
 impl EndedCalls {
@@ -51,7 +58,25 @@ impl EndedCalls {
             kept_from: 0,
             bytes: 0,
             bytes_max,
+            swept: 0,
         }
+    }
+
+    /// Goes round and round: the next of them.
+    pub fn sweep(&mut self) -> Option<&mut Ended> {
+        self.swept = if self.swept + 1 < self.ring.len() { self.swept + 1 } else { 0 };
+        self.ring.get_mut(self.swept)
+    }
+
+    /// The record of the one that was swept last is in this segment now.
+    pub fn swept_to(&mut self, segment: u32) {
+        self.ring[self.swept].segment = segment;
+    }
+
+    /// Drops the outcome of the one that was swept last.
+    pub fn drop_swept_outcome(&mut self, store: &mut Store) {
+        let outcome = std::mem::replace(&mut self.ring[self.swept].outcome, Extent::NONE);
+        self.drop_outcome(store, outcome);
     }
 
     /// All, the oldest first.
@@ -76,8 +101,9 @@ impl EndedCalls {
         self.ring.get(ends).filter(|_| full).map_or(0, |oldest| self.glimpse(oldest.id))
     }
 
-    /// Remembers an end. The oldest one is forgotten if there are too many.
-    pub fn push(&mut self, store: &mut Store, ended: Ended) {
+    /// Remembers an end. The oldest one is forgotten, and given back, if there are too many.
+    pub fn push(&mut self, store: &mut Store, ended: Ended) -> Option<Ended> {
+        let mut forgotten = None;
         if self.ring.len() == self.ended_max {
             let oldest = self.ring.pop_front().expect("at least one");
             self.drop_outcome(store, oldest.outcome);
@@ -85,21 +111,25 @@ impl EndedCalls {
             let first = self.first;
             self.ids.remove(hash(oldest.id.0), |at| at == first);
             self.first = self.first.wrapping_add(1);
+            forgotten = Some(oldest);
         }
         let position = self.first.wrapping_add(self.ring.len() as u32);
         self.bytes += ended.outcome.bytes();
         self.ids.insert(hash(ended.id.0), position);
         self.ring.push_back(ended);
+        forgotten
     }
 
-    /// Forgets an end, because the id was accepted anew. Whether it was there.
-    pub fn forget(&mut self, store: &mut Store, id: CallId) {
+    /// Forgets an end, because the id was accepted anew. The segment that was kept for it, if one was.
+    pub fn forget(&mut self, store: &mut Store, id: CallId) -> Option<u32> {
         let is = |at: u32| self.at(at).id == id;
-        let Some(position) = self.ids.find(hash(id.0), is) else { return };
+        let position = self.ids.find(hash(id.0), is)?;
         self.ids.remove(hash(id.0), |at| at == position);
         let index = position.wrapping_sub(self.first) as usize;
         let outcome = std::mem::replace(&mut self.ring[index].outcome, Extent::NONE);
         self.drop_outcome(store, outcome);
+        let segment = std::mem::replace(&mut self.ring[index].segment, NONE);
+        (segment != NONE).then_some(segment)
     }
 
     /// Drops the oldest outcome, if the record of its end is in a group up to `told`, which means that it was sent to

@@ -2,7 +2,7 @@
 
 use super::calls::{BY_PLACE, Calls, List, NONE};
 use super::ids::{Ids, hash};
-use crate::words::{CallRef, FunctionRef};
+use crate::words::{CallRef, FunctionRef, Rules};
 use call::FunctionId;
 
 /// One function.
@@ -22,6 +22,10 @@ pub struct Function {
     pub dead: u32,
     /// None of its calls is offered.
     pub paused: bool,
+    /// What it says about its calls.
+    pub rules: Rules,
+    /// Bytes of the submit frames of its pending calls.
+    pub bytes: u64,
     /// It has got due calls since it was named last: it is in the list of news.
     in_news: bool,
     next_news: u32,
@@ -90,6 +94,8 @@ impl Functions {
             leased,
             dead,
             paused: false,
+            rules: Rules::default(),
+            bytes: 0,
             in_news: false,
             next_news: NONE,
             wants: false,

@@ -34,6 +34,7 @@ impl World {
         self.stale.extend(self.leased.drain(..).map(|(lease, _)| lease));
         self.offered.clear();
         self.husks.clear();
+        self.live = false;
         self.now += 1;
         self.queue = self.disk.recover(&self.limits, self.now).expect("a crash damages nothing");
         self.intern();
@@ -58,6 +59,8 @@ impl World {
                 let ended = matches!(state, None | Some(State::Done | State::Dead));
                 assert!(ended, "{id} has ended and is {state:?}");
             }
+            let remembered = state.is_some() || entry.until <= self.now;
+            assert!(!entry.told_end || remembered, "the end of {id} is forgotten before its time");
             if let Some(submit) = view.and_then(|view| view.submit) {
                 assert_eq!(submit.bytes(), &entry.frame[..], "the bytes of {id}");
             }
@@ -67,6 +70,7 @@ impl World {
                     assert!(!entry.cancel_on_disk, "{id} was cancelled and runs again");
                     (entry.accepted, entry.ended, entry.dead) = (true, false, false);
                     (entry.cancel, entry.status) = (false, None);
+                    entry.crashed = true;
                 }
                 Some(State::Dead) => {
                     (entry.accepted, entry.ended, entry.dead) = (true, true, true);

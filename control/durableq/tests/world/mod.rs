@@ -6,12 +6,13 @@ mod disk;
 
 use call::body::{Arguments, Reply, Submit, append_outcome, append_submit};
 use call::frame::FrameBuf;
+use call::frame::flag::{EXPIRES, KEYED};
 use call::function::RetrySpec;
 use call::limits::Limits;
-use call::{CallId, Frame, FunctionId, Header, Instant, Kind, Status, Usage, WallTime};
+use call::{CallId, Frame, FunctionId, Header, Instant, Kind, Status, Usage, VerdictCode, WallTime};
 use durableq::{
-    Blocks, CallRef, Cancel, Defaults, DurableQ, Event, Fate, FunctionRef, HolderRef, LogOp, NotLeased,
-    Origin, Recovery, Settled, State, block_count,
+    Backlog, Blocks, CallRef, Cancel, Defaults, DurableQ, Event, Fate, FunctionRef, HolderRef, LogOp,
+    NotLeased, Origin, Recovery, Rules, Settled, State, block_count,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +21,8 @@ use disk::{Flight, Read, Relink};
 
 pub const SECTOR: usize = 512;
 pub const DEFAULTS: Defaults = Defaults { criticality: 100, deadline_ns: 1_000_000 };
-pub const RETRY: RetrySpec = RetrySpec { attempts: 3, backoff_ms: 1, backoff_max_ms: 10, budget_percent: 0 };
+pub const RETRY: RetrySpec =
+    RetrySpec { attempts: 3, backoff_ms: 1, backoff_max_ms: 10, budget_percent: 0, finals: Vec::new() };
 pub const ENOSPC: i32 = 28;
 /// Of the log.
 pub const KEY: u64 = 0x6b65_79ab_cdef_0123;
@@ -32,6 +34,7 @@ pub fn limits() -> Limits {
         calls_max: 48,
         pending_bytes_max: 512 << 10,
         outcomes_max: 24,
+        retained_max: 512,
         dead_letters_max: 6,
         cores_max: 3,
         segment_bytes: 64 << 10,
@@ -98,6 +101,15 @@ pub struct Entry {
     pub cancel: bool,
     /// That is on disk.
     pub cancel_on_disk: bool,
+    /// It was leased, or redriven: it does not expire any more.
+    pub begun: bool,
+    /// The log does not know of all its leases: it may expire though it has begun.
+    pub crashed: bool,
+    /// It was redriven.
+    pub lasting: bool,
+    /// It is remembered until then at least; set when it ended.
+    pub until: u64,
+    pub of: usize,
     pub executions: u32,
 }
 
@@ -114,6 +126,10 @@ pub struct World {
     /// Those of them that were cancelled meanwhile.
     pub husks: BTreeSet<CallRef>,
     pub paused: BTreeSet<FunctionId>,
+    pub rules: [Rules; 3],
+    pub tenant_bound: Backlog,
+    /// A group of this incarnation is on disk.
+    pub live: bool,
     pub leased: Vec<(Header, HolderRef)>,
     pub epochs: BTreeSet<u64>,
     /// Outcomes of leases that were lost: to be fenced.
@@ -127,16 +143,42 @@ pub fn function(number: usize) -> FunctionId {
     FunctionId::of("test", &format!("f{number}"))
 }
 
+/// The tenant of functions with rules.
+pub const TENANT: u16 = 1;
+
+/// The same bytes at an address where a frame may stand.
+pub fn aligned(bytes: &[u8]) -> FrameBuf {
+    let mut out = FrameBuf::new();
+    out.extend_from_slice(bytes);
+    out
+}
+
 pub fn frame(bytes: &[u8]) -> Frame<'_> {
     Frame::parse(bytes).expect("a frame").0
 }
 
 impl Entry {
-    pub fn new(frame: &[u8]) -> Entry {
+    pub fn new(frame: &[u8], of: usize) -> Entry {
         let (accepted, ended, told_end, dead) = (false, false, false, false);
         let (status, cancel, cancel_on_disk, executions) = (None, false, false, 0);
         let frame = frame.to_vec();
-        Entry { frame, accepted, ended, told_end, dead, status, cancel, cancel_on_disk, executions }
+        let (begun, crashed, lasting) = (false, false, false);
+        Entry {
+            frame,
+            accepted,
+            ended,
+            told_end,
+            dead,
+            status,
+            cancel,
+            cancel_on_disk,
+            begun,
+            crashed,
+            lasting,
+            until: 0,
+            of,
+            executions,
+        }
     }
 }
 
@@ -154,6 +196,9 @@ impl World {
             offered: Vec::new(),
             husks: BTreeSet::new(),
             paused: BTreeSet::new(),
+            rules: [Rules::default(); 3],
+            tenant_bound: Backlog::UNBOUNDED,
+            live: false,
             leased: Vec::new(),
             epochs: BTreeSet::new(),
             stale: Vec::new(),
@@ -170,7 +215,9 @@ impl World {
             let at = self.queue.intern(function(number)).expect("room for the functions of the tests");
             // As the node says it after each start.
             self.queue.pause(at, self.paused.contains(&function(number)));
+            self.queue.rule(at, self.rules[number]);
         }
+        self.queue.bound_tenant(TENANT, self.tenant_bound);
     }
 
     pub fn submit_bytes(&self, id: CallId, of: usize, start_at: u64, payload: usize, want: bool) -> FrameBuf {
@@ -202,12 +249,35 @@ impl World {
         id
     }
 
+    /// Submits a call that must begin by `deadline`.
+    pub fn submit_expiring(&mut self, of: usize, start_at: u64, deadline: u64) -> CallId {
+        let id = CallId(self.next_call);
+        self.next_call += 1;
+        let plain = self.submit_bytes(id, of, start_at, 8, false);
+        let (header, body) = (frame(&plain).header(), frame(&plain).body());
+        let mut out = FrameBuf::new();
+        let header = Header { flags: header.flags | EXPIRES | KEYED, deadline, ..header };
+        call::frame::append(&mut out, &header, body);
+        self.submit_frame(&out, of);
+        id
+    }
+
+    pub fn bound_tenant(&mut self, bound: Backlog) {
+        self.tenant_bound = bound;
+        self.queue.bound_tenant(TENANT, bound);
+    }
+
     pub fn submit_frame(&mut self, bytes: &FrameBuf, of: usize) {
         let frame = frame(bytes);
         let at = self.queue.function(function(of)).expect("interned");
-        match self.queue.submit(&mut self.memory, frame, at, Origin(7)) {
+        let known = self.queue.find(frame.call()).is_some();
+        let fits = self.fits(of, frame.bytes().len());
+        let judged = self.queue.submit(&mut self.memory, frame, at, Origin(7));
+        assert!(fits || known || judged.is_err(), "beyond the backlog");
+        assert!(judged != Err(VerdictCode::Backlog) || !fits, "there was room in the backlog");
+        match judged {
             Ok(()) => {
-                let entry = Entry::new(frame.bytes());
+                let entry = Entry::new(frame.bytes(), of);
                 let before = self.ledger.entry(frame.call()).or_insert(entry);
                 assert_eq!(before.frame, frame.bytes());
             }
@@ -221,6 +291,79 @@ impl World {
     pub fn advance(&mut self, by: u64) {
         self.now += by;
         self.queue.advance(Instant(self.now), WallTime(self.now));
+        self.expire();
+    }
+
+    /// When a call that has not begun must have ended, by the model.
+    fn expires_at(&self, entry: &Entry) -> Option<u64> {
+        let submit = self::frame(&aligned(&entry.frame)).header();
+        let own = (submit.flags & EXPIRES != 0).then_some(submit.deadline);
+        let rule = self.rules[entry.of].expires_ns;
+        // A call without a start time of its own starts when it comes in; those of tests that expire have one.
+        let of_function = (rule > 0 && submit.stamp > 0).then(|| submit.stamp + rule);
+        own.into_iter().chain(of_function).min()
+    }
+
+    /// What expired, by the queue; it must be what expires by the model.
+    pub fn expire(&mut self) {
+        while let Some(expired) = self.queue.next_expired(&mut self.memory) {
+            let entry = &self.ledger[&expired.id];
+            let due = self.expires_at(entry);
+            // One that the scheduler held keeps the time of the rules of before.
+            let held = self.offered.iter().any(|at| self.gone(*at, expired.id));
+            let is_time = held || due.is_some_and(|due| due <= self.now) || due.is_none();
+            assert!(is_time, "{} expired before its time", expired.id);
+            assert!(!entry.lasting && (!entry.begun || entry.crashed), "{} had begun", expired.id);
+            assert!(!entry.ended, "{} had ended", expired.id);
+            assert_eq!(expired.dead, self.rules[entry.of].expired_dead);
+            if let Some(at) = self.offered.iter().copied().find(|at| self.gone(*at, expired.id)) {
+                self.husks.insert(at);
+            }
+            let entry = self.ledger.get_mut(&expired.id).expect("submitted");
+            (entry.ended, entry.dead, entry.status) = (true, expired.dead, Some(Status::Expired));
+            self.retain(expired.id);
+        }
+        for (id, entry) in self
+            .ledger
+            .iter()
+            .filter(|(_, entry)| self.live && !entry.crashed && !entry.lasting && !entry.begun)
+        {
+            let Some(due) = self.expires_at(entry).filter(|due| *due <= self.now) else { continue };
+            let view = self.queue.find(*id);
+            let waits = view.is_some_and(|view| view.state == State::Due && view.deliveries == 0);
+            assert!(!waits, "{id} waits at {} and should have expired at {due}", self.now);
+        }
+    }
+
+    /// Whether an offered number is that of a call which has just ended.
+    fn gone(&self, at: CallRef, id: CallId) -> bool {
+        !self.husks.contains(&at) && self.queue.view(at).is_some_and(|view| view.id == id)
+    }
+
+    /// Whether a function and its tenant may have another call, by the model.
+    fn fits(&self, of: usize, bytes: usize) -> bool {
+        let pending = |of: usize| {
+            let is_pending = |id: &CallId| {
+                let state = self.queue.find(*id).map(|view| view.state);
+                !matches!(state, None | Some(State::Dead | State::Done))
+            };
+            let all = self.ledger.iter().filter(|(id, entry)| entry.of == of && is_pending(id));
+            all.fold((0, 0), |(calls, sum), (_, entry)| (calls + 1, sum + entry.frame.len() as u64))
+        };
+        let within = |(calls, sum): (u64, u64), bound: Backlog| {
+            calls < bound.calls && sum.saturating_add(bytes as u64) <= bound.bytes
+        };
+        let of_tenant = (0..3).filter(|of| self.rules[*of].tenant == TENANT).map(pending);
+        let tenant = of_tenant.fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
+        within(pending(of), self.rules[of].backlog)
+            && (self.rules[of].tenant != TENANT || within(tenant, self.tenant_bound))
+    }
+
+    /// Says what holds for a function's calls, and says it again after each start.
+    pub fn rule(&mut self, of: usize, rules: Rules) {
+        self.rules[of] = rules;
+        let at = self.queue.function(function(of)).expect("interned");
+        self.queue.rule(at, rules);
     }
 
     /// Gives everything that the log wants to the disk.
@@ -276,6 +419,7 @@ impl World {
             file[flight.offset..flight.offset + flight.bytes.len()].copy_from_slice(&flight.bytes);
         }
         self.queue.written(flight.group, Ok(()));
+        self.live |= self.disk.flights.is_empty();
         true
     }
 
@@ -321,6 +465,7 @@ impl World {
         let mut random = self.random;
         self.disk.tear(&mut random, &flight);
         self.queue.written(group, Err(5));
+        self.live = false;
         true
     }
 
@@ -397,6 +542,7 @@ impl World {
         assert_eq!(lease.body, &self.ledger[&header.call].frame[..], "the bytes of the client");
         assert!(self.epochs.insert(header.stamp), "an epoch is given once");
         self.leased.push((header, holder));
+        self.ledger.get_mut(&header.call).expect("submitted").begun = true;
         true
     }
 
@@ -440,6 +586,16 @@ impl World {
             Fate::Retry { not_before } => assert!(not_before.0 > self.now),
             Fate::Again => {}
         }
+        self.retain(call);
+    }
+
+    /// What has just ended is remembered for as long as its function says, or longer.
+    fn retain(&mut self, call: CallId) {
+        let entry = self.ledger.get_mut(&call).expect("submitted");
+        let rules = &self.rules[entry.of];
+        let keyed = frame(&aligned(&entry.frame)).header().flags & KEYED != 0;
+        let time = rules.retain_ns.max(if keyed { rules.window_ns } else { 0 });
+        entry.until = if entry.ended && !entry.dead && time > 0 { self.now + time } else { 0 };
     }
 
     /// Cancels a call, if it can be; whether it could.
@@ -465,6 +621,7 @@ impl World {
             }
         }
         entry.cancel = true;
+        self.retain(call);
         true
     }
 
@@ -507,6 +664,8 @@ impl World {
         let settled = self.queue.return_lease(&mut self.memory, lease.call, epoch, begun);
         let settled = settled.expect("a live lease");
         self.note(lease.call, settled.fate, Status::WorkerLost);
+        let deliveries = self.queue.find(lease.call).map_or(0, |view| view.deliveries);
+        self.ledger.get_mut(&lease.call).expect("submitted").begun = deliveries > 0;
         self.stale.push(lease);
         let again = self.queue.return_lease(&mut self.memory, lease.call, epoch, begun);
         assert!(again.is_err(), "a lease comes back once");
@@ -527,6 +686,7 @@ impl World {
     /// All that can run runs, until every call has ended.
     pub fn run_to_the_end(&mut self) {
         (0..3).for_each(|of| self.pause(of, false));
+        (0..3).for_each(|of| self.rule(of, Rules::default()));
         for _ in 0..10_000 {
             self.settle_disk();
             self.advance(20_000_000_000);

@@ -26,6 +26,12 @@ pub struct QuotaChange {
     /// See [`QuotaSpec::slow_start`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<bool>,
+    /// See [`crate::function::QueueSpec::backlog`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<u64>,
+    /// See [`crate::function::QueueSpec::backlog_bytes`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog_bytes: Option<u64>,
 }
 
 impl QuotaChange {
@@ -50,6 +56,8 @@ impl QuotaChange {
             calls_per_s: later.calls_per_s.or(self.calls_per_s),
             burst: later.burst.or(self.burst),
             slow_start: later.slow_start.or(self.slow_start),
+            backlog: later.backlog.or(self.backlog),
+            backlog_bytes: later.backlog_bytes.or(self.backlog_bytes),
         }
     }
 }
@@ -68,6 +76,12 @@ pub struct DownstreamSpec {
 pub struct TenantSpec {
     /// Its share beside other tenants' calls of the same criticality; 1 for one of which nothing was said.
     pub weight: u32,
+    /// Calls of all its functions that may be pending at once; 0 for as many as there is room for.
+    #[serde(default)]
+    pub backlog: u64,
+    /// Bytes of the calls that may be pending at once; 0 for as many as there is room for.
+    #[serde(default)]
+    pub backlog_bytes: u64,
 }
 
 /// All that operators said beside manifests, as it is kept on disk and told to the node at its start.

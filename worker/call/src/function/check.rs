@@ -6,6 +6,7 @@ use super::process::{
     COMMAND_PARTS_MAX, DEVICES_MAX, ENVIRONMENT_BYTES_MAX, ENVIRONMENT_MAX, TEXT_BYTES_MAX,
     VARIABLE_BYTES_MAX, VARIABLE_PREFIX_RESERVED, VARIABLES_RESERVED,
 };
+use super::queue::RETAIN_MS_MAX;
 use super::shaping::{DOWNSTREAMS_MAX, QUOTA_CPU_MILLIS_MAX, RATE_MAX};
 use super::{
     Abi, Base, FunctionSpec, InstanceMode, LimitSpec, NetworkSpec, ProcessSpec, RuntimeKind, SandboxSpec,
@@ -13,8 +14,22 @@ use super::{
 };
 use crate::label::{COMPARTMENT_MAX, Label, ZONE_MAX};
 use crate::limits::{ARTEFACT_BYTES_MAX, NAME_BYTES_MAX};
+use crate::outcome::Status;
 use std::ops::RangeInclusive;
 
+/// Statuses that a function may call final: those of executions that failed by themselves.
+pub(crate) const FINALS: [Status; 10] = [
+    Status::Exit,
+    Status::Trap,
+    Status::Timeout,
+    Status::Memory,
+    Status::Stack,
+    Status::BadReply,
+    Status::Error,
+    Status::Init,
+    Status::Killed,
+    Status::Syscall,
+];
 const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Bytes of memory of the smallest sandbox: a static program that does nothing takes less.
 const SANDBOX_BYTES_MIN: u64 = 4 << 20;
@@ -54,6 +69,7 @@ impl FunctionSpec {
             return error("downstreams", message);
         }
         self.downstreams.iter().try_for_each(|name| check_name("downstreams", name))?;
+        self.validate_queue()?;
         check_range("quota.cpu", self.quota.cpu_millis, 0..=QUOTA_CPU_MILLIS_MAX, " thousandths of a core")?;
         check_range("quota.rate", self.quota.calls_per_s, 0..=RATE_MAX, " calls per second")?;
         check_range("quota.burst", self.quota.burst, 0..=RATE_MAX, " calls")?;
@@ -70,6 +86,17 @@ impl FunctionSpec {
         } else {
             check_name("locality.group", &self.locality.group)
         }
+    }
+
+    fn validate_queue(&self) -> Result<(), SpecError> {
+        let (queue, most) = (&self.queue, RETAIN_MS_MAX);
+        check_range("queue.expires", queue.expires_ms, 0..=most, " ms")?;
+        check_range("queue.retain", queue.retain_ms, 0..=most, " ms")?;
+        check_range("queue.idempotency", queue.idempotency_ms, 0..=most, " ms")?;
+        if self.retry.finals.iter().any(|status| !FINALS.contains(status)) {
+            return error("retry.final", "holds a status that an execution does not end with");
+        }
+        Ok(())
     }
 
     fn validate_wasm(&self) -> Result<(), SpecError> {

@@ -1,6 +1,8 @@
 //! Places and values in a manifest, and errors about them.
 
 use super::{CRITICALITIES, KEYS, Places, TABLES};
+use crate::Status;
+use crate::function::check::FINALS;
 use crate::function::{Rule, SpecError};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -118,6 +120,12 @@ impl Key<'_> {
     pub fn texts(&self, expected: &str) -> Result<Vec<String>, SpecError> {
         let list = self.list(expected)?;
         list.iter().map(|element| Ok(element.text("a text")?.to_owned())).collect()
+    }
+
+    pub fn statuses(&self) -> Result<Vec<Status>, SpecError> {
+        let words = FINALS.map(|status| (status.name(), status));
+        let list = self.list("a list of ends, like [\"exit\", \"timeout\"]")?;
+        list.iter().map(|element| element.one_of(&words)).collect()
     }
 
     pub fn small_numbers(&self, expected: &str) -> Result<Vec<u8>, SpecError> {

@@ -122,7 +122,13 @@ fn every_key_is_read() {
         timeout_ms: 90_000,
         memory_bytes: 128 << 20,
         concurrency: 64,
-        retry: RetrySpec { attempts: 5, backoff_ms: 250, backoff_max_ms: 10_000, budget_percent: 10 },
+        retry: RetrySpec {
+            attempts: 5,
+            backoff_ms: 250,
+            backoff_max_ms: 10_000,
+            budget_percent: 10,
+            finals: Vec::new(),
+        },
         concurrency_per_key: 2,
         downstreams: vec!["tao".into(), "cache".into()],
         quota: QuotaSpec {

@@ -294,9 +294,9 @@ impl Ledger {
             }
             Event::Failed { kind, output, .. } => {
                 held.put(output);
-                if let Some(named) = pressure::of(kind, output) {
-                    held.tell(&named);
-                    Status::BackPressure
+                if let Some((status, line)) = pressure::of(kind, output) {
+                    held.tell(&line);
+                    status
                 } else {
                     held.tell(if kind.is_empty() { "the function reported an error" } else { kind });
                     Status::Error

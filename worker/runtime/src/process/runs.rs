@@ -4,6 +4,7 @@ use super::place::{Owner, Place, Run, Talk};
 use super::pool::SandboxId;
 use super::{ProcessRuntime, ledger};
 use crate::seam::SlotId;
+use call::outcome::again;
 use call::outcome::back_pressure::EXIT_STATUS;
 use call::{Instant, Status};
 use driver::{Closed, Driver};
@@ -140,7 +141,10 @@ impl ProcessRuntime {
                 let (status, code, text) = match &ending {
                     // The output stands as it is, and so does what the function said about its failure.
                     Ending::Exit(0) => (Status::Ok, 0, String::new()),
-                    Ending::Exit(EXIT_STATUS) => (Status::BackPressure, EXIT_STATUS, String::new()),
+                    Ending::Exit(EXIT_STATUS) => {
+                        let status = again::status(&self.ledger.slot(slot).log);
+                        (status, EXIT_STATUS, String::new())
+                    }
                     Ending::Exit(code) => (Status::Exit, *code, String::new()),
                     ending => ledger::verdict(ending, true),
                 };

@@ -9,7 +9,7 @@ use super::files::Table;
 use super::wasi::environment::strings;
 use call::function::FileGrants;
 use call::limits::{OUTPUT_BYTES_MAX, STDERR_BYTES_MAX};
-use call::outcome::back_pressure;
+use call::outcome::{again, back_pressure};
 use call::{FunctionSpec, Status};
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -84,7 +84,7 @@ impl Desk {
 
     /// How a call that came to its end has ended.
     pub fn status(&self) -> Status {
-        if self.back_pressure.get() { Status::BackPressure } else { Status::Ok }
+        if self.back_pressure.get() { again::status(&self.stderr.borrow()) } else { Status::Ok }
     }
 
     fn append(&self, to: &RefCell<Vec<u8>>, bytes: &[u8], most: usize) {
@@ -267,7 +267,7 @@ pub fn verdict(end: &wasmtime::Result<()>, desk: &Desk) -> (Status, i32, Option<
             (Status::Memory, *code, Some(out_of_memory(error)))
         }
         (Some(Exit(code)), _) if *code == back_pressure::EXIT_STATUS || desk.back_pressure.get() => {
-            (Status::BackPressure, *code, None)
+            (again::status(&desk.stderr.borrow()), *code, None)
         }
         (Some(Exit(code)), _) => (Status::Exit, *code, None),
         _ if desk.memory_refused.get() => (Status::Memory, 0, Some(out_of_memory(error))),
