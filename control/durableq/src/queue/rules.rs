@@ -3,7 +3,7 @@
 use super::DurableQ;
 use crate::table::calls::{Place, flag};
 use crate::words::{Backlog, Blocks, CallRef, Expired, FunctionRef, Rules};
-use call::{Status, VerdictCode};
+use call::{Frame, Status, VerdictCode};
 
 /// What is pending of one tenant.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +97,20 @@ impl DurableQ {
         let rule = self.functions[call.function].rules.expires_ns;
         let of_function = (rule > 0).then(|| call.start_at.saturating_add(rule));
         own.into_iter().chain(of_function).min()
+    }
+
+    /// A lease comes back without the call having begun: if it must begin by its deadline, it still must.
+    pub(super) fn expires_again(&mut self, at: CallRef) {
+        if self.calls[at].frame.is_parked() || self.calls[at].is(flag::LASTING) {
+            return;
+        }
+        let submit = Frame::parsed_before(self.store.get(self.calls[at].frame));
+        let flags = super::park::flags_of(submit) & flag::EXPIRES;
+        if flags != 0 {
+            let epoch = super::park::epoch_of(submit);
+            let call = &mut self.calls[at];
+            (call.flags, call.epoch) = (call.flags | flags, epoch);
+        }
     }
 
     /// A call has become due: its time to live runs.

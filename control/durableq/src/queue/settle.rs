@@ -125,6 +125,7 @@ impl DurableQ {
         };
         if !begun {
             self.calls[at].deliveries = self.calls[at].deliveries.saturating_sub(1);
+            self.expires_again(at);
         }
         Ok(self.lose(blocks, at))
     }
