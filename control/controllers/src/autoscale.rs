@@ -93,7 +93,24 @@ pub struct Autoscale {
     low_since: Option<Instant>,
     /// What it asks for; none before the first look.
     asked: Option<u32>,
+    /// The load on that, as the last look found it.
+    load: Permille,
     publisher: Publisher<u32>,
+}
+
+/// Why it asks for so many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// The load is inside the band.
+    InBand,
+    /// It is above the band, and has not been for long enough to ask for more.
+    High,
+    /// It is above the band, and there may be no more.
+    Most,
+    /// It is below the band, and has not been for long enough to ask for fewer.
+    Low,
+    /// It is below the band, and there may be no fewer.
+    Least,
 }
 
 impl Autoscale {
@@ -108,7 +125,7 @@ impl Autoscale {
         assert!(0 < least && least <= most, "no number is allowed: {settings:?}");
         assert!(low * 2 <= high, "a pool that grew by one would shrink again: {settings:?}");
         let publisher = Publisher::new(published, least);
-        Autoscale { settings, high_since: None, low_since: None, asked: None, publisher }
+        Autoscale { settings, high_since: None, low_since: None, asked: None, load: 0, publisher }
     }
 
     /// Takes one input; at most one effect comes out, if there is room for it.
@@ -134,6 +151,24 @@ impl Autoscale {
         *self.publisher.newest()
     }
 
+    /// The load that work which may not wait puts on the number asked for, as the last look found it.
+    pub fn load(&self) -> Permille {
+        self.load
+    }
+
+    /// Why it asks for the number that it asks for, and for no other.
+    pub fn reason(&self) -> Reason {
+        let Settings { high, low, least, most, .. } = self.settings;
+        let asked = self.asked.unwrap_or(least);
+        match self.load {
+            load if load >= high && asked == most => Reason::Most,
+            load if load >= high => Reason::High,
+            load if load < low && asked == least => Reason::Least,
+            load if load < low => Reason::Low,
+            _ => Reason::InBand,
+        }
+    }
+
     /// How many workers there should be. Judged is the load on the number asked for last, not on those that serve:
     /// machines take minutes to come, and asking again meanwhile would ask for too many.
     fn decide(&mut self, now: Instant, workers: u32, each: Millicores, needed: Millicores) -> u32 {
@@ -157,7 +192,8 @@ impl Autoscale {
         if next != asked {
             (self.high_since, self.low_since) = (None, None);
         }
-        self.asked = Some(next);
+        let load = scale(needed, 1000, u64::from(next).saturating_mul(each).max(1));
+        (self.asked, self.load) = (Some(next), load.min(u64::from(Permille::MAX)) as Permille);
         next
     }
 }
@@ -248,6 +284,21 @@ mod tests {
         assert_eq!(pool.look(10, 6_000), 10);
         assert_eq!(pool.settle(6, 60_000), 10);
         assert_eq!(pool.look(10, 60_000), 20, "after a minute at most twice as many");
+    }
+
+    #[test]
+    fn it_says_why() {
+        let settings = Settings { most: 20, ..Settings::default() };
+        let mut pool = Pool::new(settings, 10);
+        assert_eq!((pool.autoscale.reason(), pool.autoscale.load()), (Reason::InBand, 600));
+        pool.settle(3, 12_000);
+        assert_eq!(pool.autoscale.reason(), Reason::High);
+        pool.settle(9, 30_000);
+        assert_eq!((pool.autoscale.reason(), pool.autoscale.newest().value), (Reason::Most, 20));
+        pool.settle(3, 1000);
+        assert_eq!(pool.autoscale.reason(), Reason::Low);
+        pool.settle(9000, 0);
+        assert_eq!((pool.autoscale.reason(), pool.autoscale.newest().value), (Reason::Least, 2));
     }
 
     #[test]

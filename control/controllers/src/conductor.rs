@@ -34,6 +34,8 @@ struct Region {
     autoscale: autoscale::Autoscale,
     capacity: Millicores,
     workers: u32,
+    /// It has reported its load.
+    heard: bool,
     s: Snapshot<Permille>,
 }
 
@@ -95,6 +97,7 @@ impl Conductor {
             autoscale: autoscale::Autoscale::new(settings.autoscale, published),
             capacity: 0,
             workers: 0,
+            heard: false,
             s: Snapshot { version: 0, value: 0 },
         };
         Conductor {
@@ -140,15 +143,35 @@ impl Conductor {
         &self.locality
     }
 
+    /// The autoscaler of a region, to be asked.
+    pub fn autoscale(&self, region: RegionRef) -> &autoscale::Autoscale {
+        &self.regions[usize::from(region.0)].autoscale
+    }
+
+    /// S of a region as published last.
+    pub fn opportunistic(&self, region: RegionRef) -> Snapshot<Permille> {
+        self.regions[usize::from(region.0)].s
+    }
+
+    /// CPU that calls of a region need which may not wait.
+    pub fn reserved(&self, region: RegionRef) -> Millicores {
+        self.demand.reserved(region)
+    }
+
     /// Takes one input. Only [`Input::Turn`] adds effects.
     pub fn step(&mut self, now: Instant, input: Input<'_>, out: &mut Effects<Effect>) {
         match input {
-            Input::Function { function, quota, memory } => {
+            Input::Function { function, quota, memory, reserved } => {
                 self.memory[function.0 as usize] = Some(memory);
+                self.demand.set_reserved(function, reserved);
                 self.tell_rate(now, rate::Input::Quota { function, cpu: quota });
                 let cpu = self.demand.cpu_of(function);
                 self.tell_locality(now, locality::Input::Function { function, memory, cpu });
             }
+            Input::Together { function, with } => {
+                self.tell_locality(now, locality::Input::Together { function, with });
+            }
+            Input::Unused { function } => self.tell_aimd(now, aimd::Input::Forget { function }),
             Input::Uses { function, downstream } => {
                 self.tell_aimd(now, aimd::Input::Uses { function, downstream })
             }
@@ -176,7 +199,7 @@ impl Conductor {
             }
             Input::Load { region, capacity, workers, busy } => {
                 let of = &mut self.regions[usize::from(region.0)];
-                (of.capacity, of.workers) = (capacity, workers);
+                (of.capacity, of.workers, of.heard) = (capacity, workers, true);
                 of.utilization.observe(0, (capacity > 0).then_some(busy));
             }
             Input::Held(held) => self.resume(now, held),
@@ -223,7 +246,7 @@ impl Conductor {
         if began > 0 {
             self.tell_prewarm(now, prewarm::Input::Begins { function });
             self.tell_prewarm(now, prewarm::Input::Ends { function });
-        } else if running > 0 {
+        } else if running > 0 || ended > 0 {
             self.tell_prewarm(now, prewarm::Input::Ends { function });
         }
     }
@@ -329,7 +352,8 @@ impl Conductor {
         let is_time = self.utilization_pace.over(now).is_some();
         for (key, of) in self.regions.iter_mut().enumerate() {
             let region = RegionRef(key as u16);
-            if is_time {
+            // Of one that has not said how busy it is, what is held goes on.
+            if is_time && of.heard {
                 of.utilization.turn();
             }
             let s = of.utilization.newest();
@@ -340,7 +364,7 @@ impl Conductor {
             if of.workers == 0 {
                 continue;
             }
-            let needed = self.demand.of_region(region);
+            let needed = self.demand.reserved(region);
             let each = of.capacity / u64::from(of.workers);
             self.inner.autoscale.reset(out.room_left());
             let input = autoscale::Input::Load { workers: of.workers, each, needed };

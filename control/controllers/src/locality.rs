@@ -15,6 +15,8 @@
 //! 4. **Balanced**: moving ends when the heaviest group has no more memory above the lightest than [`Settings::band`]
 //!    of the mean, or than its smallest function would change for the better.
 //! 5. **Calm**: with steady needs nothing moves after that.
+//! 6. **Together**: functions that their owners put into one group ([`Input::Together`]) are in one of ours, with the
+//!    first of them; they are placed, moved and counted as one.
 
 use crate::snapshot::{Board, Snapshot};
 use crate::words::{
@@ -67,6 +69,14 @@ pub enum Input {
         memory: u64,
         /// CPU of all its calls.
         cpu: Millicores,
+    },
+    /// A function's owner says that it belongs to the group of another one, or to no other's any more. That one
+    /// itself follows nobody.
+    Together {
+        /// Which.
+        function: FunctionRef,
+        /// Whom it follows.
+        with: Option<FunctionRef>,
     },
     /// A function was deleted.
     Forget {
@@ -139,6 +149,10 @@ struct Function {
     memory: u64,
     cpu: Millicores,
     group: Option<GroupRef>,
+    /// Whom it follows.
+    with: Option<FunctionRef>,
+    /// Memory of those that follow it.
+    led: u64,
 }
 
 /// The controller.
@@ -151,6 +165,8 @@ pub struct Locality {
     unplaced: bool,
     /// Those, while they are placed.
     order: Vec<u32>,
+    /// Some function may not be where the one that it follows is.
+    astray: bool,
     groups: Vec<Need>,
     /// Groups in use: those below this number.
     open: usize,
@@ -180,6 +196,7 @@ impl Locality {
             functions: vec![Function::default(); functions_max],
             unplaced: false,
             order: Vec::with_capacity(functions_max),
+            astray: false,
             groups: vec![Need::default(); groups_max],
             open: 1,
             pools: Pools::new(workers_max, regions_max, groups_max),
@@ -192,9 +209,14 @@ impl Locality {
     pub fn step(&mut self, now: Instant, input: Input, out: &mut Effects<Effect>) {
         match input {
             Input::Function { function, memory, cpu } => self.need(function, memory, cpu),
+            Input::Together { function, with } => {
+                self.functions[function.0 as usize].with = with.filter(|with| *with != function);
+                self.astray = true;
+            }
             Input::Forget { function } => {
                 self.assign(function, None);
                 self.functions[function.0 as usize] = Function::default();
+                self.astray = true;
             }
             Input::Worker { worker, region } => self.pools.up(worker, region),
             Input::WorkerGone { worker } => self.pools.down(worker),
@@ -228,6 +250,16 @@ impl Locality {
         of.group.filter(|_| of.known)
     }
 
+    /// A function's group as published last.
+    pub fn function(&self, function: FunctionRef) -> Snapshot<Option<GroupRef>> {
+        *self.function_board.newest(function.0 as usize)
+    }
+
+    /// A worker's group as published last.
+    pub fn worker(&self, worker: WorkerRef) -> Snapshot<Option<GroupRef>> {
+        *self.worker_board.newest(worker.0 as usize)
+    }
+
     /// What a group's functions need.
     pub fn need_of(&self, group: GroupRef) -> Need {
         self.groups[usize::from(group.0)]
@@ -243,9 +275,30 @@ impl Locality {
         if before.known {
             self.assign(function, None);
         }
-        self.functions[function.0 as usize] = Function { known: true, memory, cpu, group: None };
+        self.functions[function.0 as usize] = Function { known: true, memory, cpu, group: None, ..before };
         // What was held before it was known counts from now on.
         self.assign(function, before.group);
+        self.astray = true;
+    }
+
+    /// Whom a function follows: one that is there, and follows nobody.
+    fn leader(&self, key: usize) -> Option<usize> {
+        let leader = self.functions[key].with?.0 as usize;
+        let is = self.functions.get(leader).is_some_and(|of| of.known && of.with.is_none());
+        is.then_some(leader)
+    }
+
+    /// Brings those that follow another one to where it is.
+    fn follow(&mut self) {
+        self.functions.iter_mut().for_each(|of| of.led = 0);
+        for key in 0..self.functions.len() {
+            let Some(leader) = self.leader(key).filter(|_| self.functions[key].known) else { continue };
+            self.functions[leader].led += self.functions[key].memory;
+            let (group, to) = (self.functions[key].group, self.functions[leader].group);
+            if group != to {
+                self.assign(FunctionRef(key as u32), to);
+            }
+        }
     }
 
     /// Moves a function, and its needs with it.
@@ -276,8 +329,13 @@ impl Locality {
     fn turn(&mut self, now: Instant, out: &mut Effects<Effect>) {
         self.set_open();
         self.pools.settle(&self.groups[..self.open]);
+        if std::mem::take(&mut self.astray) {
+            self.follow();
+        }
         if std::mem::take(&mut self.unplaced) {
             self.place();
+            // Those that follow were placed as well.
+            self.unplaced = false;
         }
         // What functions need is not all said in the first turn.
         self.pace.begin(now);
@@ -304,14 +362,21 @@ impl Locality {
 
     /// Gives each function without a group in use the lightest one, the memory-hungriest first where there are many.
     fn place(&mut self) {
-        let (open, functions) = (self.open, &self.functions);
+        let (open, mut order) = (self.open, std::mem::take(&mut self.order));
+        let functions = &self.functions;
         let is_lost = |of: &Function| of.known && of.group.is_none_or(|group| usize::from(group.0) >= open);
-        self.order.clear();
-        self.order.extend((0..functions.len() as u32).filter(|key| is_lost(&functions[*key as usize])));
-        self.order.sort_unstable_by_key(|key| (std::cmp::Reverse(functions[*key as usize].memory), *key));
+        let is_own = |key: &u32| is_lost(&functions[*key as usize]) && self.leader(*key as usize).is_none();
+        let memory = |key: u32| functions[key as usize].memory + functions[key as usize].led;
+        order.clear();
+        order.extend((0..functions.len() as u32).filter(is_own));
+        order.sort_unstable_by_key(|key| (std::cmp::Reverse(memory(*key)), *key));
+        self.order = order;
         for at in 0..self.order.len() {
             let lightest = self.extreme(|need| (need.memory, need.functions));
             self.assign(FunctionRef(self.order[at]), Some(lightest));
+            if self.functions[self.order[at] as usize].led > 0 {
+                self.follow();
+            }
         }
     }
 
@@ -334,13 +399,18 @@ impl Locality {
                 return;
             }
             let candidates = self.functions.iter().enumerate();
-            let helps =
-                |of: &Function| of.group == Some(heaviest) && of.known && of.memory > 0 && of.memory < apart;
+            let helps = |key: usize, of: &Function| {
+                let fits = (1..apart).contains(&(of.memory + of.led));
+                of.group == Some(heaviest) && of.known && fits && self.leader(key).is_none()
+            };
             let best = candidates
-                .filter(|(_, of)| helps(of))
-                .min_by_key(|(key, of)| (of.memory.abs_diff(apart / 2), *key));
-            let Some((key, _)) = best else { return };
+                .filter(|(key, of)| helps(*key, of))
+                .min_by_key(|(key, of)| ((of.memory + of.led).abs_diff(apart / 2), *key));
+            let Some((key, Function { led, .. })) = best.map(|(key, of)| (key, *of)) else { return };
             self.assign(FunctionRef(key as u32), Some(lightest));
+            if led > 0 {
+                self.follow();
+            }
         }
     }
 
@@ -378,6 +448,10 @@ impl Locality {
         assert_eq!(groups, self.groups, "what groups need is summed wrongly");
         let is_empty = |need: &Need| need.functions == 0;
         assert!(self.unplaced || groups[self.open..].iter().all(is_empty), "a closed group has functions");
+        for key in (0..self.functions.len()).filter(|key| self.functions[*key].known && !self.astray) {
+            let apart = self.leader(key).filter(|by| self.functions[*by].group != self.functions[key].group);
+            assert!(apart.is_none() || self.unplaced, "function {key} is not where {apart:?} is");
+        }
         self.pools.check(self.open);
         self.function_board.check();
         self.worker_board.check();

@@ -33,6 +33,20 @@ pub struct Demand {
     waiting: Vec<Millicores>,
     /// The sum of both over all regions, by group.
     of_group: Vec<Millicores>,
+    /// Functions whose calls are promised to start within seconds, and what those need, by region.
+    is_reserved: Vec<bool>,
+    reserved: Vec<Reserved>,
+}
+
+/// CPU of the calls that may not wait.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reserved {
+    /// That come; fading.
+    arriving: Millicores,
+    /// That came in this period.
+    new: Millicores,
+    /// That wait.
+    waiting: Millicores,
 }
 
 /// What a new period counts beside all before it: half, and the rest of a change is in after some periods.
@@ -55,7 +69,13 @@ impl Demand {
             new: vec![0; cells],
             waiting: vec![0; cells],
             of_group: vec![0; sizes.groups_max],
+            is_reserved: vec![true; sizes.functions_max],
+            reserved: vec![Reserved::default(); sizes.regions_max],
         }
+    }
+
+    pub fn set_reserved(&mut self, function: FunctionRef, reserved: bool) {
+        self.is_reserved[function.0 as usize] = reserved;
     }
 
     pub fn set_region(&mut self, scheduler: SchedulerRef, region: Option<RegionRef>) {
@@ -91,6 +111,7 @@ impl Demand {
         let Some(elapsed) = self.pace.over(now) else { return false };
         self.new.fill(0);
         self.waiting.fill(0);
+        self.reserved.iter_mut().for_each(|of| (of.new, of.waiting) = (0, 0));
         for key in 0..self.cpu.len() {
             let function = FunctionRef(key as u32);
             let (mean, group) = (nanos(rates.mean(function)), locality.group(function));
@@ -105,11 +126,18 @@ impl Demand {
                 if let (Some(region), Some(group)) = (self.regions[by], group) {
                     let cell = usize::from(region.0) * self.groups + usize::from(group.0);
                     self.new[cell] = self.new[cell].saturating_add(coming);
-                    self.waiting[cell] = self.waiting[cell].saturating_add(cpu(waiting, self.drain));
+                    let waiting = cpu(waiting, self.drain);
+                    self.waiting[cell] = self.waiting[cell].saturating_add(waiting);
+                    if self.is_reserved[key] {
+                        let of = &mut self.reserved[usize::from(region.0)];
+                        of.new = of.new.saturating_add(coming);
+                        of.waiting = of.waiting.saturating_add(waiting);
+                    }
                 }
             }
             self.cpu[key] = fade(self.cpu[key], all);
         }
+        self.reserved.iter_mut().for_each(|of| of.arriving = fade(of.arriving, of.new));
         self.of_group.fill(0);
         for (cell, arriving) in self.arriving.iter_mut().enumerate() {
             *arriving = fade(*arriving, self.new[cell]);
@@ -125,9 +153,10 @@ impl Demand {
         self.arriving[cell].saturating_add(self.waiting[cell])
     }
 
-    /// The same of all groups.
-    pub fn of_region(&self, region: RegionRef) -> Millicores {
-        (0..self.groups as u16).map(|group| self.work(region, GroupRef(group))).fold(0, u64::saturating_add)
+    /// What calls in a region's queues need that may not wait.
+    pub fn reserved(&self, region: RegionRef) -> Millicores {
+        let Reserved { arriving, waiting, .. } = self.reserved[usize::from(region.0)];
+        arriving.saturating_add(waiting)
     }
 
     /// What a region can do for a group: its workers there, and of those that serve all groups the part that the group

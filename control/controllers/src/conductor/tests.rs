@@ -111,7 +111,7 @@ impl Fleet {
                 let limit = held(&self.limits[key][usize::from(scheduler.0)]);
                 self.tell(Input::Held(Held::Limit(function, scheduler, limit)));
             }
-            self.tell(Input::Function { function, quota: Some(20_000), memory: 1 << 20 });
+            self.tell(Input::Function { function, quota: Some(20_000), memory: 1 << 20, reserved: true });
         }
         let matrix = Snapshot { version: self.matrix.version(), value: self.matrix.get().clone() };
         self.tell(Input::Held(Held::Matrix(&matrix)));
@@ -330,7 +330,7 @@ fn a_quota_is_in_force_within_two_seconds() {
     let mut fleet = Fleet::new();
     fleet.seconds(10, &EVEN);
     let function = FunctionRef(0);
-    fleet.tell(Input::Function { function, quota: Some(100), memory: 1 << 20 });
+    fleet.tell(Input::Function { function, quota: Some(100), memory: 1 << 20, reserved: true });
     fleet.seconds(2, &EVEN);
     let all: u64 = fleet.limits[0].iter().filter_map(|of| *of.get()).sum();
     assert!(all <= 1000, "a tenth of a core is one call a second, not {all} thousandths");

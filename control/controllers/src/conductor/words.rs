@@ -118,6 +118,15 @@ pub enum Input<'a> {
         quota: Option<Millicores>,
         /// Bytes that a worker spends on it while it is warm.
         memory: u64,
+        /// Its calls are promised to start within seconds: more workers are asked for if they would not.
+        reserved: bool,
+    },
+    /// Its owner says that it belongs to the locality group of another one; see [`locality::Input::Together`].
+    Together {
+        /// Which function.
+        function: FunctionRef,
+        /// Whom it follows.
+        with: Option<FunctionRef>,
     },
     /// It calls this service.
     Uses {
@@ -125,6 +134,11 @@ pub enum Input<'a> {
         function: FunctionRef,
         /// Which service.
         downstream: DownstreamRef,
+    },
+    /// It calls other services now, or none: what is known of its back-pressure is forgotten.
+    Unused {
+        /// Which function.
+        function: FunctionRef,
     },
     /// A function was deleted.
     Forget {

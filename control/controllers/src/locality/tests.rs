@@ -102,6 +102,72 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Law 6, beside the others.
+    #[test]
+    fn what_owners_put_together_stays_together(
+        functions in proptest::collection::vec((0..2000u64, 0..4u32), 10..60),
+        steps in proptest::collection::vec((0..3u8, 0..60u32, 0..4u32), 0..60),
+    ) {
+        let mut world = World::new(Settings::default(), 4);
+        world.workers(0, 0..12);
+        // The owners' group of each; those of the last one are on their own.
+        let mut of: Vec<Option<u32>> = vec![None; 60];
+        for (at, (memory, group)) in functions.iter().enumerate() {
+            world.function(at as u32, *memory, 10);
+            of[at] = Some(*group);
+        }
+        for (what, at, group) in steps.into_iter().chain([(9, 0, 0)]) {
+            match what {
+                0 => {
+                    world.tell(Input::Forget { function: FunctionRef(at) });
+                    of[at as usize] = None;
+                }
+                1 if of[at as usize].is_some() => of[at as usize] = Some(group),
+                _ => {}
+            }
+            let first = |group| of.iter().position(|other| *other == Some(group)).map(|at| FunctionRef(at as u32));
+            for (at, group) in of.iter().enumerate() {
+                let Some(group) = *group else { continue };
+                let with = if group == 3 { None } else { first(group) };
+                world.tell(Input::Together { function: FunctionRef(at as u32), with });
+            }
+            world.turn();
+            for group in 0..3 {
+                let members = world.groups().into_iter().zip(&of).filter(|(_, other)| **other == Some(group));
+                let mut places: Vec<_> = members.map(|(place, _)| place).collect();
+                places.dedup();
+                prop_assert!(places.len() <= 1, "group {group} is in {places:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn those_that_are_together_weigh_together() {
+    let mut world = World::new(Settings::default(), 2);
+    world.workers(0, 0..6);
+    (0..6).for_each(|at| world.function(at, 100, 1));
+    (0..3).for_each(|function| {
+        world.tell(Input::Together { function: FunctionRef(function), with: Some(FunctionRef(0)) });
+    });
+    world.turn();
+    assert_eq!(world.memory(), [300, 300]);
+}
+
+#[test]
+#[should_panic(expected = "function 1 is not where Some(0) is")]
+fn canary_together() {
+    let mut world = World::new(Settings::default(), 2);
+    world.workers(0, 0..6);
+    (0..4).for_each(|at| world.function(at, 100, 1));
+    world.tell(Input::Together { function: FunctionRef(1), with: Some(FunctionRef(0)) });
+    world.turn();
+    let other = GroupRef(1 - world.locality.group(FunctionRef(0)).unwrap().0);
+    world.locality.assign(FunctionRef(1), Some(other));
+    world.locality.check();
+}
+
 #[test]
 fn memory_hungry_functions_are_kept_apart() {
     let mut world = World::new(Settings::default(), 4);
