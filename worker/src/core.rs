@@ -140,6 +140,8 @@ impl<D: Driver, R: Runtime> Core<D, R> {
     /// Which backend is in force for each thing, of the driver and of the runtime.
     pub fn backends(&self) -> Vec<(String, String)> {
         let mut backends = self.driver.backends();
+        let foresight = "functions are made warm before their calls, and let go, when the node says so";
+        backends.push((call::admin::FORESIGHT.into(), foresight.into()));
         backends.extend(self.runtime.backends());
         backends
     }

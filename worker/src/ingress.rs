@@ -77,6 +77,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
                 self.runtime.retire(frame.function());
             }
             Kind::Cancel if up => self.cancel(frame.call(), frame.epoch()),
+            Kind::Foresee if up => self.foresee(frame),
             Kind::Drain if up => self.drain(),
             Kind::Hello if !up => self.greeted(frame),
             kind => self.misunderstood(&format!("a frame of kind {kind:?} where a node sends none")),
@@ -109,6 +110,15 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         frame.body().hash(&mut digest);
         if self.functions.publish(frame.function(), &spec, digest.finish()) {
             self.runtime.publish(frame.function(), &spec);
+        }
+    }
+
+    /// Whether a call of a function is likely soon. Words of a newer node are not understood, and harm nobody.
+    fn foresee(&mut self, frame: &Frame<'_>) {
+        match frame.criticality() {
+            1 => self.runtime.foresee(frame.function(), true),
+            0 => self.runtime.foresee(frame.function(), false),
+            _ => {}
         }
     }
 

@@ -2,15 +2,22 @@
 //! [`crate::Kind::Answer`]. The HTTP API maps its routes to these and adds nothing.
 
 pub mod shaping;
+pub mod steering;
 
 pub use shaping::{
-    Conclusions, DownstreamSpec, DownstreamState, Limited, LocalityGroup, LocalityState, Observation,
-    ObservedCore, ObservedFunction, QuotaChange, QuotaState, Shaping, TenantSpec, Versioned, Why,
+    DownstreamSpec, DownstreamState, Limited, QuotaChange, QuotaState, Shaping, TenantSpec, Why,
+};
+pub use steering::{
+    Conclusions, LocalityGroup, LocalityState, Observation, ObservedCore, ObservedFunction, ScalingState,
+    Versioned, Wanted,
 };
 
 use crate::function::FunctionSpec;
 use crate::outcome::{Status, Usage};
 use serde::{Deserialize, Serialize};
+
+/// The thing among a core's backends that says how it takes [`crate::Kind::Foresee`]; a core without it is not told.
+pub const FORESIGHT: &str = "foresight";
 
 /// Who speaks, in the first frame of a connection.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -203,8 +210,13 @@ pub enum Ask {
     },
     /// Which functions run where.
     Locality,
+    /// How many cores there should be.
+    Scaling,
     /// What controllers look at.
-    Observe,
+    Observe {
+        /// Functions that changed after this instant (`Observation::at_ns` of an earlier answer); 0 for all.
+        after_ns: u64,
+    },
     /// What controllers conclude.
     Conclude {
         /// What is new.
@@ -265,6 +277,8 @@ pub enum Answer {
     Downstreams(Vec<DownstreamState>),
     /// To [`Ask::Locality`].
     Locality(LocalityState),
+    /// To [`Ask::Scaling`].
+    Scaling(ScalingState),
     /// To [`Ask::Observe`].
     Observation(Observation),
 }
@@ -316,6 +330,9 @@ pub struct NodeStatus {
     pub segments: u64,
     /// Cold starts reported by workers.
     pub cold_starts: u64,
+    /// Times that a function was made warm before a call that its history foresaw.
+    #[serde(default)]
+    pub foreseen: u64,
     /// Connections closed because the client did not read what was sent to it.
     #[serde(default)]
     pub slow_clients: u64,

@@ -14,7 +14,7 @@
 //! | 32 | 8 | function | [`FunctionId`] |
 //! | 40 | 8 | stamp | submit: start time; lease, outcome, return, cancel, done, dead, redrive: epoch; retry: executions that failed, and above 32 bits those that met back-pressure; credit: slots granted in all; publish, retire, ready: version; incarnation: its number; ask, answer: correlation |
 //! | 48 | 8 | deadline | submit, lease: deadline; retry: not before; done: remembered until |
-//! | 56 | 1 | level | submit, lease: criticality; outcome, return, done, retry, dead, ready: [`Status`] |
+//! | 56 | 1 | level | submit, lease: criticality; outcome, return, done, retry, dead, ready: [`Status`]; foresee: 1 or 0 |
 //! | 57 | 1 | label | submit: [`Label`] of its arguments; otherwise zero |
 //! | 58 | 2 | attempt | lease, outcome, retry: how many times the call has been delivered, from 1; answer: how many frames with more of the same body follow |
 //! | 60 | 4 | key | submit: [`CallKey`], zero for none; otherwise zero |
@@ -97,6 +97,10 @@ pub enum Kind {
     /// Node to core: stop this call, whose lease has this epoch, and report it as [`Status::Cancelled`]; one that has
     /// ended stays as it is. Node to region: the same. No body.
     Cancel = 14,
+    /// Node to core: whether a call of the function is likely soon, as its history says. `level`: 1 to make it warm,
+    /// 0 to let go of what is warm and idle. Advice: a core may do nothing. Said only to a core whose hello has
+    /// [`crate::admin::FORESIGHT`], since one that does not know the word would close the connection. No body.
+    Foresee = 15,
 
     /// Log only: the call has ended. Body: the outcome frame, sealed, if the client wanted it.
     Done = 32,
@@ -112,7 +116,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 19] = [
+    pub const ALL: [Kind; 20] = [
         Kind::Hello,
         Kind::Submit,
         Kind::Verdicts,
@@ -127,6 +131,7 @@ impl Kind {
         Kind::Drain,
         Kind::Return,
         Kind::Cancel,
+        Kind::Foresee,
         Kind::Done,
         Kind::Retry,
         Kind::Dead,
@@ -137,8 +142,8 @@ impl Kind {
     /// From its number.
     pub fn from_wire(number: u8) -> Option<Kind> {
         let index = match number {
-            1..=14 => number - 1,
-            32..=36 => number - 32 + 14,
+            1..=15 => number - 1,
+            32..=36 => number - 32 + 15,
             _ => return None,
         };
         Some(Kind::ALL[usize::from(index)])
@@ -164,6 +169,7 @@ impl Kind {
                 | Kind::Drain
                 | Kind::Return
                 | Kind::Cancel
+                | Kind::Foresee
                 | Kind::Retry
                 | Kind::Redrive
                 | Kind::Incarnation

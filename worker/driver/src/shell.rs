@@ -65,7 +65,7 @@ pub fn run_pinned<T, F: Future<Output = T>>(
     // glommio panics where no ring may be made.
     uring::check()?;
     topology::pin(cpu)?;
-    // Without it the loop runs, only later beside others that want its CPU.
+    // Without it the loop runs, only later beside others that want its CPU: the driver's backends tell.
     let _ = topology::take_precedence();
     let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
         .name("millrace")

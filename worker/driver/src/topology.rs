@@ -62,6 +62,18 @@ pub fn take_precedence() -> io::Result<()> {
     Ok(())
 }
 
+/// How the calling thread stands beside others that want its CPU, for people.
+pub fn precedence() -> String {
+    // SAFETY: as in `take_precedence`.
+    match unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) } {
+        nice if nice <= NICENESS => format!("niceness {nice}: before other programs on its CPU"),
+        nice => format!(
+            "niceness {nice}: as other programs on its CPU; {NICENESS} was refused (it needs CAP_SYS_NICE), or \
+             not asked for, without a CPU of its own"
+        ),
+    }
+}
+
 fn set_scheduling(nice: i32) -> io::Result<()> {
     // SAFETY: all zero is a valid value of a struct of numbers; policy 0 is that of ordinary threads.
     let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };

@@ -58,6 +58,12 @@ impl<W: Runtime, P: Runtime> Runtime for ByKind<W, P> {
         }
     }
 
+    fn foresee(&mut self, function: FunctionId, likely: bool) {
+        if let Some(kind) = self.kinds.get(&function).copied() {
+            of!(self, kind, runtime => runtime.foresee(function, likely));
+        }
+    }
+
     fn begin(&mut self, slot: SlotId, begin: &Begin<'_>) -> Progress {
         // Of a function that is not published either one says so.
         let kind = self.kinds.get(&begin.function).copied().unwrap_or_default();

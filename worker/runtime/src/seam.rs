@@ -53,6 +53,9 @@ pub trait Runtime {
     fn publish(&mut self, function: FunctionId, spec: &FunctionSpec);
     /// A function is gone. Calls that run finish.
     fn retire(&mut self, function: FunctionId);
+    /// Whether a call of a published function is likely soon: makes it warm, or lets go of what is warm and idle. Advice,
+    /// by which no call may be harmed.
+    fn foresee(&mut self, _function: FunctionId, _likely: bool) {}
     /// Begins a call in a free slot and runs its first slice. Failure to begin is an outcome like any other
     /// ([`Status::Unavailable`] and so on), not an error here.
     fn begin(&mut self, slot: SlotId, begin: &Begin<'_>) -> Progress;

@@ -253,6 +253,15 @@ impl Runtime for WasmRuntime {
         self.functions.remove(function);
     }
 
+    fn foresee(&mut self, function: FunctionId, likely: bool) {
+        if likely {
+            self.functions.map(function);
+        } else {
+            self.cool(function);
+            self.functions.unmap(function);
+        }
+    }
+
     fn begin(&mut self, id: SlotId, begin: &Begin<'_>) -> Progress {
         let slot = &mut self.slots[id.0 as usize];
         assert!(matches!(slot.state, State::Free), "slot {} is taken", id.0);

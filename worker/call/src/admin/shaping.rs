@@ -1,4 +1,4 @@
-//! Words about what holds calls back: quotas, services behind functions, controllers, and why one call waits.
+//! Words about what holds calls back: quotas, services behind functions, and why one call waits.
 //!
 //! Rates are in thousandths of a call per second.
 
@@ -152,26 +152,6 @@ pub struct Limited {
     pub total: u64,
 }
 
-/// Which functions run where.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct LocalityState {
-    /// Version of the optimizer's conclusion; 0 if there is none.
-    pub version: u64,
-    /// Each group that has functions or cores.
-    pub groups: Vec<LocalityGroup>,
-}
-
-/// A locality group.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct LocalityGroup {
-    /// Its number; 0 for those that are in none.
-    pub group: u16,
-    /// Its functions, namespace/name.
-    pub functions: Vec<String>,
-    /// Its cores, `host/cpu`.
-    pub cores: Vec<String>,
-}
-
 /// Why a call is where it is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Why {
@@ -189,85 +169,6 @@ pub struct Why {
     pub until: Option<u64>,
     /// What would free it, in a sentence.
     pub frees: String,
-}
-
-/// A conclusion and its version.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Versioned<T> {
-    /// Larger is newer; 0 for none yet.
-    pub version: u64,
-    /// The conclusion.
-    pub value: T,
-}
-
-/// What the node tells the controllers about itself. Counts count from the node's start.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Observation {
-    /// Numbers of functions and cores hold for this incarnation only.
-    pub incarnation: u32,
-    /// Since the node's start, ns: the clock of what follows.
-    pub at_ns: u64,
-    /// Cores that are up.
-    pub cores: Vec<ObservedCore>,
-    /// Functions that a controller could have something to say about.
-    pub functions: Vec<ObservedFunction>,
-    /// Services, by name, with their thresholds; functions name them by their place here.
-    pub downstreams: Vec<(String, Option<u64>)>,
-    /// S as the node holds it.
-    pub opportunistic: Versioned<u32>,
-}
-
-/// A core, as controllers see it.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct ObservedCore {
-    /// Its number.
-    pub core: u16,
-    /// CPU time in functions, ns.
-    pub cpu_ns: u64,
-}
-
-/// A function, as controllers see it.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct ObservedFunction {
-    /// Its number.
-    pub function: u32,
-    /// Its quota of CPU, thousandths of a core; 0 for none.
-    pub cpu_millis: u64,
-    /// Executions that began.
-    pub begun: u64,
-    /// Executions that ended, and their CPU time.
-    pub ended: u64,
-    /// ns.
-    pub cpu_ns: u64,
-    /// Calls that wait.
-    pub waiting: u64,
-    /// Services that it uses, and how many of its executions met their back-pressure.
-    pub pressed: Vec<(u16, u64)>,
-    /// The rate for its quota that the node holds.
-    pub rate: Versioned<Option<u64>>,
-    /// The limit for back-pressure that the node holds.
-    pub limit: Versioned<Option<u64>>,
-}
-
-/// What controllers conclude. Only what is new is told.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Conclusions {
-    /// Of the observation that it is concluded from; refused by a node of another.
-    pub incarnation: u32,
-    /// S: how much of their quota opportunistic functions may use, thousandths.
-    pub opportunistic: Option<Versioned<u32>>,
-    /// Rates for quotas of CPU, by the function's number.
-    pub rates: Vec<(u32, Versioned<Option<u64>>)>,
-    /// Limits for back-pressure, by the function's number.
-    pub limits: Vec<(u32, Versioned<Option<u64>>)>,
-}
-
-impl Conclusions {
-    /// Whether nothing is new.
-    pub fn is_empty(&self) -> bool {
-        self.opportunistic.is_none() && self.rates.is_empty() && self.limits.is_empty()
-    }
 }
 
 #[cfg(test)]

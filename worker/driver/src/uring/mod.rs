@@ -483,6 +483,7 @@ impl Driver for Uring {
             say("shared memory", "memfd rings, futex doorbells waited for in the ring".to_owned()),
             say("disk", self.disk.backend()),
             say("waiting", self.spin.backend()),
+            say("precedence", crate::topology::precedence()),
         ]
     }
 }

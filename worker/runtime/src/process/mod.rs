@@ -236,6 +236,16 @@ impl Runtime for ProcessRuntime {
         }
     }
 
+    fn foresee(&mut self, id: FunctionId, likely: bool) {
+        match likely {
+            // Without a jailer none can be made.
+            true if self.link.why_not().is_some() => {}
+            true => self.ledger.pool.expect(id, self.ledger.now),
+            false => self.ledger.pool.release(id),
+        }
+        self.act();
+    }
+
     fn begin(&mut self, slot: SlotId, begin: &Begin<'_>) -> Progress {
         self.ledger.slot(slot).begin(begin.call, begin.function);
         if !self.functions.contains_key(&begin.function) {

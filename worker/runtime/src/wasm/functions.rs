@@ -169,6 +169,24 @@ impl Functions {
         self.functions.values().filter(|function| function.code.is_some()).count()
     }
 
+    /// Maps a published function's code, if that can be done: whoever calls it hears why not.
+    pub fn map(&mut self, function: FunctionId) {
+        let Some(function) = self.functions.get_mut(&function) else { return };
+        function.sweeps = 0;
+        if function.code.is_none()
+            && let Ok(code) = load(&self.engine, &self.linker, &self.cache_dir, function)
+        {
+            (function.code, function.former) = (Some(code), None);
+        }
+    }
+
+    /// Unmaps a function's code. Instances that run have their own hold on it.
+    pub fn unmap(&mut self, function: FunctionId) {
+        if let Some(function) = self.functions.get_mut(&function).filter(|of| of.warm.is_empty()) {
+            function.code = None;
+        }
+    }
+
     /// Unmaps the code of functions that were not called for long.
     pub fn unload_unused(&mut self) {
         for function in self.functions.values_mut() {

@@ -113,3 +113,24 @@ fn calls_run_the_version_before_until_the_new_one_is_compiled() {
     runtime::wasm::artefact::compile(stage.cache.path(), &third).unwrap();
     assert_eq!(stage.call(function, b"").output, b"3", "no instance of the version before was kept");
 }
+
+#[test]
+fn code_is_mapped_before_a_call_that_is_foreseen_and_let_go_when_none_is() {
+    let mut stage = Stage::new();
+    let function = stage.deploy(echo());
+    assert_eq!(stage.runtime.loaded(), 0, "light until something is known of it");
+    stage.runtime.foresee(function, true);
+    assert_eq!(stage.runtime.loaded(), 1);
+    assert_eq!(stage.call(function, b"on").output, b"on");
+    stage.begin(1, function, b"");
+    stage.runtime.foresee(function, false);
+    assert_eq!(stage.runtime.loaded(), 0, "with its warm instances");
+    assert_eq!(stage.end(1, 0).status, Status::Ok, "a call that runs goes on");
+    assert!(stage.call(function, b"").usage.cold);
+    // Of a function that is not there nothing comes, nor of one whose artefact is not.
+    stage.runtime.foresee(call::FunctionId(9), true);
+    let spec = FunctionSpec { name: "g".into(), artefact: "0".repeat(64), ..FunctionSpec::default() };
+    stage.runtime.publish(spec.id(), &spec);
+    stage.runtime.foresee(spec.id(), true);
+    assert_eq!(stage.runtime.loaded(), 1);
+}

@@ -90,6 +90,11 @@ impl Growth {
         Verdict::Make { count: wanted.saturating_sub(returning()), until: self.grow_at }
     }
 
+    /// Whether one may be made for a call that is not there yet: there is none, and none failed just now.
+    pub fn may_prepare(&self, now: Instant) -> bool {
+        self.live == 0 && now >= self.retry_at && self.held < self.bounds.sandboxes
+    }
+
     /// Calls wait from now on.
     pub fn queue_begins(&mut self, now: Instant) {
         self.grow_at = self.grow_at.max(now + self.patience());

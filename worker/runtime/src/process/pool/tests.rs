@@ -60,6 +60,34 @@ fn a_call_makes_a_sandbox_which_is_used_again() {
 }
 
 #[test]
+fn a_call_that_was_foreseen_finds_a_sandbox_and_one_that_is_not_likely_finds_none() {
+    let mut pool = pool(BOUNDS);
+    pool.expect(F, ms(0));
+    pool.expect(F, ms(1));
+    let sandbox = made(&mut pool)[..].try_into().map(|[only]: [SandboxId; 1]| only).expect("one");
+    assert_eq!(pool.seat(sandbox, ms(9)), None);
+    assert_eq!(pool.arrive(slot(1), F, ms(10)), Arrived::Given(sandbox));
+    pool.release(F);
+    assert_eq!(actions(&mut pool), [], "it is not idle");
+    pool.done(slot(1), ms(20));
+    pool.seat(sandbox, ms(20));
+    pool.release(F);
+    assert_eq!(actions(&mut pool), [Action::Stop { sandbox }]);
+    pool.expect(FunctionId(99), ms(21));
+    // One that could not begin is not tried before its time.
+    pool.expect(G, ms(30));
+    let other = made(&mut pool)[0];
+    pool.failed(other, Status::Init, "no module", ms(31));
+    pool.gone(other, Status::Killed, "", ms(31));
+    actions(&mut pool);
+    pool.expect(G, ms(32));
+    assert_eq!(actions(&mut pool), []);
+    pool.expect(G, ms(131));
+    assert_eq!(made(&mut pool).len(), 1);
+    pool.check();
+}
+
+#[test]
 fn a_queue_that_does_not_get_shorter_doubles_the_sandboxes() {
     let mut pool = pool(BOUNDS);
     for number in 0..20 {
@@ -275,6 +303,7 @@ fn when_the_jailer_is_lost_so_are_all_calls() {
 
 #[derive(Clone, Debug)]
 enum Move {
+    Foresee(bool, bool),
     Arrive(u32, bool),
     Seat(u32),
     Unseat(u32),
@@ -302,6 +331,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         1 => Just(Move::Retire),
         1 => any::<bool>().prop_map(Move::Pressure),
         1 => Just(Move::Lost),
+        2 => any::<(bool, bool)>().prop_map(|(other, likely)| Move::Foresee(other, likely)),
         4 => (0..40_000_u64).prop_map(Move::Pass),
     ];
     prop::collection::vec(one, 0..120)
@@ -375,6 +405,8 @@ impl World {
                 self.pool.retire(G, now);
                 self.pool.publish(G, Bounds { concurrent: self.concurrent, sandboxes: 3, ..BOUNDS });
             }
+            Move::Foresee(other, true) => self.pool.expect(if *other { G } else { F }, now),
+            Move::Foresee(other, false) => self.pool.release(if *other { G } else { F }),
             Move::Pressure(is_hard) => self.pool.pressure(*is_hard),
             Move::Lost => {
                 self.there.clear();
