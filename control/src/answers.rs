@@ -210,7 +210,8 @@ impl<D: Driver> Node<D> {
                 Answer::Downstreams(self.downstream_states())
             }
             Ask::Locality => Answer::Locality(self.locality_state()),
-            Ask::Observe => Answer::Observation(self.observe()),
+            Ask::Scaling => Answer::Scaling(self.scaling_state()),
+            Ask::Observe { after_ns } => Answer::Observation(self.observe(after_ns)),
             Ask::Conclude { conclusions } => self.concluded(conclusions)?,
             Ask::Drain => {
                 self.drain();

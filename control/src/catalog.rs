@@ -19,6 +19,8 @@ pub struct Deployed {
     pub failed: u64,
     /// CPU time of all of these, ns.
     pub cpu_ns: u64,
+    /// The most memory that an execution used, bytes.
+    pub memory_bytes: u64,
     /// Hosts that have this version compiled.
     pub ready: BTreeSet<HostRef>,
     /// Other regions that have the same function, ready.
@@ -97,13 +99,22 @@ impl Catalog {
         if self.functions.len() <= place {
             self.functions.resize_with(place + 1, || None);
         }
-        let counts = |f: &Deployed| (f.completed, f.failed, f.cpu_ns);
-        let (completed, failed, cpu_ns) = self.functions[place].as_ref().map_or((0, 0, 0), counts);
+        let counts = |f: &Deployed| [f.completed, f.failed, f.cpu_ns, f.memory_bytes];
+        let [completed, failed, cpu_ns, memory_bytes] = self.functions[place].as_ref().map_or([0; 4], counts);
         self.by_id.insert(spec.id(), function);
         let publish = publish_frame(&spec);
         let (ready, ready_far, failure) = Default::default();
-        self.functions[place] =
-            Some(Deployed { spec, publish, completed, failed, cpu_ns, ready, ready_far, failure });
+        self.functions[place] = Some(Deployed {
+            spec,
+            publish,
+            completed,
+            failed,
+            cpu_ns,
+            memory_bytes,
+            ready,
+            ready_far,
+            failure,
+        });
     }
 
     /// Takes a function out of force.

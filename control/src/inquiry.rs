@@ -1,18 +1,12 @@
-//! Answers about what holds calls back, and to controllers. Not on the path of a call.
+//! Answers about what holds calls back. Not on the path of a call.
 
 use crate::answers::Refusal;
 use crate::node::Node;
-use crate::shaping::cores_up;
-use call::admin::{
-    DownstreamState, Limited, LocalityGroup, LocalityState, Observation, ObservedCore, ObservedFunction,
-    QuotaState, Versioned, Why,
-};
+use call::admin::{DownstreamState, Limited, QuotaState, Why};
 use call::{CallId, Instant};
-use controllers::Cache;
 use driver::Driver;
 use durableq::State;
-use scheduler::{FunctionRef, GroupRef, Rate};
-use std::collections::BTreeMap;
+use scheduler::{FunctionRef, Rate};
 
 impl<D: Driver> Node<D> {
     /// Why a call is where it is.
@@ -126,67 +120,6 @@ impl<D: Driver> Node<D> {
         });
         states.collect()
     }
-
-    /// Which functions run where.
-    pub(crate) fn locality_state(&self) -> LocalityState {
-        let mut groups: BTreeMap<GroupRef, LocalityGroup> = BTreeMap::new();
-        for (function, deployed) in self.catalog.iter() {
-            let group = self.scheduler.policy(function).map_or(GroupRef::NONE, |policy| policy.group);
-            let name = format!("{}/{}", deployed.spec.namespace, deployed.spec.name);
-            groups.entry(group).or_default().functions.push(name);
-        }
-        // No core is bound to a group: functions of a group are kept together by name only.
-        for (_, core) in self.workers.cores() {
-            let name = format!("{}/{}", self.workers.host_name(core.host), core.cpu);
-            groups.entry(GroupRef::NONE).or_default().cores.push(name);
-        }
-        let numbered = groups.into_iter().map(|(group, of)| LocalityGroup { group: group.0, ..of });
-        LocalityState { version: 0, groups: numbered.collect() }
-    }
-
-    /// What controllers look at.
-    pub(crate) fn observe(&self) -> Observation {
-        let cores =
-            cores_up(&self.workers).map(|core| ObservedCore { core: core.0, cpu_ns: self.load.cpu_ns(core) });
-        let functions = self.catalog.iter().filter_map(|(function, deployed)| {
-            let shaped = self.shapes.get(function)?;
-            let cpu_millis = self.shapes.quota(&deployed.spec).cpu_millis;
-            let held = (versioned(&shaped.rate), versioned(&shaped.limit));
-            let is_known = held.0.version > 0 || held.1.version > 0;
-            if cpu_millis == 0 && shaped.pressed.is_empty() && !is_known {
-                return None;
-            }
-            let depth = self.queue.depth(durableq::FunctionRef(function.0));
-            let ended = deployed.completed + deployed.failed;
-            Some(ObservedFunction {
-                function: function.0,
-                cpu_millis,
-                begun: ended + u64::from(depth.leased),
-                ended,
-                cpu_ns: deployed.cpu_ns,
-                waiting: u64::from(depth.due + depth.offered),
-                pressed: shaped.pressed.clone(),
-                rate: held.0,
-                limit: held.1,
-            })
-        });
-        let threshold =
-            |name: &str| self.shapes.said.downstreams.get(name).map(|spec| spec.threshold_per_minute);
-        let services =
-            self.shapes.services.iter().map(|service| (service.name.clone(), threshold(&service.name)));
-        Observation {
-            incarnation: self.queue.incarnation(),
-            at_ns: call::time::nanos(self.driver.now().since(self.started)),
-            cores: cores.collect(),
-            functions: functions.collect(),
-            downstreams: services.collect(),
-            opportunistic: versioned(&self.shapes.opportunistic),
-        }
-    }
-}
-
-fn versioned<T: Copy>(held: &Cache<T>) -> Versioned<T> {
-    Versioned { version: held.version(), value: *held.get() }
 }
 
 fn limited(rate: Rate) -> Option<u64> {

@@ -55,6 +55,8 @@ impl<D: Driver> Node<D> {
         let lost = self.workers.core_down(core);
         if lost.is_up {
             self.scheduler.step(Input::CoreDown { core }, &mut self.effects);
+            self.grouping.core_gone(core);
+            self.regroup();
         }
         if lost.far {
             self.host_down(lost.host);

@@ -12,7 +12,9 @@
 use crate::accounts::{Accounts, Ledger};
 use crate::answers::Waiters;
 use crate::catalog::Catalog;
+use crate::locality::Grouping;
 use crate::logs::Sink;
+use crate::observation::Looks;
 use crate::recovery::{Disk, LogError};
 use crate::regions::{RegionOptions, Regions, scheduler_limits};
 use crate::session::{Role, Session, SessionRef, Sessions};
@@ -120,6 +122,8 @@ pub struct Node<D> {
     pub(crate) stats: Stats,
     pub(crate) load: Load,
     pub(crate) shapes: Shapes,
+    pub(crate) grouping: Grouping,
+    pub(crate) looks: Looks,
     pub(crate) accounts: Accounts,
     /// Where short frames are encoded before they are given to the driver.
     pub(crate) scratch: FrameBuf,
@@ -155,6 +159,8 @@ impl<D: Driver> Node<D> {
             stats: Stats::new(),
             load: Load::new(&limits, now),
             shapes: Shapes::new(&limits, options.shaping.clone()),
+            grouping: Grouping::new(&limits),
+            looks: Looks::default(),
             accounts: Accounts::new(options.ledger.clone()),
             scratch: FrameBuf::new(),
             look_at: now,

@@ -51,6 +51,9 @@ impl<D: Driver> Node<D> {
         if !reply.stderr.is_empty() {
             self.log(function, CoreRef(settled.holder.0), frame, &reply);
         }
+        if let Some(deployed) = self.catalog.get_mut(function) {
+            deployed.memory_bytes = deployed.memory_bytes.max(usage.memory_bytes);
+        }
         if settled.fate == Fate::Done {
             self.stats.ended(self.driver.wall().since(settled.start_at));
             if let Some(deployed) = self.catalog.get_mut(function) {

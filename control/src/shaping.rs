@@ -6,7 +6,7 @@
 
 use crate::node::Node;
 use crate::worker_lb::Workers;
-use call::admin::{Conclusions, QuotaChange, Shaping, TenantSpec, Versioned};
+use call::admin::{Conclusions, QuotaChange, Shaping, TenantSpec, Versioned, Wanted};
 use call::function::{Expired, QuotaKind, QuotaSpec};
 use call::limits::Limits;
 use call::outcome::back_pressure;
@@ -15,8 +15,7 @@ use controllers::{Cache, Snapshot};
 use driver::Driver;
 use durableq::{Backlog, Rules};
 use scheduler::{
-    BreakerRule, FunctionRef, GROUPS_MAX, GroupRef, Input, Policy, Quota, Rate, RetryRule, SlowStartRule,
-    TenantRef,
+    BreakerRule, FunctionRef, GroupRef, Input, Policy, Quota, Rate, RetryRule, SlowStartRule, TenantRef,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -88,7 +87,8 @@ pub(crate) struct Shapes {
     functions: Vec<Option<Shaped>>,
     tenants: BTreeMap<String, TenantRef>,
     tenants_max: usize,
-    groups: BTreeMap<String, GroupRef>,
+    /// How many cores there should be.
+    pub wanted: Cache<Wanted>,
 }
 
 impl Shapes {
@@ -103,7 +103,7 @@ impl Shapes {
             functions: Vec::new(),
             tenants,
             tenants_max: limits.tenants_max,
-            groups: BTreeMap::new(),
+            wanted: Cache::new(Wanted::default()),
         }
     }
 
@@ -135,15 +135,6 @@ impl Shapes {
         let tenant = TenantRef(self.tenants.len().min(self.tenants_max - 1) as u16);
         self.tenants.insert(name.into(), tenant);
         (tenant, true)
-    }
-
-    /// The group that a manifest names; those beyond what there may be share none.
-    fn group(&mut self, name: &str) -> GroupRef {
-        if name.is_empty() || self.groups.len() + 1 >= GROUPS_MAX && !self.groups.contains_key(name) {
-            return GroupRef::NONE;
-        }
-        let next = GroupRef(self.groups.len() as u16 + 1);
-        *self.groups.entry(name.into()).or_insert(next)
     }
 
     /// A service's number.
@@ -188,8 +179,8 @@ impl Shapes {
         }
     }
 
-    /// The scheduler's rules for a function. True if its tenant is new to the scheduler.
-    fn policy(&mut self, function: FunctionRef, spec: &FunctionSpec) -> (Policy, bool) {
+    /// The scheduler's rules for a function of this group. True if its tenant is new to the scheduler.
+    fn policy(&mut self, function: FunctionRef, spec: &FunctionSpec, group: GroupRef) -> (Policy, bool) {
         let quota = self.quota(spec);
         let (tenant, is_new) = self.tenant(&spec.tenant);
         let by_cpu = self.get(function).and_then(|shaped| *shaped.rate.get());
@@ -210,7 +201,7 @@ impl Shapes {
             burst: u32::try_from(burst).unwrap_or(u32::MAX).max(1),
             concurrency_per_key: spec.concurrency_per_key,
             label: spec.flow.label(),
-            group: self.group(&spec.locality.group),
+            group,
             slow_start: quota.slow_start.then(SlowStartRule::default),
             breaker: (breaker.failures_percent > 0).then(|| BreakerRule {
                 failures: breaker.failures_percent * 10,
@@ -276,7 +267,8 @@ impl<D: Driver> Node<D> {
     pub(crate) fn shape(&mut self, function: FunctionRef) {
         self.rule_queue(function);
         let Some(deployed) = self.catalog.get(function) else { return };
-        let (policy, is_new) = self.shapes.policy(function, &deployed.spec);
+        let group = self.grouping.in_force(function);
+        let (policy, is_new) = self.shapes.policy(function, &deployed.spec, group);
         if is_new {
             let weight = self.shapes.weight(&deployed.spec.tenant);
             self.scheduler.step(Input::Tenant { tenant: policy.tenant, weight }, &mut self.effects);
@@ -317,6 +309,15 @@ impl<D: Driver> Node<D> {
             let permille = said.value;
             self.scheduler.step(Input::Opportunistic { permille }, &mut self.effects);
             count += 1;
+        }
+        if let Some(Versioned { version, value }) = conclusions.wanted {
+            count += u64::from(self.shapes.wanted.offer(Snapshot { version, value }));
+        }
+        count += self.group(conclusions.groups, conclusions.cores);
+        for (functions, likely) in [(conclusions.warm, true), (conclusions.release, false)] {
+            for function in functions {
+                count += u64::from(self.foresee(FunctionRef(function), likely));
+            }
         }
         for (number, said) in conclusions.rates {
             let function = FunctionRef(number);
@@ -373,12 +374,16 @@ mod tests {
         let mut shapes = Shapes::new(&Limits::small(), Shaping::default());
         let (f, mut spec) = (FunctionRef(0), FunctionSpec { name: "f".into(), ..FunctionSpec::default() });
         shapes.deploy(f, &spec);
-        assert_eq!(shapes.policy(f, &spec).0, Policy::default(), "asks for nothing");
+        assert_eq!(shapes.policy(f, &spec, GroupRef::NONE).0, Policy::default(), "asks for nothing");
         spec.quota = QuotaSpec { cpu_millis: 500, ..QuotaSpec::default() };
-        assert_eq!(shapes.policy(f, &spec).0.rate, Rate::UNLIMITED, "nothing is known of its calls");
+        assert_eq!(
+            shapes.policy(f, &spec, GroupRef::NONE).0.rate,
+            Rate::UNLIMITED,
+            "nothing is known of its calls"
+        );
         let shaped = shapes.functions[0].as_mut().unwrap();
         assert!(shaped.rate.offer(Snapshot { version: 1, value: Some(40_000) }));
-        let policy = shapes.policy(f, &spec).0;
+        let policy = shapes.policy(f, &spec, GroupRef::NONE).0;
         assert_eq!((policy.rate, policy.burst), (Rate(40_000), 40));
         let change = QuotaChange {
             kind: Some(QuotaKind::Opportunistic),
@@ -387,7 +392,7 @@ mod tests {
             ..QuotaChange::default()
         };
         shapes.said.quotas.insert("default/f".into(), change);
-        let policy = shapes.policy(f, &spec).0;
+        let policy = shapes.policy(f, &spec, GroupRef::NONE).0;
         assert_eq!((policy.rate, policy.burst), (Rate::per_s(7), 2));
         assert_eq!(policy.quota, Quota::Opportunistic { near: Duration::from_secs(3600) });
     }

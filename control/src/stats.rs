@@ -12,6 +12,8 @@ pub struct Stats {
     pub refused: u64,
     /// Cold starts reported by workers.
     pub cold_starts: u64,
+    /// Times that a function was made warm before its call.
+    pub foreseen: u64,
     queueing: Histogram<u64>,
     execution: Histogram<u64>,
     end_to_end: Histogram<u64>,
@@ -27,7 +29,14 @@ impl Stats {
             Histogram::new_with_bounds(1_000, TIME_MAX.as_nanos() as u64, 2)
                 .expect("1 us is less than a week")
         };
-        Stats { refused: 0, cold_starts: 0, queueing: times(), execution: times(), end_to_end: times() }
+        Stats {
+            refused: 0,
+            cold_starts: 0,
+            foreseen: 0,
+            queueing: times(),
+            execution: times(),
+            end_to_end: times(),
+        }
     }
 
     /// A lease was given this long after the call was due.
@@ -50,6 +59,7 @@ impl Stats {
     pub fn report(&self, into: &mut NodeStatus) {
         into.refused = self.refused;
         into.cold_starts = self.cold_starts;
+        into.foreseen = self.foreseen;
         into.queueing = quantiles(&self.queueing);
         into.execution = quantiles(&self.execution);
         into.end_to_end = quantiles(&self.end_to_end);

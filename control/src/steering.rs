@@ -1,90 +1,135 @@
 //! The controllers' process, without its I/O: the node's observations go in, conclusions for it come out.
 //!
-//! Off the path. Each observation counts from the node's start, so that one that is lost costs nothing; what the node
-//! holds comes back with it, so that a process that was started again goes on from there.
+//! One pure decider concludes, [`Conductor`]; this feeds it with what changed, and tells what is newer than what the node
+//! holds. Off the path. Each observation counts from the node's start and says what the node holds: one that is lost
+//! costs nothing, conclusions that are lost are told again, and a process that was started again goes on from there.
 
 use call::Instant;
-use call::admin::{Conclusions, Observation, ObservedFunction, Versioned};
+use call::admin::{Conclusions, Observation, ObservedCore, ObservedFunction, Versioned, Wanted};
 use call::limits::Limits;
-use controllers::aimd::{self, Aimd};
-use controllers::rate::{self, Rates};
-use controllers::{DownstreamRef, Effects, FunctionRef, SchedulerRef, Snapshot, Utilization};
-use std::collections::BTreeMap;
+use controllers::autoscale::Reason;
+use controllers::conductor::{Calls, Conductor, Effect, Held, Input, Sizes};
+use controllers::{
+    DownstreamRef, Effects, FunctionRef, GroupRef, Permille, RegionRef, SchedulerRef, Snapshot, WorkerRef,
+    prewarm,
+};
+use scheduler::GROUPS_MAX;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
+
+pub use controllers::conductor::Settings;
 
 /// How often the node is asked: with a period of the rate limiter it is less than the two seconds in which a changed
 /// quota is to be in force.
 pub const PERIOD: Duration = Duration::from_millis(500);
-/// The utilization controller's period: long against one call, short against the swings of a day.
-const UTILIZATION_PERIOD_NS: u64 = 10_000_000_000;
 /// Services that functions may use, in all.
 const DOWNSTREAMS_MAX: usize = 4096;
-/// Conclusions of one turn.
-const EFFECTS: usize = 1024;
-/// A node has one scheduler.
+/// Conclusions of one turn; another one follows at once if there are more.
+const EFFECTS: usize = 4096;
+/// A node has one scheduler, and is one region to its controllers.
 const SCHEDULER: SchedulerRef = SchedulerRef(0);
+const REGION: RegionRef = RegionRef(0);
+/// What one core can do.
+const CORE_MILLIS: u64 = 1000;
+/// Wanted cores are told again if the load on them has changed by so much, in thousandths.
+const LOAD_BAND: u32 = 50;
 
 /// All controllers of one node.
 pub struct Steering {
     limits: Limits,
+    settings: Settings,
     incarnation: u32,
-    /// Of the last observation, by number.
+    /// Of the last observation: functions that changed since are asked for.
+    after_ns: u64,
+    conductor: Conductor,
+    out: Effects<Effect>,
+    /// As observed last, by number.
     seen: BTreeMap<u32, ObservedFunction>,
-    rates: Rates,
-    aimd: Aimd,
-    utilization: Utilization,
-    /// CPU time per core at the end of the last period, and when that was.
-    cores: BTreeMap<u16, u64>,
-    cores_at: Option<u64>,
-    rate_effects: Effects<rate::Effect>,
-    aimd_effects: Effects<aimd::Effect>,
+    /// Functions of each group that manifests name: the first leads.
+    together: BTreeMap<String, BTreeSet<u32>>,
+    cores: BTreeSet<u16>,
+    /// Cores of the last looks, as far back as utilisation is judged.
+    busy: VecDeque<(u64, Vec<ObservedCore>)>,
+    mean: Permille,
 }
 
 impl Steering {
     /// Nothing has been observed.
-    pub fn new(limits: Limits) -> Steering {
-        let (functions, cores) = (limits.functions_max, limits.cores_max);
+    pub fn new(limits: Limits, settings: Settings) -> Steering {
+        let sizes = Sizes {
+            functions_max: limits.functions_max,
+            schedulers_max: 1,
+            regions_max: 1,
+            // The scheduler's, but for the one that is none.
+            groups_max: (GROUPS_MAX - 1).min(limits.cores_max),
+            workers_max: limits.cores_max,
+            downstreams_max: DOWNSTREAMS_MAX,
+        };
+        // One scheduler says all there is in its first report: there is nobody else to listen to.
+        let settings = Settings { listen: Duration::ZERO, ..settings };
         Steering {
             incarnation: 0,
+            after_ns: 0,
+            conductor: Conductor::new(settings, &sizes, 0),
+            out: Effects::new(EFFECTS),
             seen: BTreeMap::new(),
-            rates: Rates::new(rate::Settings::default(), functions, 1, 0),
-            aimd: Aimd::new(aimd::Settings::default(), functions, DOWNSTREAMS_MAX, 0),
-            utilization: Utilization::new(controllers::Settings::default(), cores, 0),
-            cores: BTreeMap::new(),
-            cores_at: None,
-            rate_effects: Effects::new(EFFECTS),
-            aimd_effects: Effects::new(EFFECTS),
+            together: BTreeMap::new(),
+            cores: BTreeSet::new(),
+            busy: VecDeque::new(),
+            mean: 0,
+            settings,
             limits,
         }
     }
 
+    /// After which instant a change is news: to be asked for, see [`call::admin::Ask::Observe`].
+    pub fn after_ns(&self) -> u64 {
+        self.after_ns
+    }
+
     /// Looks at the node, and concludes.
     pub fn observe(&mut self, observed: &Observation) -> Conclusions {
+        let mut conclusions = Conclusions { incarnation: observed.incarnation, ..Conclusions::default() };
         if observed.incarnation != self.incarnation {
-            // Numbers and counts begin anew.
-            *self = Steering::new(self.limits.clone());
+            // Numbers and counts begin anew. What was not asked for from its beginning is asked for again.
+            let is_whole = self.after_ns == 0;
+            *self = Steering::new(self.limits.clone(), self.settings);
             self.incarnation = observed.incarnation;
-            let up = rate::Input::SchedulerUp { scheduler: SCHEDULER };
-            self.rates.step(Instant(observed.at_ns), up, &mut self.rate_effects);
+            if !is_whole {
+                return conclusions;
+            }
         }
         let now = Instant(observed.at_ns);
+        if self.after_ns == 0 {
+            self.begin(now, observed);
+        }
+        self.after_ns = observed.at_ns;
         self.downstreams(now, observed);
+        self.workers(now, observed);
         let fits = |of: &&ObservedFunction| (of.function as usize) < self.limits.functions_max;
         let functions: Vec<&ObservedFunction> = observed.functions.iter().filter(fits).collect();
-        for function in functions {
-            self.function(now, function);
-        }
-        let mut conclusions = Conclusions { incarnation: self.incarnation, ..Conclusions::default() };
-        self.rates.step(now, rate::Input::Turn, &mut self.rate_effects);
-        for rate::Effect::Limit { function, limit, .. } in self.rate_effects.drain() {
-            conclusions.rates.push((function.0, told(limit)));
-        }
-        self.aimd.step(now, aimd::Input::Turn, &mut self.aimd_effects);
-        for aimd::Effect::Limit { function, limit } in self.aimd_effects.drain() {
-            conclusions.limits.push((function.0, told(limit)));
-        }
-        conclusions.opportunistic = self.utilization(observed);
+        functions.into_iter().for_each(|function| self.function(now, function));
+        self.turn(now, &mut conclusions);
+        self.conclude(observed, &mut conclusions);
         conclusions
+    }
+
+    fn tell(&mut self, now: Instant, input: Input<'_>) {
+        self.conductor.step(now, input, &mut self.out);
+    }
+
+    /// The first look at a node: goes on from what it holds.
+    fn begin(&mut self, now: Instant, observed: &Observation) {
+        self.tell(now, Input::Scheduler { scheduler: SCHEDULER, region: REGION });
+        // Of the version of a controller's first word, at least: what functions have without any is kept, too.
+        let Versioned { version, value } = observed.opportunistic;
+        let s = Snapshot { version: version.max(1), value };
+        self.tell(now, Input::Held(Held::Opportunistic(REGION, s)));
+        let Versioned { version, value } = &observed.wanted;
+        if *version > 0 {
+            let workers = Snapshot { version: *version, value: value.cores };
+            self.tell(now, Input::Held(Held::Workers(REGION, workers)));
+        }
     }
 
     /// Thresholds. A service without one slows nobody down.
@@ -92,92 +137,223 @@ impl Steering {
         for (place, (_, threshold)) in observed.downstreams.iter().enumerate().take(DOWNSTREAMS_MAX) {
             let downstream = DownstreamRef(place as u16);
             let threshold_per_minute = threshold.unwrap_or(u64::MAX);
-            let said = aimd::Input::Downstream { downstream, threshold_per_minute };
-            self.aimd.step(now, said, &mut self.aimd_effects);
+            self.tell(now, Input::Downstream { downstream, threshold_per_minute });
         }
+    }
+
+    /// Which cores are there, and how busy they were of late.
+    fn workers(&mut self, now: Instant, observed: &Observation) {
+        let fits = |of: &&ObservedCore| usize::from(of.core) < self.limits.cores_max;
+        let cores: Vec<&ObservedCore> = observed.cores.iter().filter(fits).collect();
+        let up: BTreeSet<u16> = cores.iter().map(|of| of.core).collect();
+        for core in std::mem::replace(&mut self.cores, up.clone()).difference(&up) {
+            self.tell(now, Input::WorkerGone { worker: WorkerRef((*core).into()) });
+        }
+        for of in cores {
+            let worker = WorkerRef(of.core.into());
+            self.tell(now, Input::Worker { worker, region: REGION });
+            if of.group.version > self.conductor.locality().worker(worker).version {
+                self.tell(now, Input::Held(Held::WorkerGroup(worker, group(of.group))));
+            }
+        }
+        if let Some((since, before)) = self.busy.front() {
+            self.mean = mean(before, &observed.cores, observed.at_ns - since).unwrap_or(self.mean);
+            let workers = self.cores.len() as u32;
+            let load = Input::Load {
+                region: REGION,
+                capacity: u64::from(workers) * CORE_MILLIS,
+                workers,
+                busy: self.mean,
+            };
+            self.conductor.step(now, load, &mut self.out);
+        }
+        self.busy.push_back((observed.at_ns, observed.cores.clone()));
+        let is_old = |(at, _): &mut (u64, _)| {
+            observed.at_ns - *at >= call::time::nanos(self.settings.utilization_period)
+        };
+        while self.busy.len() > 1 && self.busy.pop_front_if(is_old).is_some() {}
     }
 
     fn function(&mut self, now: Instant, of: &ObservedFunction) {
         let function = FunctionRef(of.function);
+        if of.gone {
+            self.seen.remove(&of.function);
+            self.join(now, of.function, "");
+            return self.tell(now, Input::Forget { function });
+        }
         let before = self.seen.insert(of.function, of.clone());
-        let services: Vec<u16> = of.pressed.iter().map(|(service, _)| *service).collect();
-        let is_same =
-            before.as_ref().is_some_and(|before| before.pressed.iter().map(|(s, _)| *s).eq(services));
-        if before.is_some() && !is_same {
-            self.aimd.step(now, aimd::Input::Forget { function }, &mut self.aimd_effects);
+        let needs = |of: &ObservedFunction| (of.cpu_millis, of.memory_bytes, of.opportunistic);
+        if before.as_ref().map(needs) != Some(needs(of)) {
+            let quota = (of.cpu_millis > 0).then_some(of.cpu_millis);
+            let (memory, reserved) = (of.memory_bytes, !of.opportunistic);
+            self.tell(now, Input::Function { function, quota, memory, reserved });
         }
-        for (service, _) in of.pressed.iter().filter(|_| !is_same) {
-            let downstream = DownstreamRef(*service);
-            self.aimd.step(now, aimd::Input::Uses { function, downstream }, &mut self.aimd_effects);
-        }
+        self.join(now, of.function, &of.together);
+        self.uses(now, of, before.as_ref());
         // What happened before this process looked first is not its to judge.
         let Some(before) = before else { return self.resume(now, of) };
-        let cpu = (of.cpu_millis > 0).then_some(of.cpu_millis);
-        let begun = of.begun.saturating_sub(before.begun);
-        let (calls, cpu_ns) =
-            (of.ended.saturating_sub(before.ended), of.cpu_ns.saturating_sub(before.cpu_ns));
-        let waiting = of.waiting;
-        for input in [
-            rate::Input::Quota { function, cpu },
-            rate::Input::Ran { function, scheduler: SCHEDULER, calls, cpu_ns, waiting },
-        ] {
-            self.rates.step(now, input, &mut self.rate_effects);
-        }
-        self.aimd.step(now, aimd::Input::Ran { function, calls: begun, waiting }, &mut self.aimd_effects);
+        let since = |count: fn(&ObservedFunction) -> u64| count(of).saturating_sub(count(&before));
+        let calls = Calls {
+            arrived: since(|of| of.begun.saturating_add(of.waiting)),
+            began: since(|of| of.begun),
+            ended: since(|of| of.ended),
+            cpu_ns: since(|of| of.cpu_ns),
+            waiting: of.waiting,
+            running: of.begun.saturating_sub(of.ended),
+        };
+        self.tell(now, Input::Calls { function, scheduler: SCHEDULER, calls });
         for (service, total) in &of.pressed {
             let known =
                 before.pressed.iter().find(|(known, _)| known == service).map_or(0, |(_, total)| *total);
             let (downstream, count) = (DownstreamRef(*service), total.saturating_sub(known));
-            if count > 0 {
-                let pushed = aimd::Input::PushedBack { function, downstream, count };
-                self.aimd.step(now, pushed, &mut self.aimd_effects);
+            if count > 0 && usize::from(*service) < DOWNSTREAMS_MAX {
+                self.tell(now, Input::PushedBack { function, downstream, count });
             }
+        }
+    }
+
+    /// The services that a function uses, if they are others than before.
+    fn uses(&mut self, now: Instant, of: &ObservedFunction, before: Option<&ObservedFunction>) {
+        let function = FunctionRef(of.function);
+        let services = |of: &ObservedFunction| -> Vec<u16> { of.pressed.iter().map(|used| used.0).collect() };
+        if before.map(services).unwrap_or_default() == services(of) {
+            return;
+        }
+        if before.is_some() {
+            self.tell(now, Input::Unused { function });
+        }
+        for service in services(of).into_iter().filter(|service| usize::from(*service) < DOWNSTREAMS_MAX) {
+            self.tell(now, Input::Uses { function, downstream: DownstreamRef(service) });
+        }
+    }
+
+    /// A function is in the group that its manifest names, and in no other one; empty for none.
+    fn join(&mut self, now: Instant, function: u32, name: &str) {
+        let is_in = self.together.get(name).is_some_and(|members| members.contains(&function));
+        let was = self.together.iter().find(|(_, members)| members.contains(&function));
+        let was = was.map(|(name, _)| name.clone());
+        if is_in || (was.is_none() && name.is_empty()) {
+            return;
+        }
+        if let Some(was) = was {
+            let members = self.together.get_mut(&was).expect("just found");
+            members.remove(&function);
+            self.lead(now, &was);
+            self.tell(now, Input::Together { function: FunctionRef(function), with: None });
+        }
+        if !name.is_empty() {
+            self.together.entry(name.into()).or_default().insert(function);
+            self.lead(now, name);
+        }
+        self.together.retain(|_, members| !members.is_empty());
+    }
+
+    /// Has all functions of a group that manifests name follow the first of them.
+    fn lead(&mut self, now: Instant, name: &str) {
+        let members: Vec<u32> = self.together[name].iter().copied().collect();
+        for function in &members {
+            let with = members.first().filter(|first| *first != function).copied().map(FunctionRef);
+            self.tell(now, Input::Together { function: FunctionRef(*function), with });
         }
     }
 
     /// A function is seen for the first time: goes on from what the node holds, and has learned of its calls.
     fn resume(&mut self, now: Instant, of: &ObservedFunction) {
         let function = FunctionRef(of.function);
-        let cpu = (of.cpu_millis > 0).then_some(of.cpu_millis);
-        self.rates.step(now, rate::Input::Quota { function, cpu }, &mut self.rate_effects);
         if let Some(mean_ns) = of.cpu_ns.checked_div(of.ended) {
             let mean = Duration::from_nanos(mean_ns.max(1));
-            self.rates.step(now, rate::Input::Learned { function, mean }, &mut self.rate_effects);
+            self.tell(now, Input::Held(Held::Mean(function, mean)));
         }
         if of.rate.version > 0 {
-            let held = rate::Input::Held { function, scheduler: SCHEDULER, limit: held(of.rate) };
-            self.rates.step(now, held, &mut self.rate_effects);
+            self.tell(now, Input::Held(Held::Limit(function, SCHEDULER, held(of.rate))));
         }
         if of.limit.version > 0 {
-            let held = aimd::Input::Held { function, limit: held(of.limit) };
-            self.aimd.step(now, held, &mut self.aimd_effects);
+            self.tell(now, Input::Held(Held::Throttle(function, held(of.limit))));
+        }
+        if of.group.version > 0 {
+            self.tell(now, Input::Held(Held::Group(function, group(of.group))));
         }
     }
 
-    /// S, once a period.
-    fn utilization(&mut self, observed: &Observation) -> Option<Versioned<u32>> {
-        let since = *self.cores_at.get_or_insert_with(|| {
-            // The first look: nothing is known of a period yet.
-            self.cores = observed.cores.iter().map(|core| (core.core, core.cpu_ns)).collect();
-            // Of the version of a controller's first word, at least: what functions have without any is kept, too.
-            let Versioned { version, value } = observed.opportunistic;
-            self.utilization.resume(&Snapshot { version: version.max(1), value });
-            observed.at_ns
-        });
-        let elapsed = observed.at_ns.saturating_sub(since);
-        if elapsed < UTILIZATION_PERIOD_NS {
+    /// Has the conductor decide. Most of what comes out is found again in what it has published; what is said once is
+    /// kept here.
+    fn turn(&mut self, now: Instant, into: &mut Conclusions) {
+        loop {
+            self.tell(now, Input::Turn);
+            let is_full = self.out.is_full();
+            for effect in self.out.drain() {
+                match effect {
+                    Effect::Prewarm(prewarm::Effect::Warm { function }) => into.warm.push(function.0),
+                    Effect::Prewarm(prewarm::Effect::Release { function }) => into.release.push(function.0),
+                    _ => {}
+                }
+            }
+            if !is_full {
+                return;
+            }
+        }
+    }
+
+    /// All that is newer than what the node holds.
+    fn conclude(&mut self, observed: &Observation, into: &mut Conclusions) {
+        let s = self.conductor.opportunistic(REGION);
+        into.opportunistic = (s.version > observed.opportunistic.version).then_some(told(s));
+        into.wanted = self.wanted(&observed.wanted);
+        let locality = self.conductor.locality();
+        let groups = |of: Snapshot<Option<GroupRef>>| Versioned {
+            version: of.version,
+            value: of.value.map(|group| group.0),
+        };
+        for of in observed.cores.iter().filter(|of| self.cores.contains(&of.core)) {
+            let group = groups(locality.worker(WorkerRef(of.core.into())));
+            into.cores.extend((group.version > of.group.version).then_some((of.core, group)));
+        }
+        for (key, of) in &self.seen {
+            let function = FunctionRef(*key);
+            let rate = told(self.conductor.rate().limit(function, SCHEDULER));
+            let limit = told(self.conductor.aimd().limit(function));
+            let group = groups(locality.function(function));
+            into.rates.extend((rate.version > of.rate.version).then_some((*key, rate)));
+            into.limits.extend((limit.version > of.limit.version).then_some((*key, limit)));
+            into.groups.extend((group.version > of.group.version).then_some((*key, group)));
+        }
+    }
+
+    /// Wanted cores, if they or the reason are others than the node holds.
+    fn wanted(&self, held: &Versioned<Wanted>) -> Option<Versioned<Wanted>> {
+        if self.cores.is_empty() || self.busy.len() < 2 {
             return None;
         }
-        let now: BTreeMap<u16, u64> = observed.cores.iter().map(|core| (core.core, core.cpu_ns)).collect();
-        for core in 0..self.limits.cores_max as u16 {
-            let busy = now.get(&core).zip(self.cores.get(&core)).map(|(now, before)| {
-                (u128::from(now.saturating_sub(*before)) * 1000 / u128::from(elapsed)).min(1000) as u32
-            });
-            self.utilization.observe(usize::from(core), busy);
-        }
-        (self.cores, self.cores_at) = (now, Some(observed.at_ns));
-        self.utilization.turn().map(told)
+        let autoscale = self.conductor.autoscale(REGION);
+        let reason = match autoscale.reason() {
+            Reason::InBand => "in-band",
+            Reason::High => "high",
+            Reason::Most => "most",
+            Reason::Low => "low",
+            Reason::Least => "least",
+        };
+        let wanted = Wanted {
+            cores: autoscale.newest().value,
+            reason: reason.into(),
+            needed_millis: self.conductor.reserved(REGION),
+            load: autoscale.load(),
+        };
+        let is_same = wanted.cores == held.value.cores
+            && wanted.reason == held.value.reason
+            && wanted.load.abs_diff(held.value.load) < LOAD_BAND;
+        (!is_same).then(|| Versioned { version: held.version + 1, value: wanted })
     }
+}
+
+/// The part of their time that cores spent in functions, of those that are in both.
+fn mean(before: &[ObservedCore], now: &[ObservedCore], elapsed_ns: u64) -> Option<Permille> {
+    let known = |core: u16| before.iter().find(|of| of.core == core).map(|of| of.cpu_ns);
+    let busy = now.iter().filter_map(|of| {
+        let ran = of.cpu_ns.saturating_sub(known(of.core)?);
+        Some((u128::from(ran) * 1000 / u128::from(elapsed_ns.max(1))).min(1000) as u32)
+    });
+    let (sum, count) = busy.fold((0, 0), |(sum, count), busy| (sum + busy, count + 1));
+    u32::checked_div(sum, count)
 }
 
 fn told<T>(snapshot: Snapshot<T>) -> Versioned<T> {
@@ -188,10 +364,13 @@ fn held<T>(said: Versioned<T>) -> Snapshot<T> {
     Snapshot { version: said.version, value: said.value }
 }
 
+fn group(said: Versioned<Option<u16>>) -> Snapshot<Option<GroupRef>> {
+    Snapshot { version: said.version, value: said.value.map(GroupRef) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use call::admin::ObservedCore;
 
     /// A node with one function that takes 10 ms of CPU a call, at 100 calls/s.
     fn at(second: u64, incarnation: u32) -> Observation {
@@ -209,16 +388,17 @@ mod tests {
         Observation {
             incarnation,
             at_ns: second * 1_000_000_000,
-            cores: vec![ObservedCore { core: 0, cpu_ns: second * 500_000_000 }],
+            cores: vec![ObservedCore { core: 0, cpu_ns: second * 500_000_000, ..ObservedCore::default() }],
             functions: vec![function],
             downstreams: vec![("tao".into(), Some(60))],
             opportunistic: Versioned { version: 4, value: 500 },
+            wanted: Versioned::default(),
         }
     }
 
     #[test]
     fn a_quota_of_cpu_becomes_calls_per_second() {
-        let mut steering = Steering::new(Limits::small());
+        let mut steering = Steering::new(Limits::small(), Settings::default());
         let mut rate = None;
         for second in 1..10 {
             let told = steering.observe(&at(second, 7));
@@ -234,7 +414,7 @@ mod tests {
 
     #[test]
     fn back_pressure_above_the_threshold_limits_and_goes_on_from_what_the_node_holds() {
-        let mut steering = Steering::new(Limits::small());
+        let mut steering = Steering::new(Limits::small(), Settings::default());
         let pressed = |second: u64| {
             let mut observed = at(second, 7);
             observed.functions[0].pressed = vec![(0, second * 50)];
@@ -244,7 +424,7 @@ mod tests {
         let last = limits.last().expect("limited").1;
         assert!(last.value.unwrap() < 100_000, "{limits:?}");
         // Another process: its first word is above the versions that the node holds.
-        let mut steering = Steering::new(Limits::small());
+        let mut steering = Steering::new(Limits::small(), Settings::default());
         let held = |second| {
             let mut observed = pressed(second);
             observed.functions[0].limit = last;
@@ -257,7 +437,7 @@ mod tests {
 
     #[test]
     fn s_goes_on_from_what_the_node_holds() {
-        let mut steering = Steering::new(Limits::small());
+        let mut steering = Steering::new(Limits::small(), Settings::default());
         let told: Vec<_> =
             (1..25).filter_map(|second| steering.observe(&at(second, 7)).opportunistic).collect();
         let values: Vec<u32> = told.iter().map(|s| s.value).collect();

@@ -73,6 +73,8 @@ fn every_refusal_is_json_with_a_remedy() {
         ("POST", "/v1/functions/default/nope/calls", b"", 404, "no such function"),
         ("POST", "/v1/functions/default/echo/calls?at=soon", b"", 422, "at: `soon` is no time"),
         ("POST", "/v1/functions/default/echo/calls?at=400d", b"", 422, "7 days"),
+        ("POST", "/v1/functions/default/echo/calls?zone=8", b"", 422, "zones are 0 to 7"),
+        ("POST", "/v1/functions/default/echo/calls?key=", b"", 422, "key: is empty"),
         ("PUT", "/v1/functions/default/x", b"{", 400, "EOF"),
         ("PUT", "/v1/functions/default/x", b"{\"nmae\":\"x\"}", 422, "nmae"),
         ("PUT", "/v1/functions/default/x", b"{\"name\":\"y\"}", 422, "the manifest says `y`"),

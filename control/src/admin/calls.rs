@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use call::admin::{Answer, Ask, CallState};
 use call::body::{Submit, append_submit};
 use call::frame::FrameBuf;
-use call::{Arguments, CallId, FunctionId, VerdictCode, WallTime};
+use call::{Arguments, CallId, CallKey, FunctionId, Label, VerdictCode, WallTime};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::time::UNIX_EPOCH;
@@ -34,8 +34,36 @@ pub struct Terms {
     criticality: Option<u8>,
     /// It must begin by its deadline, or ends as `expired`.
     expires: Option<bool>,
+    /// Whom it is about: at most `concurrency_per_key` calls of one key run at once.
+    key: Option<String>,
+    /// Zone of the arguments, 0 to 7: they flow to functions of the same or a higher zone only.
+    #[serde(default)]
+    zone: u8,
+    /// Compartments of the arguments, 1 to 5, with commas between them.
+    #[serde(default)]
+    compartments: String,
     /// Answer with the outcome if it comes within so many ms.
     wait: Option<u64>,
+}
+
+impl Terms {
+    fn key(&self) -> Reply<CallKey> {
+        match self.key.as_deref() {
+            None => Ok(CallKey::NONE),
+            Some("") => Err(bad("key", "is empty; leave it out for a call without one".into())),
+            Some(key) => Ok(CallKey::of(key)),
+        }
+    }
+
+    fn label(&self) -> Reply<Label> {
+        let written = self.compartments.split(',').filter(|_| !self.compartments.is_empty());
+        let compartments: Option<Vec<u8>> = written.map(|number| number.parse().ok()).collect();
+        let label = compartments.and_then(|compartments| Label::new(self.zone, &compartments));
+        label.ok_or_else(|| {
+            let message = format!("zone {}, compartments `{}`", self.zone, self.compartments);
+            bad("label", format!("{message}: zones are 0 to 7, compartments 1 to 5, like 1,3"))
+        })
+    }
 }
 
 /// An accepted call.
@@ -68,6 +96,8 @@ pub async fn submit(
         start_at: time("at", terms.at.as_deref(), now)?,
         deadline: time("deadline", terms.deadline.as_deref(), now)?,
         criticality: terms.criticality.unwrap_or(0),
+        key: terms.key()?,
+        label: terms.label()?,
         // Whoever comes over HTTP may ask for the result later.
         want_outcome: true,
         expires: terms.expires.unwrap_or(false),
@@ -196,6 +226,18 @@ mod tests {
             (Ok(Some("order-7".into())), Ok(Some("order-7".into())))
         );
         assert_eq!((key(""), key("\"\""), key(&"x".repeat(256))), (Err(()), Err(()), Err(())));
+    fn keys_and_labels_are_read() {
+        let terms = |json: &str| serde_json::from_str::<Terms>(json).unwrap();
+        let said = terms(r#"{"key": "user-7", "zone": 2, "compartments": "1,3"}"#);
+        assert_eq!(said.key().unwrap(), CallKey::of("user-7"));
+        assert_eq!(said.label().unwrap(), Label::new(2, &[1, 3]).unwrap());
+        let none = terms("{}");
+        assert_eq!((none.key().unwrap(), none.label().unwrap()), (CallKey::NONE, Label::LOWEST));
+        assert!(terms(r#"{"key": ""}"#).key().is_err());
+        for wrong in [r#"{"zone": 8}"#, r#"{"compartments": "6"}"#, r#"{"compartments": "1,"}"#] {
+            let error = serde_json::to_value(terms(wrong).label().unwrap_err()).unwrap();
+            assert!(error["message"].as_str().unwrap().starts_with("label: zone"), "{error}");
+        }
     }
 
     #[test]

@@ -110,6 +110,7 @@ fn routes() -> Vec<Route> {
         route(Method::GET, "/v1/downstreams", get(shaping::downstreams)),
         route(Method::PUT, "/v1/downstreams/{downstream}", put(shaping::set_downstream)),
         route(Method::GET, "/v1/locality", get(shaping::locality)),
+        route(Method::GET, "/v1/scaling", get(shaping::scaling)),
         route(Method::GET, "/v1/observation", get(shaping::observation)),
         route(Method::PUT, "/v1/conclusions", put(shaping::conclusions)),
         route(Method::GET, "/v1/queues", get(operations::queues)),

@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use call::Status;
-use call::admin::{Answer, Ask, CoreState, NodeStatus, Quantiles, QueueState};
+use call::admin::{Answer, Ask, CoreState, NodeStatus, Quantiles, QueueState, ScalingState};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -27,9 +27,11 @@ pub async fn show(State(admin): State<Shared>) -> Reply<impl IntoResponse> {
     let Answer::Status(status) = admin.link.ask(Ask::Status).await? else { return Err(unexpected()) };
     let Answer::Queues(queues) = admin.link.ask(Ask::Queues).await? else { return Err(unexpected()) };
     let Answer::Workers(cores) = admin.link.ask(Ask::Workers).await? else { return Err(unexpected()) };
+    let Answer::Scaling(scaling) = admin.link.ask(Ask::Scaling).await? else { return Err(unexpected()) };
     let functions = admin.book.ledger().rows().into_iter().map(|row| (row.sums(), row)).collect();
     let logs = (admin.logs.counts.written(), admin.logs.counts.dropped());
-    let seen = Seen { status, queues, cores, functions, logs, waiting: admin.link.waiting() as u64 };
+    let waiting = admin.link.waiting() as u64;
+    let seen = Seen { status, queues, cores, scaling, functions, logs, waiting };
     // A large catalog is a text of megabytes.
     let text = tokio::task::spawn_blocking(move || seen.text())
         .await
@@ -47,6 +49,7 @@ struct Seen {
     status: NodeStatus,
     queues: Vec<QueueState>,
     cores: Vec<CoreState>,
+    scaling: ScalingState,
     functions: Vec<(Sums, Arc<Row>)>,
     /// Records written and dropped.
     logs: (u64, u64),
@@ -152,6 +155,7 @@ impl Seen {
             ("millrace_executions_retried", "Executions that failed and were scheduled again", s.retried),
             ("millrace_log_groups", "Log groups on disk", s.groups),
             ("millrace_log_bytes", "Bytes of log groups on disk", s.log_bytes),
+            ("millrace_foreseen", "Times that a function was made warm before its call", s.foreseen),
             ("millrace_slow_clients", "Clients cut off since they did not read", s.slow_clients),
             ("millrace_records_written", "Records of functions' logs on disk", self.logs.0),
             ("millrace_records_dropped", "Records of functions' logs dropped", self.logs.1),
@@ -167,6 +171,16 @@ impl Seen {
             ("millrace_log_segments", "Log segments on disk", s.segments as f64),
             ("millrace_invocations_waiting", "HTTP clients that wait for an outcome", self.waiting as f64),
             ("millrace_cores", "Worker cores connected", self.cores.len() as f64),
+            (
+                "millrace_cores_wanted",
+                "Worker cores that there should be; 0 if no controller says",
+                f64::from(self.scaling.wanted.cores),
+            ),
+            (
+                "millrace_cores_wanted_load_ratio",
+                "Load of calls that may not wait on so many cores",
+                f64::from(self.scaling.wanted.load) / 1e3,
+            ),
             ("millrace_utilization_ratio", "Cores' time spent in functions", f64::from(s.utilization) / 1e3),
             ("millrace_draining", "1 while the node drains", f64::from(u8::from(s.draining))),
         ];
@@ -288,6 +302,7 @@ mod tests {
             status: NodeStatus { accepted: 7, ..NodeStatus::default() },
             queues: Vec::new(),
             cores: Vec::new(),
+            scaling: ScalingState::default(),
             functions: vec![(sums, row)],
             logs: (1, 2),
             waiting: 0,

@@ -9,7 +9,7 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use call::admin::{
     Answer, Ask, Conclusions, DownstreamSpec, DownstreamState, LocalityState, Observation, QuotaChange,
-    QuotaState, TenantSpec, Why,
+    QuotaState, ScalingState, TenantSpec, Why,
 };
 use call::function::shaping::{QUOTA_CPU_MILLIS_MAX, RATE_MAX};
 use call::limits::NAME_BYTES_MAX;
@@ -133,9 +133,30 @@ pub async fn locality(State(admin): State<Shared>) -> Reply<Json<LocalityState>>
     }
 }
 
-/// `GET /v1/observation`: for controllers.
-pub async fn observation(State(admin): State<Shared>) -> Reply<Json<Observation>> {
-    match admin.link.ask(Ask::Observe).await? {
+/// `GET /v1/scaling`
+pub async fn scaling(State(admin): State<Shared>) -> Reply<Json<ScalingState>> {
+    match admin.link.ask(Ask::Scaling).await? {
+        Answer::Scaling(scaling) => Ok(Json(scaling)),
+        other => Err(ApiError::unexpected(other)),
+    }
+}
+
+/// Query of an observation.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Since {
+    /// Functions that changed after this `at_ns` of an earlier one.
+    #[serde(default)]
+    after_ns: u64,
+}
+
+/// `GET /v1/observation?after_ns=`: for controllers.
+pub async fn observation(
+    State(admin): State<Shared>,
+    since: Result<Query<Since>, QueryRejection>,
+) -> Reply<Json<Observation>> {
+    let Since { after_ns } = since?.0;
+    match admin.link.ask(Ask::Observe { after_ns }).await? {
         Answer::Observation(observation) => Ok(Json(observation)),
         other => Err(ApiError::unexpected(other)),
     }

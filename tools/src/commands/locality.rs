@@ -10,7 +10,9 @@ use ::call::admin::LocalityState;
 pub enum Locality {
     /// Show locality groups: their functions and their cores
     #[command(after_help = "Examples:\n  millrace locality show\n  millrace locality show -o json\n\n\
-        Group 0 are functions that run on every core, and cores that run every function.")]
+        Calls of a group go to its cores first, and elsewhere if none of them has a free slot. Groups that function.toml\n\
+        names win: the optimizer keeps their functions together. Group 0 are functions that run on every core, and\n\
+        cores that run every function; on few cores that is all (`millrace up --group-cores`).")]
     Show {
         #[command(flatten)]
         output: Output,
@@ -24,11 +26,22 @@ impl Locality {
         let Locality::Show { output, node } = self;
         let state: LocalityState = node.admin(environment)?.get("/v1/locality")?;
         output.print(&state, |state| {
-            let rows = state
-                .groups
-                .iter()
-                .map(|group| [group.group.to_string(), group.functions.join(", "), group.cores.join(", ")]);
-            table(["group", "functions", "cores"], rows)
+            let rows = state.groups.iter().map(|group| {
+                let source = match group.named.is_empty() {
+                    true => group.source.clone(),
+                    false if group.source == "function.toml" => {
+                        format!("function.toml: {}", group.named.join(", "))
+                    }
+                    false => format!("{}; function.toml: {}", group.source, group.named.join(", ")),
+                };
+                [group.group.to_string(), source, group.functions.join(", "), group.cores.join(", ")]
+            });
+            let table = table(["group", "source", "functions", "cores"], rows);
+            if state.divided {
+                table
+            } else {
+                format!("{table}\nThe cores are not divided into groups: each runs every function.")
+            }
         });
         Ok(Exit::Ok)
     }

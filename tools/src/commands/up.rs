@@ -1,6 +1,7 @@
 //! `millrace up`
 
 use super::control::{NodeArguments, bytes};
+use super::controllers::SteeringArguments;
 use super::jailer::{SandboxArguments, absolute};
 use super::up_regions::{self, RegionsArguments};
 use crate::admin::Admin;
@@ -56,6 +57,8 @@ pub struct Up {
     /// Bytes of functions' code that are kept in this host's cache after it is no longer published
     #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = bytes)]
     keep_unused: u64,
+    #[command(flatten)]
+    steering: SteeringArguments,
     #[command(flatten)]
     pub(super) regions: RegionsArguments,
     /// Run no process functions: no jailer, no BPF programs, WebAssembly only
@@ -128,6 +131,7 @@ impl Up {
         for directory in &self.allow_files {
             words.extend(["--allow-files".into(), directory.into()]);
         }
+        words.extend(self.steering.command_line());
         words.extend(self.sandboxes.command_line());
         if self.no_process_functions {
             words.push("--no-process-functions".into());
@@ -236,6 +240,7 @@ impl Platform {
     fn controllers(&self, endpoints: &Endpoints) -> Command {
         let mut command = Command::new(&self.executable);
         command.args(["controllers", "--admin", &endpoints.admin]);
+        command.args(self.options.steering.command_line());
         command
     }
 

@@ -1,10 +1,11 @@
 //! `millrace workers`
 
+use super::quota::thousandths;
 use crate::exit::{Done, Exit, Failure};
 use crate::output::{Output, table};
 use crate::settings::{Connection, Environment};
 use crate::times::duration;
-use ::call::admin::CoreState;
+use ::call::admin::{CoreState, ScalingState};
 use bpf::{CoreSched, RunQueue};
 use serde::Serialize;
 use std::time::Duration;
@@ -13,12 +14,17 @@ use std::time::Duration;
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Examples:\n  millrace workers\n  millrace workers --backends\n  millrace workers --sched 5s     # as root: who \
-                  waits for its CPU\n  millrace workers -o json"
+                  waits for its CPU\n  millrace workers --wanted -o json\n  millrace workers \
+                  -o json\n\nNothing here starts or stops machines: `wanted` is for the tools that do (also GET /v1/scaling and \
+                  millrace_cores_wanted)."
 )]
 pub struct Workers {
     /// Show which backend each core uses for each thing
     #[arg(long)]
     backends: bool,
+    /// Show only how many cores there should be, and why
+    #[arg(long, conflicts_with_all = ["backends", "sched"])]
+    wanted: bool,
     /// Watch this host's cores for so long and show what the kernel's scheduler did with them (eBPF; needs root)
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "backends")]
     sched: Option<Duration>,
@@ -30,14 +36,43 @@ pub struct Workers {
 
 impl Workers {
     pub fn run(self, environment: &Environment) -> Done {
-        let cores: Vec<CoreState> = self.node.admin(environment)?.get("/v1/workers")?;
+        let admin = self.node.admin(environment)?;
+        let scaling = || admin.get::<ScalingState>("/v1/scaling");
+        if self.wanted {
+            self.output.print(&scaling()?, wanted);
+            return Ok(Exit::Ok);
+        }
+        let cores: Vec<CoreState> = admin.get("/v1/workers")?;
         if let Some(span) = self.sched {
             self.output.print(&watch(&cores, span)?, |seen| sched(seen));
             return Ok(Exit::Ok);
         }
-        self.output.print(&cores, |cores| if self.backends { backends(cores) } else { list(cores) });
+        let scaling = scaling()?;
+        self.output.print(&cores, |cores| match self.backends {
+            true => backends(cores),
+            false => format!("{}\n{}", list(cores), wanted(&scaling)),
+        });
         Ok(Exit::Ok)
     }
+}
+
+/// What the controllers say about how many cores there should be.
+fn wanted(scaling: &ScalingState) -> String {
+    let ScalingState { cores, wanted, .. } = scaling;
+    let why = match wanted.reason.as_str() {
+        "in-band" => "which is neither too much nor too little",
+        "high" => "which is too much; more are wanted if it stays so",
+        "most" => "which is too much, but there may be no more",
+        "low" => "which is little; fewer are wanted if it stays so",
+        "least" => "which is little, but there may be no fewer",
+        _ => return format!("cores: {cores}; no controller has said yet how many there should be"),
+    };
+    let needed = thousandths(Some(wanted.needed_millis));
+    let percent = f64::from(wanted.load) / 10.0;
+    format!(
+        "cores: {cores}, wanted {}: calls that may not wait need {needed} cores, {percent:.0}% of these, {why}",
+        wanted.cores
+    )
 }
 
 fn list(cores: &[CoreState]) -> String {
