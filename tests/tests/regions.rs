@@ -199,4 +199,25 @@ fn the_conductor_sends_help_to_an_overloaded_region_and_regions_go_on_when_it_is
     submit(&mut client, &mut ledger, CALLS);
     world.settled(&mut client, &mut ledger);
     assert!(world.up.is_running());
+
+    // What operators say holds in all regions; one that does not hear it is named.
+    let all = ["a", "b", "c"];
+    world.site.ok(&["quota", "set", "slow", "--rate", "500"]);
+    world.site.ok(&["downstream", "set", "tao", "--threshold", "7"]);
+    for region in all {
+        let quotas = world.ask(region, &["quota", "show", "slow"]).expect("it serves");
+        assert_eq!(quotas[0]["quota"]["calls_per_s"], 500, "{region}: {quotas}");
+        let services = world.ask(region, &["downstream", "show"]).expect("it serves");
+        assert_eq!(services[0]["threshold_per_minute"], 7, "{region}: {services}");
+    }
+    world.site.ok(&["region", "fail", "b"]);
+    world.site.run(&["quota", "set", "slow", "--reset"]).fails(4, &["2 of 3 regions", "region b"]);
+    world.site.run(&["function", "delete", "slow"]).fails(4, &["2 of 3 regions", "region b"]);
+    for region in ["a", "c"] {
+        assert_eq!(world.ask(region, &["function", "show", "slow"]), None, "{region} has it still");
+    }
+    world.site.ok(&["region", "heal", "b"]);
+    until("b to serve again", || world.ask("b", &["function", "show", "slow"]));
+    world.site.ok(&["function", "delete", "slow"]);
+    assert_eq!(world.ask("b", &["function", "show", "slow"]), None);
 }

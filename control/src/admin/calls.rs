@@ -226,6 +226,9 @@ mod tests {
             (Ok(Some("order-7".into())), Ok(Some("order-7".into())))
         );
         assert_eq!((key(""), key("\"\""), key(&"x".repeat(256))), (Err(()), Err(()), Err(())));
+    }
+
+    #[test]
     fn keys_and_labels_are_read() {
         let terms = |json: &str| serde_json::from_str::<Terms>(json).unwrap();
         let said = terms(r#"{"key": "user-7", "zone": 2, "compartments": "1,3"}"#);

@@ -1,9 +1,10 @@
 //! `millrace downstream`
 
 use super::quota::thousandths;
-use crate::admin::query;
+use crate::admin::{Admin, query};
 use crate::exit::{Done, Exit};
 use crate::output::{Output, table};
+use crate::regions::everywhere::Everywhere;
 use crate::settings::{Connection, Environment};
 use ::call::admin::{DownstreamSpec, DownstreamState};
 
@@ -33,7 +34,7 @@ pub enum Downstream {
         #[command(flatten)]
         node: Connection,
     },
-    /// Set how much back-pressure a service stands
+    /// Set how much back-pressure a service stands, in each region
     #[command(after_help = SET)]
     Set {
         /// Its name, as functions have it
@@ -50,15 +51,22 @@ pub enum Downstream {
 
 impl Downstream {
     pub fn run(self, environment: &Environment) -> Done {
-        let (states, output): (Vec<DownstreamState>, Output) = match self {
-            Downstream::Show { output, node } => (node.admin(environment)?.get("/v1/downstreams")?, output),
+        match self {
+            Downstream::Show { output, node } => {
+                let states: Vec<DownstreamState> = node.admin(environment)?.get("/v1/downstreams")?;
+                output.print(&states, |states| show(states));
+            }
             Downstream::Set { downstream, threshold, output, node } => {
                 let path = format!("/v1/downstreams/{}", query(&downstream));
                 let spec = DownstreamSpec { threshold_per_minute: threshold };
-                (node.admin(environment)?.put(&path, &spec)?, output)
+                let put = |admin: &Admin| admin.put::<Vec<DownstreamState>>(&path, &spec);
+                let everywhere = Everywhere::order(&node, environment, put)?;
+                if let Some(states) = everywhere.done.first() {
+                    output.print(states, |states| show(states));
+                }
+                everywhere.end()?;
             }
-        };
-        output.print(&states, |states| show(states));
+        }
         Ok(Exit::Ok)
     }
 }

@@ -3,6 +3,7 @@
 use crate::admin::{Touched, function_name};
 use crate::exit::{Done, Exit};
 use crate::output::{Output, pairs, table};
+use crate::regions::everywhere::Everywhere;
 use crate::settings::{Connection, Environment};
 use call::FunctionSpec;
 use call::admin::FunctionState;
@@ -32,7 +33,7 @@ pub enum Function {
         #[command(flatten)]
         node: Connection,
     },
-    /// Delete a function; refused while calls of it are pending
+    /// Delete a function, in all regions; refused while calls of it are pending
     #[command(
         after_help = "Examples:\n  millrace function delete hello\n  millrace function delete hello --force"
     )]
@@ -65,10 +66,15 @@ impl Function {
             Function::Delete { function, force, output, node } => {
                 let (namespace, name) = function_name(&function)?;
                 let path = format!("/v1/functions/{namespace}/{name}?force={force}");
-                let touched: Touched = node.admin(environment)?.delete(&path)?;
-                output.print(&touched, |touched| {
-                    format!("deleted; {} pending calls went to the dead letters", touched.count)
-                });
+                let everywhere =
+                    Everywhere::order(&node, environment, |admin| admin.delete::<Touched>(&path))?;
+                let count = everywhere.done.iter().map(|touched| touched.count).sum();
+                if !everywhere.done.is_empty() {
+                    output.print(&Touched { count }, |touched| {
+                        format!("deleted; {} pending calls went to the dead letters", touched.count)
+                    });
+                }
+                everywhere.or_absent().end()?;
             }
         }
         Ok(Exit::Ok)

@@ -1,8 +1,9 @@
 //! `millrace quota`
 
-use crate::admin::{Touched, function_name, query};
+use crate::admin::{Admin, Touched, function_name, query};
 use crate::exit::{Done, Exit, Failure};
 use crate::output::{Output, table};
+use crate::regions::everywhere::Everywhere;
 use crate::settings::{Connection, Environment};
 use ::call::admin::{QuotaChange, QuotaState, TenantSpec};
 use ::call::function::QuotaKind;
@@ -22,7 +23,8 @@ Examples:
   millrace quota set thumbnail --reset                       # as its function.toml says
   millrace quota set --tenant photos --weight 3
 
-In force when it returns, without a restart and across restarts; a quota of CPU becomes a rate within two seconds.";
+In force when it returns, without a restart and across restarts; a quota of CPU becomes a rate within two seconds. With
+`up --regions` each region is told, and each has the whole quota: a region that was not reached is named.";
 
 /// Looks at quotas, or sets them.
 #[derive(clap::Subcommand, Debug)]
@@ -116,22 +118,29 @@ impl Quota {
 
 impl Set {
     fn run(self, environment: &Environment) -> Done {
-        let admin = self.node.admin(environment)?;
         if let (Some(tenant), Some(weight)) = (&self.tenant, self.weight) {
             let path = format!("/v1/tenants/{}", query(tenant));
             let (backlog, backlog_bytes) = (self.backlog.unwrap_or(0), self.backlog_bytes.unwrap_or(0));
             let spec = TenantSpec { weight, backlog, backlog_bytes };
-            let touched: Touched = admin.put(&path, &spec)?;
-            self.output.print(&touched, |_| format!("{tenant}: weight {weight}"));
-            return Ok(Exit::Ok);
+            let put = |admin: &Admin| admin.put::<Touched>(&path, &spec);
+            let everywhere = Everywhere::order(&self.node, environment, put)?;
+            if let Some(touched) = everywhere.done.first() {
+                self.output.print(touched, |_| format!("{tenant}: weight {weight}"));
+            }
+            return everywhere.end().map(|()| Exit::Ok);
         }
         let path = self.path()?;
-        let quotas: Vec<QuotaState> = match self.reset {
-            true => admin.delete(&path)?,
-            false => admin.put(&path, &self.change())?,
+        let set = |admin: &Admin| -> Result<Vec<QuotaState>, Failure> {
+            match self.reset {
+                true => admin.delete(&path),
+                false => admin.put(&path, &self.change()),
+            }
         };
-        self.output.print(&quotas, |quotas| show(quotas));
-        Ok(Exit::Ok)
+        let everywhere = Everywhere::order(&self.node, environment, set)?;
+        if let Some(quotas) = everywhere.done.first() {
+            self.output.print(quotas, |quotas| show(quotas));
+        }
+        everywhere.end().map(|()| Exit::Ok)
     }
 
     fn path(&self) -> Result<String, Failure> {

@@ -1,5 +1,6 @@
 //! Several regions on one machine: which there are, and how to reach each. Written down by `millrace up --regions`.
 
+pub mod everywhere;
 pub mod netns;
 
 use crate::admin::Admin;
