@@ -5,7 +5,7 @@ use crate::node::{Node, Phase};
 use crate::outcomes::explanation;
 use crate::schedule::defaults;
 use crate::session::SessionRef;
-use call::admin::{Answer, Ask, CallState, Conclusions, CoreState, FunctionState, NodeStatus, QueueState};
+use call::admin::{Answer, Ask, CallState, CoreState, FunctionState, NodeStatus, QueueState};
 use call::body::reply;
 use call::frame::{Frame, FrameBuf, Header, Kind, append};
 use call::{CallId, Instant, Status, WallTime};
@@ -189,45 +189,13 @@ impl<D: Driver> Node<D> {
             Ask::Region => Answer::Region(self.region_state()),
             Ask::Matrix { matrix } => self.matrix_published(matrix)?,
             Ask::RegionDrain { drained } => self.region_drains(drained),
-            Ask::Explain { call } => Answer::Why(self.explain(call.parse()?)?),
-            Ask::Quotas { function } => {
-                let only = function.map(|name| self.deployed(&name)).transpose()?;
-                Answer::Quotas(self.quota_states(only))
-            }
-            Ask::QuotaSet { function, change } => {
-                let function = self.deployed(&function)?;
-                self.set_quota(function, change);
-                Answer::Quotas(self.quota_states(Some(function)))
-            }
-            Ask::TenantSet { tenant, spec } => {
-                self.set_tenant(tenant, spec);
-                Answer::Done { count: 1 }
-            }
-            Ask::Downstreams => Answer::Downstreams(self.downstream_states()),
-            Ask::DownstreamSet { downstream, spec } => {
-                self.shapes.service(&downstream);
-                self.shapes.said.downstreams.insert(downstream, spec);
-                Answer::Downstreams(self.downstream_states())
-            }
-            Ask::Locality => Answer::Locality(self.locality_state()),
-            Ask::Scaling => Answer::Scaling(self.scaling_state()),
-            Ask::Observe { after_ns } => Answer::Observation(self.observe(after_ns)),
-            Ask::Conclude { conclusions } => self.concluded(conclusions)?,
             Ask::Drain => {
                 self.drain();
                 self.drain_asked.push((session, stamp));
                 return Ok(None);
             }
+            ask => self.answer_about_shaping(ask)?,
         }))
-    }
-
-    /// Takes what the controllers conclude, if it is about what this node told them.
-    fn concluded(&mut self, conclusions: Conclusions) -> Result<Answer, Refusal> {
-        if conclusions.incarnation != self.queue.incarnation() {
-            let message = "the conclusions are about an earlier incarnation of the node";
-            return Err(Refusal::new("conflict", message));
-        }
-        Ok(Answer::Done { count: self.conclude(conclusions) })
     }
 
     pub(crate) fn answer(&mut self, session: SessionRef, stamp: u64, answer: &Answer) {

@@ -1,14 +1,57 @@
-//! Answers about what holds calls back. Not on the path of a call.
+//! Answers about what holds calls back, and to controllers. Not on the path of a call.
 
 use crate::answers::Refusal;
 use crate::node::Node;
-use call::admin::{DownstreamState, Limited, QuotaState, Why};
+use call::admin::{Answer, Ask, Conclusions, DownstreamState, Limited, QuotaState, Why};
 use call::{CallId, Instant};
 use driver::Driver;
 use durableq::State;
 use scheduler::{FunctionRef, Rate};
 
 impl<D: Driver> Node<D> {
+    /// Answers what is asked about what holds calls back, and what controllers ask and conclude.
+    ///
+    /// # Panics
+    /// If it is about something else.
+    pub(crate) fn answer_about_shaping(&mut self, ask: Ask) -> Result<Answer, Refusal> {
+        Ok(match ask {
+            Ask::Explain { call } => Answer::Why(self.explain(call.parse()?)?),
+            Ask::Quotas { function } => {
+                let only = function.map(|name| self.deployed(&name)).transpose()?;
+                Answer::Quotas(self.quota_states(only))
+            }
+            Ask::QuotaSet { function, change } => {
+                let function = self.deployed(&function)?;
+                self.set_quota(function, change);
+                Answer::Quotas(self.quota_states(Some(function)))
+            }
+            Ask::TenantSet { tenant, spec } => {
+                self.set_tenant(tenant, spec);
+                Answer::Done { count: 1 }
+            }
+            Ask::Downstreams => Answer::Downstreams(self.downstream_states()),
+            Ask::DownstreamSet { downstream, spec } => {
+                self.shapes.service(&downstream);
+                self.shapes.said.downstreams.insert(downstream, spec);
+                Answer::Downstreams(self.downstream_states())
+            }
+            Ask::Locality => Answer::Locality(self.locality_state()),
+            Ask::Scaling => Answer::Scaling(self.scaling_state()),
+            Ask::Observe { after_ns } => Answer::Observation(self.observe(after_ns)),
+            Ask::Conclude { conclusions } => self.concluded(conclusions)?,
+            other => unreachable!("{other:?} is not about what holds calls back"),
+        })
+    }
+
+    /// Takes what the controllers conclude, if it is about what this node told them.
+    fn concluded(&mut self, conclusions: Conclusions) -> Result<Answer, Refusal> {
+        if conclusions.incarnation != self.queue.incarnation() {
+            let message = "the conclusions are about an earlier incarnation of the node";
+            return Err(Refusal::new("conflict", message));
+        }
+        Ok(Answer::Done { count: self.conclude(conclusions) })
+    }
+
     /// Why a call is where it is.
     pub(crate) fn explain(&self, call: CallId) -> Result<Why, Refusal> {
         let view = self.queue.find(call).ok_or_else(|| crate::answers::unknown(call))?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 struct Node {
     at_ns: u64,
     cores: Vec<ObservedCore>,
+    /// Each with when it changed last: after the look that was at that instant.
     functions: BTreeMap<u32, (ObservedFunction, u64)>,
     opportunistic: Versioned<u32>,
     wanted: Versioned<Wanted>,
@@ -49,13 +50,13 @@ impl Node {
         let (of, changed) = self.functions.entry(function).or_insert_with(fresh);
         (of.gone, of.begun, of.ended) = (false, of.begun + count, of.ended + count);
         of.cpu_ns += count * call::time::nanos(cpu);
-        *changed = self.at_ns;
+        *changed = self.at_ns + 1;
     }
 
     fn change(&mut self, function: u32, change: impl FnOnce(&mut ObservedFunction)) {
         if let Some((of, changed)) = self.functions.get_mut(&function) {
             change(of);
-            *changed = self.at_ns;
+            *changed = self.at_ns + 1;
         }
     }
 
@@ -80,7 +81,7 @@ impl Node {
             let (of, changed) = self.functions.get_mut(&function).expect("observed");
             assert!(!of.gone, "a group for a function that is gone");
             if take(&mut of.group, group) {
-                *changed = self.at_ns;
+                *changed = self.at_ns + 1;
             }
         }
         if let Some(wanted) = said.wanted {

@@ -184,7 +184,13 @@ pub const ORDERED: &str = "ordered";
 const ATTEMPTS: u16 = 3;
 
 fn functions() -> Vec<FunctionSpec> {
-    let retry = RetrySpec { attempts: ATTEMPTS, backoff_ms: 20, backoff_max_ms: 200, budget_percent: 0, finals: Vec::new() };
+    let retry = RetrySpec {
+        attempts: ATTEMPTS,
+        backoff_ms: 20,
+        backoff_max_ms: 200,
+        budget_percent: 0,
+        finals: Vec::new(),
+    };
     let of = |name: &str, concurrency| FunctionSpec {
         name: name.into(),
         concurrency,

@@ -190,8 +190,7 @@ impl Pool {
         }
     }
 
-    /// A call of a function is likely soon: a sandbox is made if there is none, and a place for it. No other one goes
-    /// for a guess.
+    /// A call is likely soon: a sandbox is made, if the function has none and a place is free. None goes for a guess.
     pub fn expect(&mut self, function: FunctionId, now: Instant) {
         if self.functions.get(&function).is_some_and(|known| known.growth.may_prepare(now)) {
             self.make(function, now);
@@ -200,11 +199,9 @@ impl Pool {
 
     /// No call of a function is likely soon: its idle sandboxes go.
     pub fn release(&mut self, function: FunctionId) {
-        for place in 0..self.sandboxes.len() as u32 {
-            let sandbox = &self.sandboxes[place as usize];
-            if sandbox.function == function && sandbox.is_idle() {
-                self.condemn(place);
-            }
+        let ours = |of: &Sandbox| of.function == function && of.is_idle();
+        while let Some(place) = self.sandboxes.iter().position(ours) {
+            self.condemn(place as u32);
         }
     }
 
