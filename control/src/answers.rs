@@ -161,6 +161,7 @@ impl<D: Driver> Node<D> {
             Ask::Call { call, wait_ms } => return self.call_asked(session, stamp, call.parse()?, wait_ms),
             Ask::Forget { asked } => {
                 self.waiters.forget(session, asked);
+                self.walks.forget(session, asked);
                 return Ok(None);
             }
             Ask::Queues => Answer::Queues(self.queue_states()),
@@ -185,6 +186,14 @@ impl<D: Driver> Node<D> {
                 self.purge_asked(function.as_deref(), only)?
             }
             Ask::Pause { whose, paused } => Answer::Done { count: self.set_pause(whose, paused)? },
+            Ask::Find { filter, limit, after } => {
+                self.find_asked(session, stamp, &filter, limit, after.as_deref())?;
+                return Ok(None);
+            }
+            Ask::Order { verb, filter, dry_run, from, examine } => {
+                self.order_asked((session, stamp), verb, filter.as_deref(), dry_run, from, examine)?;
+                return Ok(None);
+            }
             Ask::Workers => Answer::Workers(self.core_states()),
             Ask::Region => Answer::Region(self.region_state()),
             Ask::Matrix { matrix } => self.matrix_published(matrix)?,
@@ -347,11 +356,7 @@ impl<D: Driver> Node<D> {
         };
         let mut count = 0;
         for call in calls {
-            let function = self.queue.view(call).expect("just listed").function;
-            // A call whose function is gone would only wait; it stays where an operator sees it.
-            if self.catalog.find(function).is_some() {
-                count += u64::from(self.queue.redrive(&mut self.disk.lend(&mut self.driver), call));
-            }
+            count += u64::from(self.redrive(call));
         }
         match only {
             Some(only) if count == 0 => {
@@ -362,12 +367,19 @@ impl<D: Driver> Node<D> {
         }
     }
 
+    /// Makes a dead letter pending again. One whose function is gone would only wait; it stays where an operator sees it.
+    pub(crate) fn redrive(&mut self, call: durableq::CallRef) -> bool {
+        let function = self.queue.view(call).expect("just listed").function;
+        self.catalog.find(function).is_some()
+            && self.queue.redrive(&mut self.disk.lend(&mut self.driver), call)
+    }
+
     fn call_states(&self, calls: &[durableq::CallRef]) -> Answer {
         let views = calls.iter().filter_map(|call| self.queue.view(*call));
         Answer::Calls(views.map(|view| self.call_state(&view)).collect())
     }
 
-    fn call_state(&self, view: &CallView<'_>) -> CallState {
+    pub(crate) fn call_state(&self, view: &CallView<'_>) -> CallState {
         let said = view.outcome.and_then(|outcome| reply(outcome.body()).ok());
         let spec = self.catalog.find(view.function).and_then(|f| self.catalog.get(f)).map(|f| &f.spec);
         let defaults = spec.map(defaults);
@@ -517,7 +529,7 @@ pub(crate) fn state_name(view: &CallView<'_>) -> &'static str {
 }
 
 /// Why the last execution failed: the word for it, and the first line of what it wrote.
-fn reason(view: &CallView<'_>, stderr: Option<&str>) -> String {
+pub(crate) fn reason(view: &CallView<'_>, stderr: Option<&str>) -> String {
     match view.status {
         None | Some(Status::Ok) => String::new(),
         Some(status) => match stderr.and_then(|text| text.lines().find(|line| !line.trim().is_empty())) {

@@ -24,6 +24,7 @@ mod catalog;
 mod answers;
 mod orders;
 mod inquiry;
+mod walk;
 pub mod stats;
 mod utilization;
 pub mod steering;

@@ -19,6 +19,7 @@ use crate::session::{Role, Session, SessionRef, Sessions};
 use crate::shaping::Shapes;
 use crate::stats::Stats;
 use crate::utilization::Load;
+use crate::walk::Walks;
 use crate::worker_lb::Workers;
 use call::frame::{Frame, FrameBuf, Kind};
 use call::limits::Limits;
@@ -115,6 +116,7 @@ pub struct Node<D> {
     pub(crate) workers: Workers,
     pub(crate) regions: Regions,
     pub(crate) waiters: Waiters,
+    pub(crate) walks: Walks,
     /// Who is to be told when the drain has ended.
     pub(crate) drain_asked: Vec<(SessionRef, u64)>,
     pub(crate) stats: Stats,
@@ -151,6 +153,7 @@ impl<D: Driver> Node<D> {
             workers: Workers::new(&limits),
             regions: Regions::new(&limits, &options.regions),
             waiters: Waiters::default(),
+            walks: Walks::default(),
             drain_asked: Vec::new(),
             stats: Stats::new(),
             load: Load::new(&limits, now),
@@ -193,6 +196,7 @@ impl<D: Driver> Node<D> {
         }
         self.tell();
         self.publish_all();
+        self.walk_on();
         self.schedule();
         self.turn_links(now);
         self.commit();
@@ -323,6 +327,9 @@ impl<D: Driver> Node<D> {
             // The caller is to look at the phase before it sleeps again.
             Phase::Ended | Phase::Failed { .. } => return self.driver.now(),
         };
+        if !self.walks.is_empty() {
+            return self.driver.now();
+        }
         let gates = self.scheduler.next_wake().unwrap_or(Instant::NEVER);
         let own = self.look_at.min(drain).min(gates).min(self.queue_until());
         own.min(self.waiters.next()).min(self.links_until())

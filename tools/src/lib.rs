@@ -14,6 +14,8 @@ pub mod regions;
 pub mod packing;
 pub mod deployment;
 pub mod output;
+pub mod bulk;
+pub mod watch;
 pub mod times;
 pub mod interrupt;
 pub mod children;

@@ -101,6 +101,7 @@ fn routes() -> Vec<Route> {
         route(Method::GET, "/v1/functions/{namespace}/{name}", get(functions::show)),
         route(Method::DELETE, "/v1/functions/{namespace}/{name}", delete(functions::remove)),
         route(Method::POST, "/v1/functions/{namespace}/{name}/calls", post(calls::submit).layer(payload())),
+        route(Method::GET, "/v1/calls", get(operations::find)),
         route(Method::GET, "/v1/calls/{id}", get(calls::show)),
         route(Method::GET, "/v1/calls/{id}/why", get(shaping::why)),
         route(Method::GET, "/v1/quotas", get(shaping::quotas)),
@@ -253,6 +254,8 @@ mod tests {
         same("RegionState", serde_json::to_value(call::admin::RegionState::default()).unwrap());
         same("LinkState", serde_json::to_value(call::admin::LinkState::default()).unwrap());
         same("TrafficMatrix", serde_json::to_value(call::admin::TrafficMatrix::default()).unwrap());
+        same("CallPage", serde_json::to_value(call::admin::CallPage::default()).unwrap());
+        same("Ordered", serde_json::to_value(call::admin::Ordered::default()).unwrap());
         same("RetrySpec", serde_json::to_value(call::function::RetrySpec::default()).unwrap());
         same("QuotaChange", serde_json::to_value(call::function::QuotaSpec::default()).unwrap());
         same("Conclusions", serde_json::to_value(call::admin::Conclusions::default()).unwrap());

@@ -81,13 +81,13 @@ pub enum Command {
     Submit(submit::Submit),
     /// Submit a call and wait for its result
     Call(call::Call),
-    /// Look at calls
+    /// Look at calls, cancel them, or run them again
     #[command(subcommand)]
     Calls(calls::Calls),
-    /// Look at queues
+    /// Look at queues, or wait until one is empty
     #[command(subcommand)]
     Queue(queue::Queue),
-    /// Look at dead letters, or run them again
+    /// Look at dead letters, run them again, or forget them
     #[command(subcommand)]
     Dlq(dlq::Dlq),
     /// Show what calls of a function wrote to stdout and stderr

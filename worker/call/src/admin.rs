@@ -2,11 +2,13 @@
 //! [`crate::Kind::Answer`]. The HTTP API maps its routes to these and adds nothing.
 
 pub mod shaping;
+pub mod walk;
 
 pub use shaping::{
     Conclusions, DownstreamSpec, DownstreamState, Limited, LocalityGroup, LocalityState, Observation,
     ObservedCore, ObservedFunction, QuotaChange, QuotaState, Shaping, TenantSpec, Versioned, Why,
 };
+pub use walk::{CallPage, Ordered, Verb};
 
 use crate::function::FunctionSpec;
 use crate::outcome::{Status, Usage};
@@ -210,6 +212,28 @@ pub enum Ask {
         /// What is new.
         conclusions: Conclusions,
     },
+    /// The calls that a filter means, in order of start time.
+    Find {
+        /// Which; see [`crate::filter`].
+        filter: String,
+        /// How many at most.
+        limit: u32,
+        /// Only those behind this place: the `next` of an earlier page.
+        after: Option<String>,
+    },
+    /// Do something to all calls that a filter means and that it can be done to.
+    Order {
+        /// What.
+        verb: Verb,
+        /// To which; all if there is none.
+        filter: Option<String>,
+        /// Only count them.
+        dry_run: bool,
+        /// Where to begin: 0, or the `next` of an earlier answer.
+        from: u64,
+        /// How many calls to look at, at most.
+        examine: u64,
+    },
     /// Take no new calls, finish leases, then answer.
     Drain,
 }
@@ -265,6 +289,10 @@ pub enum Answer {
     Downstreams(Vec<DownstreamState>),
     /// To [`Ask::Locality`].
     Locality(LocalityState),
+    /// To [`Ask::Find`].
+    Found(CallPage),
+    /// To [`Ask::Order`].
+    Ordered(Ordered),
     /// To [`Ask::Observe`].
     Observation(Observation),
 }

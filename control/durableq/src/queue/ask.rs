@@ -39,7 +39,7 @@ impl DurableQ {
         })
     }
 
-    fn view_ended(&self, ended: &Ended) -> CallView<'_> {
+    pub(super) fn view_ended(&self, ended: &Ended) -> CallView<'_> {
         CallView {
             id: ended.id,
             function: self.functions[ended.function].id,

@@ -13,6 +13,7 @@ mod record;
 mod park;
 mod replay;
 mod ask;
+mod walk;
 mod check;
 
 use crate::log::reader::Reader;
