@@ -165,35 +165,6 @@ impl<D: Driver> Node<D> {
                 return Ok(None);
             }
             Ask::Queues => Answer::Queues(self.queue_states()),
-            Ask::Peek { function, limit } => {
-                let mut calls = Vec::new();
-                self.queue.peek(self.queued(&function)?, limit as usize, &mut calls);
-                self.call_states(&calls)
-            }
-            Ask::DeadLetters { function, limit } => {
-                self.call_states(&self.dead_letters(function.as_deref(), limit as usize)?)
-            }
-            Ask::Redrive { function, call } => {
-                let only = call.map(|text| text.parse()).transpose()?;
-                self.redrive_asked(function.as_deref(), only)?
-            }
-            Ask::Cancel { call, wait_ms } => {
-                return self.cancel_asked(session, stamp, call.parse()?, wait_ms);
-            }
-            Ask::Retry { call } => self.retry_asked(call.parse()?)?,
-            Ask::Purge { function, call } => {
-                let only = call.map(|text| text.parse()).transpose()?;
-                self.purge_asked(function.as_deref(), only)?
-            }
-            Ask::Pause { whose, paused } => Answer::Done { count: self.set_pause(whose, paused)? },
-            Ask::Find { filter, limit, after } => {
-                self.find_asked(session, stamp, &filter, limit, after.as_deref())?;
-                return Ok(None);
-            }
-            Ask::Order { verb, filter, dry_run, from, examine } => {
-                self.order_asked((session, stamp), verb, filter.as_deref(), dry_run, from, examine)?;
-                return Ok(None);
-            }
             Ask::Workers => Answer::Workers(self.core_states()),
             Ask::Region => Answer::Region(self.region_state()),
             Ask::Matrix { matrix } => self.matrix_published(matrix)?,
@@ -226,6 +197,48 @@ impl<D: Driver> Node<D> {
                 self.drain_asked.push((session, stamp));
                 return Ok(None);
             }
+            about_calls => return self.answer_about_calls(session, stamp, about_calls),
+        }))
+    }
+
+    /// Of many calls, and what is done to calls.
+    fn answer_about_calls(
+        &mut self,
+        session: SessionRef,
+        stamp: u64,
+        ask: Ask,
+    ) -> Result<Option<Answer>, Refusal> {
+        Ok(Some(match ask {
+            Ask::Peek { function, limit } => {
+                let mut calls = Vec::new();
+                self.queue.peek(self.queued(&function)?, limit as usize, &mut calls);
+                self.call_states(&calls)
+            }
+            Ask::DeadLetters { function, limit } => {
+                self.call_states(&self.dead_letters(function.as_deref(), limit as usize)?)
+            }
+            Ask::Redrive { function, call } => {
+                let only = call.map(|text| text.parse()).transpose()?;
+                self.redrive_asked(function.as_deref(), only)?
+            }
+            Ask::Cancel { call, wait_ms } => {
+                return self.cancel_asked(session, stamp, call.parse()?, wait_ms);
+            }
+            Ask::Retry { call } => self.retry_asked(call.parse()?)?,
+            Ask::Purge { function, call } => {
+                let only = call.map(|text| text.parse()).transpose()?;
+                self.purge_asked(function.as_deref(), only)?
+            }
+            Ask::Pause { whose, paused } => Answer::Done { count: self.set_pause(whose, paused)? },
+            Ask::Find { filter, limit, after } => {
+                self.find_asked(session, stamp, &filter, limit, after.as_deref())?;
+                return Ok(None);
+            }
+            Ask::Order { verb, filter, dry_run, from, examine } => {
+                self.order_asked((session, stamp), verb, filter.as_deref(), dry_run, from, examine)?;
+                return Ok(None);
+            }
+            other => unreachable!("answered elsewhere: {other:?}"),
         }))
     }
 

@@ -306,8 +306,14 @@ impl<D: Driver> Node<D> {
 
     /// Does it; whether that was possible.
     fn obey(&mut self, verb: Verb, call: CallRef) -> bool {
+        let Some(view) = self.queue.view(call) else { return false };
+        let (id, state) = (view.id, view.state);
         match verb {
             Verb::Redrive => self.redrive(call),
+            Verb::Retry if state == State::Dead => self.redrive(call),
+            Verb::Retry => self.hurry(id),
+            Verb::Purge => self.queue.purge(&mut self.disk.lend(&mut self.driver), call),
+            Verb::Cancel => self.cancel(id),
         }
     }
 
@@ -348,7 +354,9 @@ impl<D: Driver> Node<D> {
 /// Whether something can be done to a call.
 fn applies(verb: Verb, view: &CallView<'_>) -> bool {
     match verb {
-        Verb::Redrive => view.state == State::Dead,
+        Verb::Redrive | Verb::Purge => view.state == State::Dead,
+        Verb::Retry => view.state == State::Dead || (view.state == State::Scheduled && view.status.is_some()),
+        Verb::Cancel => !matches!(view.state, State::Dead | State::Done),
     }
 }
 

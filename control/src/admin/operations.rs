@@ -128,6 +128,9 @@ pub struct Which {
     call: Option<String>,
     /// Only these; see [`call::filter`].
     r#where: Option<String>,
+    /// All that it can be done to.
+    #[serde(default)]
+    all: bool,
     /// Only count them.
     #[serde(default)]
     dry_run: bool,
@@ -139,6 +142,15 @@ pub struct Which {
 }
 
 impl Which {
+    /// What cannot be taken back is done only to what was named.
+    fn said(self) -> Reply<Which> {
+        if self.all || self.function.is_some() || self.call.is_some() || self.r#where.is_some() {
+            return Ok(self);
+        }
+        let remedy = "give `where`, `function`, `call`, or all=true";
+        Err(ApiError::unprocessable("the query does not say which calls are meant", remedy))
+    }
+
     /// What `function` and `where` say together.
     fn filter(&self) -> Option<String> {
         let function = self.function.as_ref().map(|name| {
@@ -164,10 +176,47 @@ pub async fn redrive(
     }
 }
 
+/// `POST /v1/dead-letters/purge?function=&call=&where=&all=&dry_run=&from=&examine=`
+pub async fn purge(
+    State(admin): State<Shared>,
+    which: Result<Query<Which>, QueryRejection>,
+) -> Reply<Json<Ordered>> {
+    let which = which?.0.said()?;
+    match &which.call {
+        Some(call) => one(&admin, Ask::Purge { function: None, call: Some(call.clone()) }).await,
+        None => many(&admin, Verb::Purge, &which).await,
+    }
+}
+
+/// `POST /v1/calls/retry?function=&call=&where=&all=&dry_run=&from=&examine=`
+pub async fn retry(
+    State(admin): State<Shared>,
+    which: Result<Query<Which>, QueryRejection>,
+) -> Reply<Json<Ordered>> {
+    let which = which?.0.said()?;
+    match &which.call {
+        Some(call) => one(&admin, Ask::Retry { call: call.clone() }).await,
+        None => many(&admin, Verb::Retry, &which).await,
+    }
+}
+
+/// `POST /v1/calls/cancel?function=&call=&where=&all=&dry_run=&from=&examine=`
+pub async fn cancel(
+    State(admin): State<Shared>,
+    which: Result<Query<Which>, QueryRejection>,
+) -> Reply<Json<Ordered>> {
+    let which = which?.0.said()?;
+    match &which.call {
+        Some(call) => one(&admin, Ask::Cancel { call: call.clone(), wait_ms: 0 }).await,
+        None => many(&admin, Verb::Cancel, &which).await,
+    }
+}
+
 /// An order about one call.
 async fn one(admin: &Shared, ask: Ask) -> Reply<Json<Ordered>> {
     match admin.link.ask(ask).await? {
         Answer::Done { count } => Ok(Json(Ordered { count, matched: count, ..Ordered::default() })),
+        Answer::Call(_) => Ok(Json(Ordered { count: 1, matched: 1, ..Ordered::default() })),
         other => Err(ApiError::unexpected(other)),
     }
 }

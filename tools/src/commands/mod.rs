@@ -84,7 +84,7 @@ pub enum Command {
     /// Look at calls, cancel them, or run them again
     #[command(subcommand)]
     Calls(calls::Calls),
-    /// Look at queues, or wait until one is empty
+    /// Look at queues, hold them, or wait until one is empty
     #[command(subcommand)]
     Queue(queue::Queue),
     /// Look at dead letters, run them again, or forget them

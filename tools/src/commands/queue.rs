@@ -1,7 +1,7 @@
 //! `millrace queue`
 
 use super::calls;
-use crate::admin::{Admin, function_name};
+use crate::admin::{Admin, Touched, function_name, query};
 use crate::bulk::{self, Progress, Where};
 use crate::exit::{Done, Exit, Failure};
 use crate::interrupt;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// Between two looks at a queue that drains.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Looks at queues, and waits until one is empty.
+/// Looks at queues, holds them, waits until one is empty.
 #[derive(clap::Subcommand, Debug)]
 pub enum Queue {
     /// List the queues of all functions: how much waits, and for how long
@@ -62,6 +62,15 @@ pub enum Queue {
         #[command(flatten)]
         node: Connection,
     },
+    /// Hold the calls of a function, or of all functions of a tenant: accepted, but none begins
+    #[command(
+        after_help = "Examples:\n  millrace queue pause hello\n  millrace queue pause --tenant shop\n\n\
+        It is on disk when this returns, and holds until `resume`; what runs already goes on."
+    )]
+    Pause(Whose),
+    /// Let the calls of a function, or of a tenant's functions, begin again
+    #[command(after_help = "Examples:\n  millrace queue resume hello\n  millrace queue resume --tenant shop")]
+    Resume(Whose),
     /// Wait until no call of a function waits or runs; new ones are still accepted
     #[command(
         after_help = "Examples:\n  millrace queue drain hello\n  millrace queue drain hello --due --timeout 10m\n\n\
@@ -81,6 +90,39 @@ pub enum Queue {
         #[command(flatten)]
         node: Connection,
     },
+}
+
+/// Whose calls.
+#[derive(clap::Args, Debug)]
+#[command(group(clap::ArgGroup::new("whose").required(true).args(["function", "tenant"])))]
+pub struct Whose {
+    /// NAME or NAMESPACE/NAME
+    function: Option<String>,
+    /// Those of all functions of this tenant
+    #[arg(long)]
+    tenant: Option<String>,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    node: Connection,
+}
+
+impl Whose {
+    fn order(&self, verb: &str, done: &str, environment: &Environment) -> Done {
+        let path = match (&self.function, &self.tenant) {
+            (Some(function), _) => {
+                let (namespace, name) = function_name(function)?;
+                format!("/v1/queues/{namespace}/{name}/{verb}")
+            }
+            (None, tenant) => format!("/v1/tenants/{}/{verb}", query(tenant.as_deref().unwrap_or_default())),
+        };
+        let touched: Touched = self.node.admin(environment)?.post(&path)?;
+        self.output.print(&touched, |touched| match touched.count {
+            0 => "nothing changed".into(),
+            count => format!("{count} functions {done}"),
+        });
+        Ok(Exit::Ok)
+    }
 }
 
 impl Queue {
@@ -117,6 +159,8 @@ impl Queue {
                 output.print(&peeked, |peeked| calls::list(peeked));
                 Ok(Exit::Ok)
             }
+            Queue::Pause(whose) => whose.order("pause", "are held", environment),
+            Queue::Resume(whose) => whose.order("resume", "run again", environment),
             Queue::Drain { function, due, timeout, output, node } => {
                 let state = drain(&node.admin(environment)?, &function, due, timeout)?;
                 output.print(&state, show);
@@ -168,6 +212,7 @@ fn show(queue: &QueueState) -> String {
         ("leased", queue.leased.to_string()),
         ("dead", queue.dead.to_string()),
         ("oldest due", format!("{} ms", queue.oldest_due_ms)),
+        ("paused", if queue.paused.is_empty() { "no".into() } else { format!("by {}", queue.paused) }),
     ])
 }
 
@@ -180,7 +225,8 @@ fn list(queues: &[QueueState]) -> String {
             queue.leased.to_string(),
             queue.dead.to_string(),
             format!("{} ms", queue.oldest_due_ms),
+            queue.paused.clone(),
         ]
     };
-    table(["function", "scheduled", "due", "leased", "dead", "oldest due"], queues.iter().map(row))
+    table(["function", "scheduled", "due", "leased", "dead", "oldest due", "paused by"], queues.iter().map(row))
 }

@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 pub enum Verb {
     /// Dead letters are pending again, with all their attempts.
     Redrive,
+    /// Dead letters are forgotten.
+    Purge,
+    /// Dead letters, and calls that wait to be tried again, are due now.
+    Retry,
+    /// Calls that wait end, and those that run are stopped by their cores.
+    Cancel,
 }
 
 /// Some of the calls that a filter means, in order of start time.
