@@ -189,6 +189,7 @@ impl<D: Driver> Node<D> {
                 self.shapes.said.downstreams.insert(downstream, spec);
                 Answer::Downstreams(self.downstream_states())
             }
+            Ask::Hold { ms } => Answer::Held(self.hold(ms)),
             Ask::Locality => Answer::Locality(self.locality_state()),
             Ask::Observe => Answer::Observation(self.observe()),
             Ask::Conclude { conclusions } => self.concluded(conclusions)?,
@@ -197,12 +198,20 @@ impl<D: Driver> Node<D> {
                 self.drain_asked.push((session, stamp));
                 return Ok(None);
             }
-            about_calls => return self.answer_about_calls(session, stamp, about_calls),
+            of_calls @ (Ask::Peek { .. }
+            | Ask::DeadLetters { .. }
+            | Ask::Find { .. }
+            | Ask::Order { .. }
+            | Ask::Redrive { .. }
+            | Ask::Cancel { .. }
+            | Ask::Retry { .. }
+            | Ask::Purge { .. }
+            | Ask::Pause { .. }) => return self.answer_of_calls(session, stamp, of_calls),
         }))
     }
 
     /// Of many calls, and what is done to calls.
-    fn answer_about_calls(
+    fn answer_of_calls(
         &mut self,
         session: SessionRef,
         stamp: u64,

@@ -25,6 +25,7 @@ mod answers;
 mod orders;
 mod inquiry;
 mod walk;
+mod holding;
 pub mod stats;
 mod utilization;
 pub mod steering;

@@ -117,6 +117,8 @@ pub struct Node<D> {
     pub(crate) regions: Regions,
     pub(crate) waiters: Waiters,
     pub(crate) walks: Walks,
+    /// Until when the log is held for a copy; zero if it is not.
+    pub(crate) held_until: Instant,
     /// Who is to be told when the drain has ended.
     pub(crate) drain_asked: Vec<(SessionRef, u64)>,
     pub(crate) stats: Stats,
@@ -154,6 +156,7 @@ impl<D: Driver> Node<D> {
             regions: Regions::new(&limits, &options.regions),
             waiters: Waiters::default(),
             walks: Walks::default(),
+            held_until: Instant(0),
             drain_asked: Vec::new(),
             stats: Stats::new(),
             load: Load::new(&limits, now),
@@ -197,6 +200,7 @@ impl<D: Driver> Node<D> {
         self.tell();
         self.publish_all();
         self.walk_on();
+        self.end_hold(now);
         self.schedule();
         self.turn_links(now);
         self.commit();
@@ -332,7 +336,7 @@ impl<D: Driver> Node<D> {
         }
         let gates = self.scheduler.next_wake().unwrap_or(Instant::NEVER);
         let own = self.look_at.min(drain).min(gates).min(self.queue_until());
-        own.min(self.waiters.next()).min(self.links_until())
+        own.min(self.waiters.next()).min(self.links_until()).min(self.hold_until())
     }
 
     /// Ends a connection and says why.

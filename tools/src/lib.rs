@@ -15,6 +15,7 @@ pub mod packing;
 pub mod deployment;
 pub mod output;
 pub mod bulk;
+pub mod backup;
 pub mod watch;
 pub mod times;
 pub mod interrupt;

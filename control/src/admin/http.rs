@@ -126,6 +126,7 @@ fn routes() -> Vec<Route> {
         route(Method::POST, "/v1/dead-letters/purge", post(operations::purge)),
         route(Method::GET, "/v1/workers", get(operations::workers)),
         route(Method::GET, "/v1/status", get(operations::status)),
+        route(Method::POST, "/v1/hold", post(operations::hold)),
         route(Method::POST, "/v1/drain", post(operations::drain)),
         route(Method::GET, "/v1/region", get(region::show)),
         route(Method::PUT, "/v1/region/matrix", put(region::matrix)),
@@ -261,6 +262,7 @@ mod tests {
         same("RegionState", serde_json::to_value(call::admin::RegionState::default()).unwrap());
         same("LinkState", serde_json::to_value(call::admin::LinkState::default()).unwrap());
         same("TrafficMatrix", serde_json::to_value(call::admin::TrafficMatrix::default()).unwrap());
+        same("Hold", serde_json::to_value(call::admin::Hold::default()).unwrap());
         same("CallPage", serde_json::to_value(call::admin::CallPage::default()).unwrap());
         same("Ordered", serde_json::to_value(call::admin::Ordered::default()).unwrap());
         same("RetrySpec", serde_json::to_value(call::function::RetrySpec::default()).unwrap());

@@ -6,7 +6,7 @@ use crate::admin::http::Shared;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use call::admin::{Answer, Ask, CallPage, CallState, CoreState, NodeStatus, Ordered, QueueState, Verb};
+use call::admin::{Answer, Ask, CallPage, CallState, CoreState, Hold, NodeStatus, Ordered, QueueState, Verb};
 use serde::Deserialize;
 
 /// Calls in one answer, if the query does not say.
@@ -248,6 +248,26 @@ async fn many(admin: &Shared, verb: Verb, which: &Which) -> Reply<Json<Ordered>>
         }
     }
     Ok(Json(sum))
+}
+
+/// Query of a hold.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Time {
+    /// How long.
+    ms: u64,
+}
+
+/// `POST /v1/hold?ms=`
+pub async fn hold(
+    State(admin): State<Shared>,
+    time: Result<Query<Time>, QueryRejection>,
+) -> Reply<Json<Hold>> {
+    let Query(Time { ms }) = time?;
+    match admin.link.ask(Ask::Hold { ms }).await? {
+        Answer::Held(held) => Ok(Json(Hold { directory: admin.root.display().to_string(), ..held })),
+        other => Err(ApiError::unexpected(other)),
+    }
 }
 
 /// `POST /v1/drain`: answered when nothing is leased any more; then the node ends.

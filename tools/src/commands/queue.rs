@@ -228,5 +228,8 @@ fn list(queues: &[QueueState]) -> String {
             queue.paused.clone(),
         ]
     };
-    table(["function", "scheduled", "due", "leased", "dead", "oldest due", "paused by"], queues.iter().map(row))
+    table(
+        ["function", "scheduled", "due", "leased", "dead", "oldest due", "paused by"],
+        queues.iter().map(row),
+    )
 }

@@ -8,7 +8,7 @@ pub use shaping::{
     Conclusions, DownstreamSpec, DownstreamState, Limited, LocalityGroup, LocalityState, Observation,
     ObservedCore, ObservedFunction, QuotaChange, QuotaState, Shaping, TenantSpec, Versioned, Why,
 };
-pub use walk::{CallPage, Ordered, Verb};
+pub use walk::{CallPage, Hold, Ordered, Verb};
 
 use crate::function::FunctionSpec;
 use crate::outcome::{Status, Usage};
@@ -234,6 +234,11 @@ pub enum Ask {
         /// How many calls to look at, at most.
         examine: u64,
     },
+    /// Let the segments of the log be for so long: they are copied.
+    Hold {
+        /// How long from now, a minute at most.
+        ms: u64,
+    },
     /// Take no new calls, finish leases, then answer.
     Drain,
 }
@@ -293,6 +298,8 @@ pub enum Answer {
     Found(CallPage),
     /// To [`Ask::Order`].
     Ordered(Ordered),
+    /// To [`Ask::Hold`].
+    Held(Hold),
     /// To [`Ask::Observe`].
     Observation(Observation),
 }

@@ -14,6 +14,7 @@ mod park;
 mod replay;
 mod ask;
 mod walk;
+mod hold;
 mod check;
 
 use crate::log::reader::Reader;

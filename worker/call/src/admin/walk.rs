@@ -32,6 +32,21 @@ pub struct CallPage {
     pub next: Option<String>,
 }
 
+/// Up to where the log of a node that is held for a copy stands on disk.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Hold {
+    /// The last group on disk. What is in it and in those before it was acknowledged; of later ones nobody knows.
+    pub group: u64,
+    /// Which start of the queue writes.
+    pub incarnation: u32,
+    /// Calls waiting or leased then.
+    pub pending: u64,
+    /// Dead letters then.
+    pub dead_letters: u64,
+    /// The node's data directory.
+    pub directory: String,
+}
+
 /// What an order has come to.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Ordered {
