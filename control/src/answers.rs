@@ -219,9 +219,9 @@ impl<D: Driver> Node<D> {
     ) -> Result<Option<Answer>, Refusal> {
         Ok(Some(match ask {
             Ask::Peek { function, limit } => {
-                let mut calls = Vec::new();
-                self.queue.peek(self.queued(&function)?, limit as usize, &mut calls);
-                self.call_states(&calls)
+                let known = self.queue.function_id(self.queued(&function)?);
+                self.peek_asked(session, stamp, known, limit)?;
+                return Ok(None);
             }
             Ask::DeadLetters { function, limit } => {
                 self.call_states(&self.dead_letters(function.as_deref(), limit as usize)?)

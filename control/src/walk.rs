@@ -8,7 +8,7 @@ use crate::session::SessionRef;
 use call::admin::{Answer, CallPage, Ordered, Verb};
 use call::body::reply;
 use call::filter::{Filter, Number, Subject, Text};
-use call::{CallId, FunctionSpec, WallTime};
+use call::{CallId, FunctionId, FunctionSpec, WallTime};
 use driver::Driver;
 use durableq::{CallRef, CallView, State};
 use std::borrow::Cow;
@@ -47,8 +47,8 @@ enum At {
 
 /// What a walk is for.
 enum Errand {
-    /// The first calls behind a place.
-    List { limit: usize, after: Option<Place>, found: BinaryHeap<Place> },
+    /// The first calls behind a place; of one function, if only what waits there is asked for.
+    List { limit: usize, after: Option<Place>, of: Option<FunctionId>, found: BinaryHeap<Place> },
     /// Something is done to each.
     Order { verb: Verb, dry_run: bool, count: u64, left: u64 },
 }
@@ -63,6 +63,12 @@ struct Walk {
     matched: u64,
     examined: u64,
     unknown: u64,
+}
+
+impl Walk {
+    fn new((session, stamp): (SessionRef, u64), filter: Option<Filter>, at: At, errand: Errand) -> Walk {
+        Walk { session, stamp, filter, at, errand, matched: 0, examined: 0, unknown: 0 }
+    }
 }
 
 /// All walks; the first is the next to go on.
@@ -171,23 +177,27 @@ impl<D: Driver> Node<D> {
     ) -> Result<(), Refusal> {
         let after = after.map(place_of).transpose()?;
         let limit = limit.clamp(1, PAGE_CALLS_MAX) as usize;
-        let errand = Errand::List { limit, after, found: BinaryHeap::with_capacity(limit + 1) };
-        self.walks.add(Walk {
-            session,
-            stamp,
-            filter: Some(parsed(filter)?),
-            at: At::Number(0),
-            errand,
-            matched: 0,
-            examined: 0,
-            unknown: 0,
-        })
+        let errand = Errand::List { limit, after, of: None, found: BinaryHeap::new() };
+        self.walks.add(Walk::new((session, stamp), Some(parsed(filter)?), At::Number(0), errand))
+    }
+
+    /// Begins to look for the first calls that wait in a function's queue.
+    pub(crate) fn peek_asked(
+        &mut self,
+        session: SessionRef,
+        stamp: u64,
+        function: FunctionId,
+        limit: u32,
+    ) -> Result<(), Refusal> {
+        let (limit, of) = (limit.max(1) as usize, Some(function));
+        let errand = Errand::List { limit, after: None, of, found: BinaryHeap::new() };
+        self.walks.add(Walk::new((session, stamp), None, At::Number(0), errand))
     }
 
     /// Begins to do something to calls.
     pub(crate) fn order_asked(
         &mut self,
-        (session, stamp): (SessionRef, u64),
+        who: (SessionRef, u64),
         verb: Verb,
         filter: Option<&str>,
         dry_run: bool,
@@ -195,16 +205,8 @@ impl<D: Driver> Node<D> {
         examine: u64,
     ) -> Result<(), Refusal> {
         let errand = Errand::Order { verb, dry_run, count: 0, left: examine.max(1) };
-        self.walks.add(Walk {
-            session,
-            stamp,
-            filter: filter.map(parsed).transpose()?,
-            at: u32::try_from(from).map_or(At::Over, At::Number),
-            errand,
-            matched: 0,
-            examined: 0,
-            unknown: 0,
-        })
+        let at = u32::try_from(from).map_or(At::Over, At::Number);
+        self.walks.add(Walk::new(who, filter.map(parsed).transpose()?, at, errand))
     }
 
     /// Goes on with the first walk, and answers if that is its end.
@@ -218,7 +220,9 @@ impl<D: Driver> Node<D> {
             }
         }
         let is_over = match walk.errand {
-            Errand::List { .. } => walk.at == At::Over,
+            // What waits has a number.
+            Errand::List { of: Some(_), .. } => !matches!(walk.at, At::Number(_)),
+            Errand::List { of: None, .. } => walk.at == At::Over,
             Errand::Order { left, .. } => left == 0 || !matches!(walk.at, At::Number(_)),
         };
         if is_over {
@@ -271,6 +275,15 @@ impl<D: Driver> Node<D> {
     }
 
     fn judge(&self, walk: &mut Walk, at: At, view: &CallView<'_>, wall: WallTime, meant: &mut Vec<CallRef>) {
+        // One that has ended, and whose number is not free yet, is seen among the ends.
+        let ended = matches!(at, At::Number(_)) && view.state == State::Done;
+        let elsewhere = match walk.errand {
+            Errand::List { of: Some(function), .. } => view.function != function || !waits(view),
+            _ => false,
+        };
+        if ended || elsewhere {
+            return;
+        }
         let function = self.catalog.find(view.function).and_then(|function| self.catalog.get(function));
         let seen = Seen { view, spec: function.map(|deployed| &deployed.spec), unknown: Cell::new(false) };
         walk.examined += 1;
@@ -290,7 +303,7 @@ impl<D: Driver> Node<D> {
         }
         walk.matched += 1;
         match (&mut walk.errand, at) {
-            (Errand::List { limit, after, found }, _) => {
+            (Errand::List { limit, after, found, .. }, _) => {
                 let place = (view.start_at.0, view.id);
                 if after.is_none_or(|after| place > after) {
                     found.push(place);
@@ -325,7 +338,11 @@ impl<D: Driver> Node<D> {
                 let of = self.queue.numbers().into();
                 Answer::Ordered(Ordered { count, matched, examined, unknown, of, next })
             }
-            Errand::List { limit, after, found } => {
+            Errand::List { of: Some(_), found, .. } => {
+                let views = found.into_sorted_vec().into_iter().filter_map(|(_, id)| self.queue.find(id));
+                Answer::Calls(views.map(|view| self.call_state(&view)).collect())
+            }
+            Errand::List { limit, after, found, of: None } => {
                 let is_full = found.len() == limit;
                 let (mut calls, mut bytes, mut last) = (Vec::new(), 0, after);
                 let mut is_cut = false;
@@ -349,6 +366,11 @@ impl<D: Driver> Node<D> {
             }
         }
     }
+}
+
+/// Whether a call waits in its function's queue.
+fn waits(view: &CallView<'_>) -> bool {
+    matches!(view.state, State::Scheduled | State::Due)
 }
 
 /// Whether something can be done to a call.

@@ -137,7 +137,7 @@ fn each(number: u64, bytes: &[u8], mut show: impl FnMut(Shown)) {
         |entry: &Entry<'_>| matches!(entry, Entry::Group { header, .. } if header.segment == number);
     let last = dump(bytes).filter(is_of_here).last();
     let end = last.map_or(0, |entry| if let Entry::Group { offset, .. } = entry { offset } else { 0 });
-    let mut stale = false;
+    let (mut stale, mut covered) = (false, 0);
     for entry in dump(bytes) {
         let mut shown = Shown { file: file.clone(), ..Shown::default() };
         match entry {
@@ -151,9 +151,14 @@ fn each(number: u64, bytes: &[u8], mut show: impl FnMut(Shown)) {
                 (shown.offset, shown.kind, shown.bytes) = (offset, "part".into(), bytes as u64);
             }
             Entry::Broken { offset, error } => {
+                if offset < covered {
+                    // The rest of a group that was named.
+                    continue;
+                }
                 let claimed = GroupHeader::claimed(&bytes[offset as usize..]);
                 let ours = claimed.filter(|header| header.segment == number);
                 stale = offset > end && ours.is_none();
+                covered = ours.map_or(0, |header| offset + header.bytes_on_disk() as u64);
                 let is_tail = offset > end;
                 (shown.offset, shown.kind) = (offset, if stale { "left".into() } else { "damaged".into() });
                 shown.group = ours.map(|header| header.sequence);
