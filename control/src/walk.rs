@@ -136,7 +136,8 @@ impl Subject for Seen<'_> {
             Number::Attempts => Some(view.deliveries.into()),
             Number::Born => Some(view.id.born_unix_ms().saturating_mul(1_000_000)),
             Number::Start => Some(view.start_at.0).filter(|start| *start != 0),
-            Number::Criticality | Number::Deadline | Number::Bytes | Number::Key => self.submitted(field),
+            Number::Bytes => Some(view.bytes as u64).filter(|bytes| *bytes != 0),
+            Number::Criticality | Number::Deadline | Number::Key => self.submitted(field),
         }
     }
 }
@@ -155,7 +156,6 @@ impl Seen<'_> {
         };
         let defaults = self.spec.map(defaults);
         match field {
-            Number::Bytes => Some(submit.bytes().len() as u64),
             Number::Key => Some(submit.key().0.into()),
             Number::Criticality if submit.criticality() != 0 => Some(submit.criticality().into()),
             Number::Criticality => defaults.map(|defaults| defaults.criticality.into()),
