@@ -228,7 +228,9 @@ mod tests {
             controller.turn();
             controller.newest().value
         };
-        (0..20).for_each(|_| drop(s(100, &mut controller)));
+        for _ in 0..20 {
+            s(100, &mut controller);
+        }
         assert_eq!([950, 990, 700, 700].map(|busy| s(busy, &mut controller)), [0, 0, 500, 550]);
     }
 
