@@ -161,13 +161,45 @@ impl<D: Driver> Node<D> {
             Ask::Call { call, wait_ms } => return self.call_asked(session, stamp, call.parse()?, wait_ms),
             Ask::Forget { asked } => {
                 self.waiters.forget(session, asked);
+                self.walks.forget(session, asked);
                 return Ok(None);
             }
             Ask::Queues => Answer::Queues(self.queue_states()),
+            Ask::Workers => Answer::Workers(self.core_states()),
+            Ask::Region => Answer::Region(self.region_state()),
+            Ask::Matrix { matrix } => self.matrix_published(matrix)?,
+            Ask::RegionDrain { drained } => self.region_drains(drained),
+            Ask::Hold { ms } => Answer::Held(self.hold(ms)),
+            Ask::Drain => {
+                self.drain();
+                self.drain_asked.push((session, stamp));
+                return Ok(None);
+            }
+            of_calls @ (Ask::Peek { .. }
+            | Ask::DeadLetters { .. }
+            | Ask::Find { .. }
+            | Ask::Order { .. }
+            | Ask::Redrive { .. }
+            | Ask::Cancel { .. }
+            | Ask::Retry { .. }
+            | Ask::Purge { .. }
+            | Ask::Pause { .. }) => return self.answer_of_calls(session, stamp, of_calls),
+            ask => self.answer_about_shaping(ask)?,
+        }))
+    }
+
+    /// Of many calls, and what is done to calls.
+    fn answer_of_calls(
+        &mut self,
+        session: SessionRef,
+        stamp: u64,
+        ask: Ask,
+    ) -> Result<Option<Answer>, Refusal> {
+        Ok(Some(match ask {
             Ask::Peek { function, limit } => {
-                let mut calls = Vec::new();
-                self.queue.peek(self.queued(&function)?, limit as usize, &mut calls);
-                self.call_states(&calls)
+                let known = self.queue.function_id(self.queued(&function)?);
+                self.peek_asked(session, stamp, known, limit)?;
+                return Ok(None);
             }
             Ask::DeadLetters { function, limit } => {
                 self.call_states(&self.dead_letters(function.as_deref(), limit as usize)?)
@@ -185,16 +217,15 @@ impl<D: Driver> Node<D> {
                 self.purge_asked(function.as_deref(), only)?
             }
             Ask::Pause { whose, paused } => Answer::Done { count: self.set_pause(whose, paused)? },
-            Ask::Workers => Answer::Workers(self.core_states()),
-            Ask::Region => Answer::Region(self.region_state()),
-            Ask::Matrix { matrix } => self.matrix_published(matrix)?,
-            Ask::RegionDrain { drained } => self.region_drains(drained),
-            Ask::Drain => {
-                self.drain();
-                self.drain_asked.push((session, stamp));
+            Ask::Find { filter, limit, after } => {
+                self.find_asked(session, stamp, &filter, limit, after.as_deref())?;
                 return Ok(None);
             }
-            ask => self.answer_about_shaping(ask)?,
+            Ask::Order { verb, filter, dry_run, from, examine } => {
+                self.order_asked((session, stamp), verb, filter.as_deref(), dry_run, from, examine)?;
+                return Ok(None);
+            }
+            other => unreachable!("answered elsewhere: {other:?}"),
         }))
     }
 
@@ -316,11 +347,7 @@ impl<D: Driver> Node<D> {
         };
         let mut count = 0;
         for call in calls {
-            let function = self.queue.view(call).expect("just listed").function;
-            // A call whose function is gone would only wait; it stays where an operator sees it.
-            if self.catalog.find(function).is_some() {
-                count += u64::from(self.queue.redrive(&mut self.disk.lend(&mut self.driver), call));
-            }
+            count += u64::from(self.redrive(call));
         }
         match only {
             Some(only) if count == 0 => {
@@ -331,12 +358,19 @@ impl<D: Driver> Node<D> {
         }
     }
 
+    /// Makes a dead letter pending again. One whose function is gone would only wait; it stays where an operator sees it.
+    pub(crate) fn redrive(&mut self, call: durableq::CallRef) -> bool {
+        let function = self.queue.view(call).expect("just listed").function;
+        self.catalog.find(function).is_some()
+            && self.queue.redrive(&mut self.disk.lend(&mut self.driver), call)
+    }
+
     fn call_states(&self, calls: &[durableq::CallRef]) -> Answer {
         let views = calls.iter().filter_map(|call| self.queue.view(*call));
         Answer::Calls(views.map(|view| self.call_state(&view)).collect())
     }
 
-    fn call_state(&self, view: &CallView<'_>) -> CallState {
+    pub(crate) fn call_state(&self, view: &CallView<'_>) -> CallState {
         let said = view.outcome.and_then(|outcome| reply(outcome.body()).ok());
         let spec = self.catalog.find(view.function).and_then(|f| self.catalog.get(f)).map(|f| &f.spec);
         let defaults = spec.map(defaults);
@@ -486,7 +520,7 @@ pub(crate) fn state_name(view: &CallView<'_>) -> &'static str {
 }
 
 /// Why the last execution failed: the word for it, and the first line of what it wrote.
-fn reason(view: &CallView<'_>, stderr: Option<&str>) -> String {
+pub(crate) fn reason(view: &CallView<'_>, stderr: Option<&str>) -> String {
     match view.status {
         None | Some(Status::Ok) => String::new(),
         Some(status) => match stderr.and_then(|text| text.lines().find(|line| !line.trim().is_empty())) {

@@ -27,6 +27,8 @@ mod answers;
 mod orders;
 mod inquiry;
 mod observation;
+mod walk;
+mod holding;
 pub mod stats;
 mod utilization;
 pub mod steering;

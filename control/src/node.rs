@@ -21,6 +21,7 @@ use crate::session::{Role, Session, SessionRef, Sessions};
 use crate::shaping::Shapes;
 use crate::stats::Stats;
 use crate::utilization::Load;
+use crate::walk::Walks;
 use crate::worker_lb::Workers;
 use call::frame::{Frame, FrameBuf, Kind};
 use call::limits::Limits;
@@ -117,6 +118,9 @@ pub struct Node<D> {
     pub(crate) workers: Workers,
     pub(crate) regions: Regions,
     pub(crate) waiters: Waiters,
+    pub(crate) walks: Walks,
+    /// Until when the log is held for a copy; zero if it is not.
+    pub(crate) held_until: Instant,
     /// Who is to be told when the drain has ended.
     pub(crate) drain_asked: Vec<(SessionRef, u64)>,
     pub(crate) stats: Stats,
@@ -155,6 +159,8 @@ impl<D: Driver> Node<D> {
             workers: Workers::new(&limits),
             regions: Regions::new(&limits, &options.regions),
             waiters: Waiters::default(),
+            walks: Walks::default(),
+            held_until: Instant(0),
             drain_asked: Vec::new(),
             stats: Stats::new(),
             load: Load::new(&limits, now),
@@ -199,6 +205,8 @@ impl<D: Driver> Node<D> {
         }
         self.tell();
         self.publish_all();
+        self.walk_on();
+        self.end_hold(now);
         self.schedule();
         self.turn_links(now);
         self.commit();
@@ -329,9 +337,12 @@ impl<D: Driver> Node<D> {
             // The caller is to look at the phase before it sleeps again.
             Phase::Ended | Phase::Failed { .. } => return self.driver.now(),
         };
+        if !self.walks.is_empty() {
+            return self.driver.now();
+        }
         let gates = self.scheduler.next_wake().unwrap_or(Instant::NEVER);
         let own = self.look_at.min(drain).min(gates).min(self.queue_until());
-        own.min(self.waiters.next()).min(self.links_until())
+        own.min(self.waiters.next()).min(self.links_until()).min(self.hold_until())
     }
 
     /// Ends a connection and says why.

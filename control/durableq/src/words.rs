@@ -375,6 +375,8 @@ pub struct CallView<'a> {
     pub criticality: u8,
     /// Deliveries so far. The queue of a later incarnation knows those that were reported.
     pub deliveries: u16,
+    /// Bytes of the submit frame, wherever it is; zero of a call that has ended.
+    pub bytes: usize,
     /// The submit frame, while the call is pending or dead and its frame is in memory: see
     /// [`crate::DurableQ::fetch`]. Without it, deadline and criticality are not known either.
     pub submit: Option<Frame<'a>>,

@@ -101,6 +101,9 @@ fn routes() -> Vec<Route> {
         route(Method::GET, "/v1/functions/{namespace}/{name}", get(functions::show)),
         route(Method::DELETE, "/v1/functions/{namespace}/{name}", delete(functions::remove)),
         route(Method::POST, "/v1/functions/{namespace}/{name}/calls", post(calls::submit).layer(payload())),
+        route(Method::GET, "/v1/calls", get(operations::find)),
+        route(Method::POST, "/v1/calls/cancel", post(operations::cancel)),
+        route(Method::POST, "/v1/calls/retry", post(operations::retry)),
         route(Method::GET, "/v1/calls/{id}", get(calls::show)),
         route(Method::GET, "/v1/calls/{id}/why", get(shaping::why)),
         route(Method::GET, "/v1/quotas", get(shaping::quotas)),
@@ -115,10 +118,16 @@ fn routes() -> Vec<Route> {
         route(Method::PUT, "/v1/conclusions", put(shaping::conclusions)),
         route(Method::GET, "/v1/queues", get(operations::queues)),
         route(Method::GET, "/v1/queues/{namespace}/{name}/peek", get(operations::peek)),
+        route(Method::POST, "/v1/queues/{namespace}/{name}/pause", post(shaping::pause_function)),
+        route(Method::POST, "/v1/queues/{namespace}/{name}/resume", post(shaping::resume_function)),
+        route(Method::POST, "/v1/tenants/{tenant}/pause", post(shaping::pause_tenant)),
+        route(Method::POST, "/v1/tenants/{tenant}/resume", post(shaping::resume_tenant)),
         route(Method::GET, "/v1/dead-letters", get(operations::dead_letters)),
         route(Method::POST, "/v1/dead-letters/redrive", post(operations::redrive)),
+        route(Method::POST, "/v1/dead-letters/purge", post(operations::purge)),
         route(Method::GET, "/v1/workers", get(operations::workers)),
         route(Method::GET, "/v1/status", get(operations::status)),
+        route(Method::POST, "/v1/hold", post(operations::hold)),
         route(Method::POST, "/v1/drain", post(operations::drain)),
         route(Method::GET, "/v1/region", get(region::show)),
         route(Method::PUT, "/v1/region/matrix", put(region::matrix)),
@@ -254,6 +263,9 @@ mod tests {
         same("RegionState", serde_json::to_value(call::admin::RegionState::default()).unwrap());
         same("LinkState", serde_json::to_value(call::admin::LinkState::default()).unwrap());
         same("TrafficMatrix", serde_json::to_value(call::admin::TrafficMatrix::default()).unwrap());
+        same("Hold", serde_json::to_value(call::admin::Hold::default()).unwrap());
+        same("CallPage", serde_json::to_value(call::admin::CallPage::default()).unwrap());
+        same("Ordered", serde_json::to_value(call::admin::Ordered::default()).unwrap());
         same("RetrySpec", serde_json::to_value(call::function::RetrySpec::default()).unwrap());
         same("QuotaChange", serde_json::to_value(call::function::QuotaSpec::default()).unwrap());
         same("Conclusions", serde_json::to_value(call::admin::Conclusions::default()).unwrap());

@@ -9,7 +9,7 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use call::admin::{
     Answer, Ask, Conclusions, DownstreamSpec, DownstreamState, LocalityState, Observation, QuotaChange,
-    QuotaState, ScalingState, TenantSpec, Why,
+    QuotaState, ScalingState, TenantSpec, Whose, Why,
 };
 use call::function::shaping::{QUOTA_CPU_MILLIS_MAX, RATE_MAX};
 use call::limits::NAME_BYTES_MAX;
@@ -87,6 +87,45 @@ pub async fn set_tenant(
     let mut file = admin.shaping.lock().await;
     file.tenant(&tenant, spec)?;
     match admin.link.ask(Ask::TenantSet { tenant, spec }).await? {
+        Answer::Done { count } => Ok(Json(Touched { count })),
+        other => Err(ApiError::unexpected(other)),
+    }
+}
+
+/// `POST /v1/queues/{namespace}/{name}/pause`: on disk and in force when answered.
+pub async fn pause_function(State(admin): State<Shared>, Path(name): Name) -> Reply<Json<Touched>> {
+    pause(&admin, Whose::Function(format!("{}/{}", name.0, name.1)), true).await
+}
+
+/// `POST /v1/queues/{namespace}/{name}/resume`
+pub async fn resume_function(State(admin): State<Shared>, Path(name): Name) -> Reply<Json<Touched>> {
+    pause(&admin, Whose::Function(format!("{}/{}", name.0, name.1)), false).await
+}
+
+/// `POST /v1/tenants/{tenant}/pause`: on disk and in force when answered.
+pub async fn pause_tenant(State(admin): State<Shared>, Path(tenant): Path<String>) -> Reply<Json<Touched>> {
+    check_name("tenant", &tenant)?;
+    pause(&admin, Whose::Tenant(tenant), true).await
+}
+
+/// `POST /v1/tenants/{tenant}/resume`
+pub async fn resume_tenant(State(admin): State<Shared>, Path(tenant): Path<String>) -> Reply<Json<Touched>> {
+    check_name("tenant", &tenant)?;
+    pause(&admin, Whose::Tenant(tenant), false).await
+}
+
+/// Counted are the functions that this changes.
+async fn pause(admin: &Admin, whose: Whose, paused: bool) -> Reply<Json<Touched>> {
+    let mut file = admin.shaping.lock().await;
+    if let Whose::Function(function) = &whose {
+        // Nothing is kept about a function that is not there.
+        match admin.link.ask(Ask::Function { function: function.clone() }).await? {
+            Answer::Function(_) => {}
+            other => return Err(ApiError::unexpected(other)),
+        }
+    }
+    file.pause(&whose, paused)?;
+    match admin.link.ask(Ask::Pause { whose, paused }).await? {
         Answer::Done { count } => Ok(Json(Touched { count })),
         other => Err(ApiError::unexpected(other)),
     }

@@ -39,7 +39,17 @@ impl Server {
     }
 
     pub fn start_in(directory: tempfile::TempDir) -> Server {
-        let options = options(directory.path());
+        Server::start_so(directory, |_| ())
+    }
+
+    /// With other options than those of tests.
+    pub fn start_with(change: impl FnOnce(&mut ControlOptions)) -> Server {
+        Server::start_so(super::node::directory(), change)
+    }
+
+    fn start_so(directory: tempfile::TempDir, change: impl FnOnce(&mut ControlOptions)) -> Server {
+        let mut options = options(directory.path());
+        change(&mut options);
         let thread = std::thread::spawn(move || serve(options));
         let endpoints = loop {
             match Endpoints::read(directory.path()) {

@@ -194,7 +194,7 @@ fn a_profile_brings_workers_to_full_rate_sooner_after_a_push() {
     ];
     let study = small("code-push", &set);
     assert!(row(&study, "full-rate-after-p50") <= 3.0);
-    assert!(row(&study, "full-rate-after-p50-each-by-itself") >= 9.0);
+    assert!(row(&study, "full-rate-beside-each-by-itself") <= 0.143);
     let own = &study.summaries[0];
     // In so small a fleet some functions are not called on each worker within the hours.
     assert!(own.value("workers-pushed") >= 40.0);

@@ -1,16 +1,38 @@
 //! `millrace calls`
 
-use crate::exit::{Done, Exit};
+use crate::admin::query;
+use crate::bulk::{self, Act, Consent, Where};
+use crate::exit::{Done, Exit, Failure};
 use crate::output::{Output, pairs, table};
 use crate::settings::{Connection, Environment};
 use crate::times::{duration, short};
+use crate::watch::Watch;
 use ::call::CallId;
-use ::call::admin::CallState;
+use ::call::admin::{CallState, Ordered};
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Looks at calls.
+/// Looks at calls, cancels them, or runs them again.
 #[derive(clap::Subcommand, Debug)]
 pub enum Calls {
+    /// List calls by a filter, in order of start time: what waits, runs, is dead, or ended lately
+    #[command(after_help = "Examples:\n  millrace calls list\n  \
+        millrace calls list --where 'function=thumb* and age>1h and error~timeout'\n  \
+        millrace calls list --where 'state=done and status!=ok' --limit 20 -o json\n  \
+        millrace calls list --where 'state=running' --watch\n\n\
+        Without --where, calls that have ended are left out; the last of them are found by state=done.")]
+    List {
+        #[command(flatten)]
+        which: Where,
+        /// How many at most
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        limit: u32,
+        #[command(flatten)]
+        watch: Watch,
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        node: Connection,
+    },
     /// Show what is known of a call: where it is, how it ended, what it took
     #[command(after_help = "Examples:\n  millrace calls show 019a9f3c2b7e5d0a4c1f8e6b3d2a1908\n  \
         millrace calls show 019a9f3c2b7e5d0a4c1f8e6b3d2a1908 --wait 1m -o json")]
@@ -25,19 +47,83 @@ pub enum Calls {
         #[command(flatten)]
         node: Connection,
     },
+    /// Cancel calls: those that wait end at once, those that run are stopped by their core
+    #[command(after_help = "Examples:\n  millrace calls cancel 019a9f3c2b7e5d0a4c1f8e6b3d2a1908\n  \
+        millrace calls cancel --where 'function=report and start>+1h' --dry-run\n  \
+        millrace calls cancel --where 'function=report and start>+1h' --yes")]
+    Cancel(Several),
+    /// Run calls again at once: dead letters, and those that wait to be tried again
+    #[command(after_help = "Examples:\n  millrace calls retry 019a9f3c2b7e5d0a4c1f8e6b3d2a1908\n  \
+        millrace calls retry --where 'state=retrying and error~\"connection refused\"' --yes")]
+    Retry(Several),
 }
+
+/// Calls by name or by filter.
+#[derive(clap::Args, Debug)]
+#[command(group(clap::ArgGroup::new("which").required(true).args(["ids", "filter"])))]
+pub struct Several {
+    /// Ids: 32 hexadecimal digits each
+    #[arg(value_name = "ID")]
+    ids: Vec<CallId>,
+    #[command(flatten)]
+    which: Where,
+    #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    node: Connection,
+}
+
+const CANCEL: Act = Act { path: "/v1/calls/cancel", verb: "cancel", done: "cancelled" };
+const RETRY: Act = Act { path: "/v1/calls/retry", verb: "retry", done: "due again" };
 
 impl Calls {
     pub fn run(self, environment: &Environment) -> Done {
-        let Calls::Show { id, wait, output, node } = self;
-        let path = format!("/v1/calls/{id}?wait_ms={}", wait.as_millis());
-        let call: CallState = node.admin(environment)?.get(&path)?;
-        output.print(&call, show);
+        match self {
+            Calls::List { which, limit, watch, output, node } => {
+                let filter = which.checked()?.unwrap_or("not state=done").to_owned();
+                let admin = node.admin(environment)?;
+                watch.run(|| {
+                    output.print(&bulk::find(&admin, &filter, limit)?, |page| list(&page.calls));
+                    Ok(Exit::Ok)
+                })
+            }
+            Calls::Show { id, wait, output, node } => {
+                let path = format!("/v1/calls/{id}?wait_ms={}", wait.as_millis());
+                let call: CallState = node.admin(environment)?.get(&path)?;
+                output.print(&call, show);
+                Ok(Exit::Ok)
+            }
+            Calls::Cancel(several) => several.order(CANCEL, environment),
+            Calls::Retry(several) => several.order(RETRY, environment),
+        }
+    }
+}
+
+impl Several {
+    /// Calls by name one by one, each at once; the first that fails ends it.
+    fn order(&self, act: Act, environment: &Environment) -> Done {
+        let admin = self.node.admin(environment)?;
+        if let Some(filter) = self.which.checked()? {
+            let which = format!("where={}", query(filter));
+            return bulk::order(&admin, act, &which, self.consent, &self.output);
+        }
+        if self.consent.dry_run {
+            let remedy = "leave it out, or give --where";
+            return Err(Failure::new(Exit::Usage, "a named call is not counted first", "--dry-run", remedy));
+        }
+        let mut sum = Ordered::default();
+        for id in &self.ids {
+            let one: Ordered = admin.post(&format!("{}?call={id}", act.path))?;
+            (sum.count, sum.matched) = (sum.count + one.count, sum.matched + one.matched);
+        }
+        self.output.print(&sum, |sum| format!("{} calls {}", sum.count, act.done));
         Ok(Exit::Ok)
     }
 }
 
-fn show(call: &CallState) -> String {
+pub fn show(call: &CallState) -> String {
     let mut rows = vec![
         ("call", call.call.clone()),
         ("function", call.function.clone()),
@@ -81,7 +167,7 @@ pub fn time(unix_ns: u64) -> String {
     }
 }
 
-/// Many calls as a table, for `queue peek` and `dlq list`.
+/// Many calls as a table.
 pub fn list(calls: &[CallState]) -> String {
     let row = |call: &CallState| {
         [

@@ -16,6 +16,9 @@ mod calls;
 mod queue;
 mod dlq;
 mod logs;
+mod log;
+mod backup;
+mod restore;
 mod usage;
 mod quota;
 mod downstream;
@@ -81,17 +84,24 @@ pub enum Command {
     Submit(submit::Submit),
     /// Submit a call and wait for its result
     Call(call::Call),
-    /// Look at calls
+    /// Look at calls, cancel them, or run them again
     #[command(subcommand)]
     Calls(calls::Calls),
-    /// Look at queues
+    /// Look at queues, hold them, or wait until one is empty
     #[command(subcommand)]
     Queue(queue::Queue),
-    /// Look at dead letters, or run them again
+    /// Look at dead letters, run them again, or forget them
     #[command(subcommand)]
     Dlq(dlq::Dlq),
     /// Show what calls of a function wrote to stdout and stderr
     Logs(logs::Logs),
+    /// Look into the durable queue's log, offline
+    #[command(subcommand)]
+    Log(log::Log),
+    /// Copy the data directory of a node that serves
+    Backup(backup::Backup),
+    /// Make a data directory of a backup, or check one
+    Restore(restore::Restore),
     /// Show what functions and tenants used: CPU, memory, network, calls
     Usage(usage::Usage),
     /// Look at quotas and what holds functions back, or set quotas and weights
@@ -154,6 +164,9 @@ impl Command {
             Command::Queue(command) => command.run(environment),
             Command::Dlq(command) => command.run(environment),
             Command::Logs(command) => command.run(environment),
+            Command::Log(command) => command.run(environment),
+            Command::Backup(command) => command.run(environment),
+            Command::Restore(command) => command.run(),
             Command::Usage(command) => command.run(environment),
             Command::Quota(command) => command.run(environment),
             Command::Downstream(command) => command.run(environment),

@@ -1,18 +1,44 @@
 //! `millrace queue`
 
 use super::calls;
-use crate::admin::function_name;
-use crate::exit::{Done, Exit};
-use crate::output::{Output, table};
+use crate::admin::{Admin, Touched, function_name, query};
+use crate::bulk::{self, Progress, Where};
+use crate::exit::{Done, Exit, Failure};
+use crate::interrupt;
+use crate::output::{Output, pairs, table};
 use crate::settings::{Connection, Environment};
+use crate::times::duration;
+use crate::watch::Watch;
 use ::call::admin::{CallState, QueueState};
+use std::time::{Duration, Instant};
 
-/// Looks at queues.
+/// Between two looks at a queue that drains.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Looks at queues, holds them, waits until one is empty.
 #[derive(clap::Subcommand, Debug)]
 pub enum Queue {
     /// List the queues of all functions: how much waits, and for how long
-    #[command(after_help = "Examples:\n  millrace queue list\n  millrace queue list -o json")]
+    #[command(
+        after_help = "Examples:\n  millrace queue list\n  millrace queue list -o json\n  millrace queue list --watch"
+    )]
     List {
+        #[command(flatten)]
+        watch: Watch,
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        node: Connection,
+    },
+    /// Show the queue of one function
+    #[command(
+        after_help = "Examples:\n  millrace queue show hello\n  millrace queue show media/thumbnail --watch=1s"
+    )]
+    Show {
+        /// NAME or NAMESPACE/NAME
+        function: String,
+        #[command(flatten)]
+        watch: Watch,
         #[command(flatten)]
         output: Output,
         #[command(flatten)]
@@ -20,11 +46,14 @@ pub enum Queue {
     },
     /// Show the next calls of a function, in order of start time, without taking them
     #[command(
-        after_help = "Examples:\n  millrace queue peek hello\n  millrace queue peek media/thumbnail --limit 5"
+        after_help = "Examples:\n  millrace queue peek hello\n  millrace queue peek media/thumbnail --limit 5\n  \
+        millrace queue peek hello --where 'criticality>100 and attempts>0'"
     )]
     Peek {
         /// NAME or NAMESPACE/NAME
         function: String,
+        #[command(flatten)]
+        which: Where,
         /// How many at most
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
@@ -33,24 +62,158 @@ pub enum Queue {
         #[command(flatten)]
         node: Connection,
     },
+    /// Hold the calls of a function, or of all functions of a tenant: accepted, but none begins
+    #[command(
+        after_help = "Examples:\n  millrace queue pause hello\n  millrace queue pause --tenant shop\n\n\
+        It is on disk when this returns, and holds until `resume`; what runs already goes on."
+    )]
+    Pause(Whose),
+    /// Let the calls of a function, or of a tenant's functions, begin again
+    #[command(after_help = "Examples:\n  millrace queue resume hello\n  millrace queue resume --tenant shop")]
+    Resume(Whose),
+    /// Wait until no call of a function waits or runs; new ones are still accepted
+    #[command(
+        after_help = "Examples:\n  millrace queue drain hello\n  millrace queue drain hello --due --timeout 10m\n\n\
+        Ends with 7 if that takes longer than the time-out."
+    )]
+    Drain {
+        /// NAME or NAMESPACE/NAME
+        function: String,
+        /// Leave alone what is scheduled for later
+        #[arg(long)]
+        due: bool,
+        /// How long to wait
+        #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+        timeout: Duration,
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        node: Connection,
+    },
+}
+
+/// Whose calls.
+#[derive(clap::Args, Debug)]
+#[command(group(clap::ArgGroup::new("whose").required(true).args(["function", "tenant"])))]
+pub struct Whose {
+    /// NAME or NAMESPACE/NAME
+    function: Option<String>,
+    /// Those of all functions of this tenant
+    #[arg(long)]
+    tenant: Option<String>,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    node: Connection,
+}
+
+impl Whose {
+    fn order(&self, verb: &str, done: &str, environment: &Environment) -> Done {
+        let path = match (&self.function, &self.tenant) {
+            (Some(function), _) => {
+                let (namespace, name) = function_name(function)?;
+                format!("/v1/queues/{namespace}/{name}/{verb}")
+            }
+            (None, tenant) => format!("/v1/tenants/{}/{verb}", query(tenant.as_deref().unwrap_or_default())),
+        };
+        let touched: Touched = self.node.admin(environment)?.post(&path)?;
+        self.output.print(&touched, |touched| match touched.count {
+            0 => "nothing changed".into(),
+            count => format!("{count} functions {done}"),
+        });
+        Ok(Exit::Ok)
+    }
 }
 
 impl Queue {
     pub fn run(self, environment: &Environment) -> Done {
         match self {
-            Queue::List { output, node } => {
-                let queues: Vec<QueueState> = node.admin(environment)?.get("/v1/queues")?;
-                output.print(&queues, |queues| list(queues));
+            Queue::List { watch, output, node } => {
+                let admin = node.admin(environment)?;
+                watch.run(|| {
+                    let queues: Vec<QueueState> = admin.get("/v1/queues")?;
+                    output.print(&queues, |queues| list(queues));
+                    Ok(Exit::Ok)
+                })
             }
-            Queue::Peek { function, limit, output, node } => {
+            Queue::Show { function, watch, output, node } => {
+                let admin = node.admin(environment)?;
+                watch.run(|| {
+                    output.print(&one(&admin, &function)?, show);
+                    Ok(Exit::Ok)
+                })
+            }
+            Queue::Peek { function, which, limit, output, node } => {
                 let (namespace, name) = function_name(&function)?;
+                let filter = which.checked()?;
+                let admin = node.admin(environment)?;
                 let path = format!("/v1/queues/{namespace}/{name}/peek?limit={limit}");
-                let peeked: Vec<CallState> = node.admin(environment)?.get(&path)?;
+                let peeked: Vec<CallState> = match filter {
+                    None => admin.get(&path)?,
+                    Some(_) => {
+                        let waits = "(state=scheduled or state=queued or state=buffered or state=retrying)";
+                        let also = format!("function={namespace}/{name} and {waits}");
+                        bulk::find(&admin, &which.and(&also)?, limit)?.calls
+                    }
+                };
                 output.print(&peeked, |peeked| calls::list(peeked));
+                Ok(Exit::Ok)
+            }
+            Queue::Pause(whose) => whose.order("pause", "are held", environment),
+            Queue::Resume(whose) => whose.order("resume", "run again", environment),
+            Queue::Drain { function, due, timeout, output, node } => {
+                let state = drain(&node.admin(environment)?, &function, due, timeout)?;
+                output.print(&state, show);
+                Ok(Exit::Ok)
             }
         }
-        Ok(Exit::Ok)
     }
+}
+
+/// The queue of one function.
+fn one(admin: &Admin, function: &str) -> Result<QueueState, Failure> {
+    let (namespace, name) = function_name(function)?;
+    let (whole, queues) = (format!("{namespace}/{name}"), admin.get::<Vec<QueueState>>("/v1/queues")?);
+    queues.into_iter().find(|queue| queue.function == whole).ok_or_else(|| {
+        let what = format!("no function {whole} has a queue");
+        Failure::new(Exit::NotFound, what, function, "`millrace queue list` shows those that have")
+    })
+}
+
+fn drain(admin: &Admin, function: &str, due: bool, timeout: Duration) -> Result<QueueState, Failure> {
+    interrupt::flag();
+    let until = Instant::now() + timeout;
+    let mut progress = Progress::new();
+    loop {
+        let state = one(admin, function)?;
+        let left = state.due + state.leased + if due { 0 } else { state.scheduled };
+        if left == 0 {
+            return Ok(state);
+        }
+        progress.say(|| format!("{left} calls are left, {} of them run", state.leased));
+        if interrupt::is_asked() {
+            drop(progress);
+            return Err(interrupt::failure(function));
+        }
+        if Instant::now() >= until {
+            let what = format!("{left} calls are left after {}", humantime::format_duration(timeout));
+            let remedy = "`millrace queue show` and `millrace explain CALL` say what holds them";
+            return Err(Failure::new(Exit::TimedOut, what, function, remedy));
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn show(queue: &QueueState) -> String {
+    pairs([
+        ("function", queue.function.clone()),
+        ("scheduled", queue.scheduled.to_string()),
+        ("due", queue.due.to_string()),
+        ("leased", queue.leased.to_string()),
+        ("dead", queue.dead.to_string()),
+        ("oldest due", format!("{} ms", queue.oldest_due_ms)),
+        ("paused", if queue.paused.is_empty() { "no".into() } else { format!("by {}", queue.paused) }),
+    ])
 }
 
 fn list(queues: &[QueueState]) -> String {
@@ -62,7 +225,11 @@ fn list(queues: &[QueueState]) -> String {
             queue.leased.to_string(),
             queue.dead.to_string(),
             format!("{} ms", queue.oldest_due_ms),
+            queue.paused.clone(),
         ]
     };
-    table(["function", "scheduled", "due", "leased", "dead", "oldest due"], queues.iter().map(row))
+    table(
+        ["function", "scheduled", "due", "leased", "dead", "oldest due", "paused by"],
+        queues.iter().map(row),
+    )
 }

@@ -3,6 +3,7 @@
 
 pub mod shaping;
 pub mod steering;
+pub mod walk;
 
 pub use shaping::{
     DownstreamSpec, DownstreamState, Limited, QuotaChange, QuotaState, Shaping, TenantSpec, Why,
@@ -11,6 +12,7 @@ pub use steering::{
     Conclusions, LocalityGroup, LocalityState, Observation, ObservedCore, ObservedFunction, ScalingState,
     Versioned, Wanted,
 };
+pub use walk::{CallPage, Hold, Ordered, Verb};
 
 use crate::function::FunctionSpec;
 use crate::outcome::{Status, Usage};
@@ -222,6 +224,33 @@ pub enum Ask {
         /// What is new.
         conclusions: Conclusions,
     },
+    /// The calls that a filter means, in order of start time.
+    Find {
+        /// Which; see [`crate::filter`].
+        filter: String,
+        /// How many at most.
+        limit: u32,
+        /// Only those behind this place: the `next` of an earlier page.
+        after: Option<String>,
+    },
+    /// Do something to all calls that a filter means and that it can be done to.
+    Order {
+        /// What.
+        verb: Verb,
+        /// To which; all if there is none.
+        filter: Option<String>,
+        /// Only count them.
+        dry_run: bool,
+        /// Where to begin: 0, or the `next` of an earlier answer.
+        from: u64,
+        /// How many calls to look at, at most.
+        examine: u64,
+    },
+    /// Let the segments of the log be for so long: they are copied.
+    Hold {
+        /// How long from now, a minute at most.
+        ms: u64,
+    },
     /// Take no new calls, finish leases, then answer.
     Drain,
 }
@@ -279,6 +308,12 @@ pub enum Answer {
     Locality(LocalityState),
     /// To [`Ask::Scaling`].
     Scaling(ScalingState),
+    /// To [`Ask::Find`].
+    Found(CallPage),
+    /// To [`Ask::Order`].
+    Ordered(Ordered),
+    /// To [`Ask::Hold`].
+    Held(Hold),
     /// To [`Ask::Observe`].
     Observation(Observation),
 }

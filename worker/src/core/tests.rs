@@ -757,37 +757,3 @@ fn canary_a_forgotten_call_is_caught() {
     stage.core.slots.get_mut(SlotId(0)).state = State::Free;
     stage.core.check();
 }
-
-#[test]
-fn a_cancelled_call_is_stopped_wherever_it_is_and_its_slot_granted_again() {
-    let mut stage = Stage::ready(6);
-    let wakes_at = stage.world.now() + Duration::from_secs(10);
-    // One that sleeps, one that waits outside of the core, one that has slices, one that is parked behind it.
-    stage.lease("f", 1, &format!("slices=2;wake={}", wakes_at.0));
-    stage.lease("g", 2, "waits=forever");
-    stage.lease("h", 3, "slices=forever");
-    stage.lease("h", 4, "slices=forever");
-    stage.run(Duration::from_millis(20));
-    assert_eq!(stage.seen.len(), 0);
-    let cancel = |call: u64, epoch: u64| Header {
-        call: CallId(u128::from(call)),
-        stamp: epoch,
-        ..Header::new(Kind::Cancel)
-    };
-    for call in 1..=4 {
-        // Another lease of the call, and a call that was never here.
-        stage.node_sends(cancel(call, call + 10), &[]);
-        stage.node_sends(cancel(call + 10, call), &[]);
-    }
-    stage.run(Duration::from_millis(5));
-    assert!(stage.seen.is_empty(), "nobody cancelled these leases: {:?}", stage.seen);
-    for call in 1..=4 {
-        stage.node_sends(cancel(call, call), &[]);
-        stage.node_sends(cancel(call, call), &[]);
-    }
-    stage.until(|stage| stage.seen.len() == 4 && stage.granted == 10);
-    assert!(stage.seen.iter().all(|seen| seen.status == Status::Cancelled && seen.at < wakes_at));
-    stage.lease("f", 5, "output=on");
-    stage.until(|stage| stage.seen.len() == 5);
-    assert_eq!(stage.outcome(5).status, Status::Ok);
-}

@@ -74,6 +74,8 @@ pub struct Segments {
     remove_at: Instant,
     /// Under way.
     change: Option<Change>,
+    /// Somebody copies the log: what is retired stays.
+    held: bool,
     /// The file system renames files: assumed until it has refused to.
     renames: bool,
     /// Of no use: found at the start without a group of the log, or could not be recycled. Removed before all others.
@@ -94,6 +96,7 @@ impl Segments {
             remove_failed: false,
             remove_at: Instant(0),
             change: None,
+            held: false,
             renames: true,
             useless: Vec::new(),
         }
@@ -277,6 +280,11 @@ impl Segments {
         self.create_failed
     }
 
+    /// Whether segments that are not needed stay as they are.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
     /// When [`Segments::create_op`] or [`Segments::retire_op`] tries again.
     pub fn again_at(&self) -> Instant {
         let create = if self.create_failed.is_some() { self.create_at } else { Instant::NEVER };
@@ -287,6 +295,10 @@ impl Segments {
     /// What becomes of the oldest segment if nothing needs it: the next one to take groups, or it is removed.
     pub fn retire_op(&mut self, durable: u64, now: Instant) -> Option<LogOp> {
         if self.change.is_some() || now < self.remove_at {
+            return None;
+        }
+        // A disk without room for the next segment needs the old ones more than a copier does.
+        if self.held && self.create_failed.is_none() {
             return None;
         }
         if let Some(segment) = self.useless.pop() {

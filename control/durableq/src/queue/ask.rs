@@ -34,12 +34,13 @@ impl DurableQ {
             deadline: submit.map_or(WallTime(0), |frame| frame.deadline()),
             criticality: submit.map_or(0, |frame| frame.criticality()),
             deliveries: of.deliveries,
+            bytes: of.frame.length(),
             submit,
             outcome: self.frame(of.outcome),
         })
     }
 
-    fn view_ended(&self, ended: &Ended) -> CallView<'_> {
+    pub(super) fn view_ended(&self, ended: &Ended) -> CallView<'_> {
         CallView {
             id: ended.id,
             function: self.functions[ended.function].id,
@@ -49,6 +50,7 @@ impl DurableQ {
             deadline: WallTime(0),
             criticality: 0,
             deliveries: ended.deliveries,
+            bytes: 0,
             submit: None,
             outcome: self.frame(ended.outcome),
         }

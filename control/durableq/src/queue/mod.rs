@@ -13,6 +13,8 @@ mod record;
 mod park;
 mod replay;
 mod ask;
+mod walk;
+mod hold;
 mod check;
 
 use crate::log::reader::Reader;

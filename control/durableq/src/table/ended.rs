@@ -90,6 +90,18 @@ impl EndedCalls {
         self.ids.find(hash(id.0), is).map(|at| self.at(at))
     }
 
+    /// From the oldest to behind the latest; they wrap around.
+    pub fn positions(&self) -> std::ops::Range<u32> {
+        self.first..self.first.wrapping_add(self.ring.len() as u32)
+    }
+
+    /// The end at a position, unless it is forgotten.
+    pub fn of(&self, position: u32) -> Option<&Ended> {
+        let ended = self.ring.get(position.wrapping_sub(self.first) as usize)?;
+        // An id that was accepted anew since then is another call's.
+        self.ids.find(hash(ended.id.0), |at| at == position).map(|_| ended)
+    }
+
     /// Reads what finding this id will read first.
     pub fn glimpse(&self, id: CallId) -> u32 {
         self.ids.glimpse(hash(id.0))

@@ -297,7 +297,7 @@ impl<'a> Parser<'a> {
             _ => Vec::new(),
         };
         let found = |word: &&str| if sign == "~" { value.is_in(word) } else { value.is(word) };
-        if !words.is_empty() && !words.iter().any(|word| found(word)) {
+        if !words.is_empty() && !words.iter().any(found) {
             let what = format!("no {} is {value}", field.name());
             let known: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
             return Err(self.error(at, what, format!("there are {}", known.join(", "))));
