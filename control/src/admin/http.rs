@@ -266,7 +266,10 @@ mod tests {
         same("Hold", serde_json::to_value(call::admin::Hold::default()).unwrap());
         same("CallPage", serde_json::to_value(call::admin::CallPage::default()).unwrap());
         same("Ordered", serde_json::to_value(call::admin::Ordered::default()).unwrap());
-        same("RetrySpec", serde_json::to_value(call::function::RetrySpec::default()).unwrap());
+        let finals = vec![call::Status::Exit];
+        let retry = call::function::RetrySpec { finals, ..call::function::RetrySpec::default() };
+        same("RetrySpec", serde_json::to_value(retry).unwrap());
+        same("QueueSpec", serde_json::to_value(call::FunctionSpec::default().queue).unwrap());
         same("QuotaChange", serde_json::to_value(call::function::QuotaSpec::default()).unwrap());
         same("Conclusions", serde_json::to_value(call::admin::Conclusions::default()).unwrap());
         same("Observation", serde_json::to_value(call::admin::Observation::default()).unwrap());

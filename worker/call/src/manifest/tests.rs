@@ -1,10 +1,12 @@
 //! Of the manifest's keys, and of errors about them.
 
 use super::*;
+use crate::function::queue::{Expired, QueueSpec};
 use crate::function::{
     BreakerSpec, FlowSpec, LocalitySpec, NetworkSpec, ProcessSpec, QuotaKind, QuotaSpec, RetrySpec,
     SandboxSpec,
 };
+use crate::outcome::Status;
 use proptest::prelude::*;
 
 const WHOLE: &str = r#"
@@ -28,6 +30,16 @@ attempts = 5
 backoff = "250ms"
 backoff_max = "10s"
 budget = 10
+final = ["exit", "timeout"]
+
+[queue]
+backlog = 1000
+backlog_bytes = "64MiB"
+expires = "3h"
+expired = "dead-letter"
+retain = "1d"
+retain_bytes = "4KiB"
+idempotency = "2h"
 
 [quota]
 kind = "opportunistic"
@@ -127,7 +139,16 @@ fn every_key_is_read() {
             backoff_ms: 250,
             backoff_max_ms: 10_000,
             budget_percent: 10,
-            finals: Vec::new(),
+            finals: vec![Status::Exit, Status::Timeout],
+        },
+        queue: QueueSpec {
+            backlog: 1000,
+            backlog_bytes: 64 << 20,
+            expires_ms: 10_800_000,
+            expired: Expired::DeadLetter,
+            retain_ms: 86_400_000,
+            retain_bytes: 4096,
+            idempotency_ms: 7_200_000,
         },
         concurrency_per_key: 2,
         downstreams: vec!["tao".into(), "cache".into()],
