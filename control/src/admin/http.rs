@@ -252,6 +252,7 @@ mod tests {
 
     #[test]
     fn schemas_name_every_field_of_the_words() {
+        use call::admin::Versioned;
         let file: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
         let same = |schema: &str, value: serde_json::Value| {
             let keys =
@@ -271,9 +272,25 @@ mod tests {
         same("RetrySpec", serde_json::to_value(retry).unwrap());
         same("QueueSpec", serde_json::to_value(call::FunctionSpec::default().queue).unwrap());
         same("QuotaChange", serde_json::to_value(call::function::QuotaSpec::default()).unwrap());
-        same("Conclusions", serde_json::to_value(call::admin::Conclusions::default()).unwrap());
+        let conclusions = call::admin::Conclusions {
+            incarnation: 0,
+            opportunistic: Some(Versioned::default()),
+            wanted: Some(Versioned::default()),
+            cores: vec![(0, Versioned::default())],
+            rates: vec![(0, Versioned::default())],
+            limits: vec![(0, Versioned::default())],
+            groups: vec![(0, Versioned::default())],
+            warm: vec![0],
+            release: vec![0],
+        };
+        same("Conclusions", serde_json::to_value(conclusions).unwrap());
         same("Observation", serde_json::to_value(call::admin::Observation::default()).unwrap());
-        same("ObservedFunction", serde_json::to_value(call::admin::ObservedFunction::default()).unwrap());
+        let observed = call::admin::ObservedFunction {
+            gone: true,
+            together: "feeds".into(),
+            ..call::admin::ObservedFunction::default()
+        };
+        same("ObservedFunction", serde_json::to_value(observed).unwrap());
         same("LocalityState", serde_json::to_value(call::admin::LocalityState::default()).unwrap());
         same("QuotaSpec", serde_json::to_value(call::function::QuotaSpec::default()).unwrap());
         same("FlowSpec", serde_json::to_value(call::function::FlowSpec::default()).unwrap());
