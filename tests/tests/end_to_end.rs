@@ -144,7 +144,10 @@ fn a_call_waits_for_its_time() {
     assert_eq!((text(&peeked[0], "call"), text(&peeked[0], "state")), (id.as_str(), "scheduled"));
     let queues = site.json(&["queue", "list"]);
     assert_eq!(queues[0]["scheduled"], 1);
-    assert_eq!(keys(&queues[0]), "function scheduled due leased dead oldest_due_ms bytes".split(' ').collect());
+    assert_eq!(
+        keys(&queues[0]),
+        "function scheduled due leased dead oldest_due_ms bytes".split(' ').collect()
+    );
     let ended = site.json(&["calls", "show", &id, "--wait", "1m"]);
     assert_eq!(text(&ended, "state"), "done");
     assert!(wall() >= start, "it ran before its time");
