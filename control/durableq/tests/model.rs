@@ -181,7 +181,8 @@ fn resubmit(world: &mut World, pick: usize) {
     }
     // A duplicate is not accepted again, unless the time for which its end was remembered is over.
     assert!(state == State::Done && entry.until <= world.now, "{call} is {state:?} and accepted again");
-    let anew = Entry::new(&entry.frame, of);
+    assert!(entry.status.is_some(), "{call} has ended");
+    let anew = Entry { earlier: entry.status, ..Entry::new(&entry.frame, of, world.now) };
     world.ledger.insert(call, anew);
 }
 

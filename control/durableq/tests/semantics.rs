@@ -116,6 +116,30 @@ fn what_has_not_begun_in_time_ends_and_what_has_goes_on() {
 }
 
 #[test]
+fn the_time_to_live_of_a_call_that_comes_after_its_start_counts_from_its_coming() {
+    for crashes in [false, true] {
+        let mut world = World::new(limits(), 1);
+        world.settle_disk();
+        world.rule(0, Rules { expires_ns: 100, ..Rules::default() });
+        world.advance(1_000_000);
+        // Born in this millisecond, to start long before.
+        let id = CallId::new(1, 5);
+        let bytes = world.submit_bytes(id, 0, 10, 0, false);
+        world.submit_frame(&bytes, 0);
+        world.settle_disk();
+        if crashes {
+            world.crash();
+            world.settle_disk();
+        }
+        world.advance(90);
+        assert_eq!(state(&world, id), Some(State::Due), "crashes: {crashes}");
+        world.advance(20);
+        let status = world.queue.find(id).and_then(|view| view.status);
+        assert_eq!(status, Some(Status::Expired), "crashes: {crashes}");
+    }
+}
+
+#[test]
 fn a_call_that_would_have_expired_is_refused() {
     let mut world = World::new(limits(), 1);
     world.advance(1000);

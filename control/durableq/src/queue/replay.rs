@@ -167,10 +167,9 @@ impl DurableQ {
                 continue;
             }
             let call = &mut self.calls[at];
-            if call.start_at == 0 {
-                // It could start when it came in, for which the birth of its id stands.
-                call.start_at = call.id.born_unix_ms().saturating_mul(1_000_000).min(wall.0);
-            }
+            // It could not start before it came in, for which the birth of its id stands.
+            let born = call.id.born_unix_ms().saturating_mul(1_000_000).min(wall.0);
+            call.start_at = call.start_at.max(born);
             call.when = call.when.max(call.start_at);
             if call.is(flag::CANCEL) {
                 // It was cancelled while it ran.
