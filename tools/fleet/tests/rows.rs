@@ -139,7 +139,8 @@ fn functions_of_a_failing_database_slow_down_by_themselves() {
     let set = [
         "workload.functions=240",
         "downstream=[{name='graph', functions=40, capacity=1.5, threshold_per_min=5000}]",
-        "workload.gather_s=10",
+        // Coarser, the service sees so large steps that what it refuses is chance: 7 to 14% by seed, not 6 to 8%.
+        "workload.gather_s=5",
         "time.hours=4",
         "time.tick_ms=2000",
     ];
@@ -147,6 +148,8 @@ fn functions_of_a_failing_database_slow_down_by_themselves() {
     assert!(row(&study, "graph-traffic-change") <= -25.0);
     assert!(row(&study, "graph-refused-settled") <= 10.0);
     assert_eq!(row(&study, "graph-dropped"), 0.0);
+    // The bar can be missed: without AIMD it is.
+    assert!(study.summaries[1].value("graph-refused-settled") > 10.0);
 }
 
 #[test]
