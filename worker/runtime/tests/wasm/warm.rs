@@ -126,6 +126,8 @@ fn code_is_mapped_before_a_call_that_is_foreseen_and_let_go_when_none_is() {
     stage.runtime.foresee(function, false);
     assert_eq!(stage.runtime.loaded(), 0, "with its warm instances");
     assert_eq!(stage.end(1, 0).status, Status::Ok, "a call that runs goes on");
+    assert!(!stage.call(function, b"").usage.cold, "its instance was needed after all, and is kept");
+    stage.runtime.foresee(function, false);
     assert!(stage.call(function, b"").usage.cold);
     // Of a function that is not there nothing comes, nor of one whose artefact is not.
     stage.runtime.foresee(call::FunctionId(9), true);
