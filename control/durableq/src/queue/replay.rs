@@ -16,13 +16,21 @@ impl DurableQ {
         match (frame.kind(), self.held(frame.call())) {
             (Kind::Submit, None) => return self.replay_submit(frame, place),
             (Kind::Submit, Some(at)) => {
-                // A copy, made to free the segment of the older record.
+                // A copy, made to free the segment of the older record: of the same length, unless the log was not
+                // written by us.
+                let pending = self.calls[at].place != Place::Dead;
+                if pending {
+                    self.leave(at);
+                }
                 self.log.segments.unpin(&mut self.calls, at, 0);
                 self.log.segments.pin(&mut self.calls, at, place);
                 self.free_frame(at);
                 let extent = self.frame_at(frame, place)?;
                 self.calls[at].frame = extent;
                 self.count_frame(extent);
+                if pending {
+                    self.enter(at);
+                }
             }
             (Kind::Retry | Kind::Redrive, Some(at)) => self.replay_again(frame, at),
             (Kind::Dead, Some(at)) => self.replay_dead(frame, at),
