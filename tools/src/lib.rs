@@ -24,7 +24,6 @@ pub mod rows;
 pub mod batch;
 pub mod spread;
 pub mod load;
-pub mod random;
 pub mod trace;
 pub mod replay;
 pub mod demo;

@@ -154,12 +154,8 @@ impl WorkerLb {
 
     /// Two different random numbers below `count`, which is at least 2.
     fn two_below(&mut self, count: u32) -> (u32, u32) {
-        // splitmix64: one step per choice, from the turn's bits.
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.random;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^= bits >> 31;
+        // One step per choice, from the turn's bits.
+        let bits = call::random::splitmix64(&mut self.random);
         let below = |bits: u64, bound: u32| (((bits & 0xffff_ffff) * u64::from(bound)) >> 32) as u32;
         let first = below(bits, count);
         let second = (first + 1 + below(bits >> 32, count - 1)) % count;

@@ -2,6 +2,7 @@
 
 use call::CallId;
 use call::ids::IdError;
+use call::random::splitmix64;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
@@ -39,15 +40,6 @@ impl IdSource {
         let random = (u128::from(splitmix64(&mut self.high)) << 64) | u128::from(splitmix64(&mut self.low));
         CallId::new(unix_ms, random)
     }
-}
-
-/// One step of SplitMix64 (Steele, Lea, Flood 2014): every state gives another output.
-fn splitmix64(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// The ids of a numbered set of calls: the lines of a file, the calls of a trace.

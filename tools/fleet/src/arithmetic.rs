@@ -3,35 +3,31 @@
 //! The library's `ln` and `exp` may differ in the last bit between machines, and a trace hash would tell. These use
 //! the four basic operations only, which IEEE 754 fixes.
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
+/// The platform's generator, with what a fleet draws.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub struct Random(call::random::Random);
 
 impl Random {
     /// From a seed and the number of a stream, so that one seed feeds many independent ones.
     pub fn new(seed: u64, stream: u64) -> Random {
-        let mut random = Random(seed ^ stream.wrapping_mul(0xa076_1d64_78bd_642f));
+        let mut random = Random(call::random::Random::new(seed ^ stream.wrapping_mul(0xa076_1d64_78bd_642f)));
         random.bits();
         random
     }
 
     /// 64 random bits.
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.bits()
     }
 
     /// Uniform in `0.0..1.0`.
     pub fn unit(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+        self.0.unit()
     }
 
     /// Uniform below `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.bits()) * u128::from(bound)) >> 64) as u64
+        self.0.below(bound)
     }
 
     /// Exponentially distributed with mean 1: the mass between two arrivals of a Poisson process.

@@ -10,8 +10,8 @@
 
 use super::{Arrival, Percentiles, Sheet, Trace, TraceFunction};
 use crate::exit::Failure;
-use crate::random::Random;
 use crate::rows::at;
+use call::random::Random;
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;

@@ -11,8 +11,8 @@ pub mod azure2019;
 pub mod azure2021;
 
 use crate::exit::Failure;
-use crate::random::Random;
 use crate::rows::{at, csv_failure};
+use call::random::Random;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;

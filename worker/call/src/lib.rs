@@ -15,6 +15,7 @@ pub mod function;
 pub mod manifest;
 pub mod admin;
 pub mod filter;
+pub mod random;
 
 pub use body::{Arguments, Attribute, Verdict, VerdictCode};
 pub use filter::Filter;

@@ -275,13 +275,9 @@ impl Uring {
         self.waiting.truncate(kept);
     }
 
-    /// SplitMix64: quality enough for jitter, best-of-two and call ids; not for secrets.
+    /// Quality enough for jitter, best-of-two and call ids; not for secrets.
     fn random_bits(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        call::random::splitmix64(&mut self.random)
     }
 
     fn dispatch(&mut self, completion: Completion, into: &mut Arrivals) {
