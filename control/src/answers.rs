@@ -5,7 +5,7 @@ use crate::node::{Node, Phase};
 use crate::outcomes::explanation;
 use crate::schedule::defaults;
 use crate::session::SessionRef;
-use call::admin::{Answer, Ask, CallState, CoreState, FunctionState, NodeStatus, QueueState};
+use call::admin::{Answer, Ask, CallState, CoreState, FunctionState, NodeStatus, QueueState, ShardState};
 use call::body::reply;
 use call::frame::{Frame, FrameBuf, Header, Kind, append};
 use call::{CallId, Instant, Status, WallTime};
@@ -169,6 +169,8 @@ impl<D: Driver> Node<D> {
             Ask::Region => Answer::Region(self.region_state()),
             Ask::Matrix { matrix } => self.matrix_published(matrix)?,
             Ask::RegionDrain { drained } => self.region_drains(drained),
+            Ask::Shards => Answer::Shards(ShardState::default()),
+            Ask::ShardMap { .. } => return Err(Refusal::new("conflict", "this node is alone, and no shard")),
             Ask::Hold { ms } => Answer::Held(self.hold(ms)),
             Ask::Drain => {
                 self.drain();

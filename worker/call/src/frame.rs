@@ -12,9 +12,9 @@
 //! | 12 | 4 | CRC-32C | of bytes 0..12, 16..64 and the body; of the header alone if the body is sealed |
 //! | 16 | 16 | call | [`CallId`] |
 //! | 32 | 8 | function | [`FunctionId`] |
-//! | 40 | 8 | stamp | submit: start time; lease, outcome, return, cancel, done, dead, redrive: epoch; retry: executions that failed, and above 32 bits those that met back-pressure; credit: slots granted in all; publish, retire, ready: version; incarnation: its number; ask, answer: correlation |
+//! | 40 | 8 | stamp | submit: start time; lease, outcome, return, cancel, done, dead, redrive: epoch; retry: executions that failed, and above 32 bits those that met back-pressure; credit: slots granted in all; publish, retire, ready: version; incarnation: its number; ask, answer: correlation; recall: version of the shard map |
 //! | 48 | 8 | deadline | submit, lease: deadline; retry: not before; done: remembered until |
-//! | 56 | 1 | level | submit, lease: criticality; outcome, return, done, retry, dead, ready: [`Status`]; foresee: 1 or 0 |
+//! | 56 | 1 | level | submit, lease: criticality; outcome, return, done, retry, dead, ready, recall: [`Status`]; foresee: 1 or 0 |
 //! | 57 | 1 | label | submit: [`Label`] of its arguments; otherwise zero |
 //! | 58 | 2 | attempt | lease, outcome, retry: how many times the call has been delivered, from 1; answer: how many frames with more of the same body follow |
 //! | 60 | 4 | key | submit: [`CallKey`], zero for none; otherwise zero |
@@ -101,6 +101,11 @@ pub enum Kind {
     /// 0 to let go of what is warm and idle. Advice: a core may do nothing. Said only to a core whose hello has
     /// [`crate::admin::FORESIGHT`], since one that does not know the word would close the connection. No body.
     Foresee = 15,
+    /// Shard to shard: is this call held there? With [`flag::WANT_OUTCOME`]: and if so, its outcome is wanted here. Of one
+    /// that is held a verdict answers, `duplicate`, as if it had been submitted. Otherwise the same word does, with
+    /// `level` [`Status::Ok`]: it is not held, and is not accepted there by any map up to the version of `stamp`; or
+    /// [`Status::Unavailable`]: the map there is older than that, or the queue can tell nothing now. No body.
+    Recall = 16,
 
     /// Log only: the call has ended. Body: the outcome frame, sealed, if the client wanted it.
     Done = 32,
@@ -116,7 +121,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 21] = [
         Kind::Hello,
         Kind::Submit,
         Kind::Verdicts,
@@ -132,6 +137,7 @@ impl Kind {
         Kind::Return,
         Kind::Cancel,
         Kind::Foresee,
+        Kind::Recall,
         Kind::Done,
         Kind::Retry,
         Kind::Dead,
@@ -142,8 +148,8 @@ impl Kind {
     /// From its number.
     pub fn from_wire(number: u8) -> Option<Kind> {
         let index = match number {
-            1..=15 => number - 1,
-            32..=36 => number - 32 + 15,
+            1..=16 => number - 1,
+            32..=36 => number - 32 + 16,
             _ => return None,
         };
         Some(Kind::ALL[usize::from(index)])
@@ -155,6 +161,7 @@ impl Kind {
         match self {
             Kind::Submit => flag::WANT_OUTCOME | flag::ONCE | flag::EXPIRES | flag::KEYED,
             Kind::Lease => flag::WANT_OUTCOME | flag::SEALED_BODY,
+            Kind::Recall => flag::WANT_OUTCOME,
             Kind::Done | Kind::Dead => flag::SEALED_BODY,
             _ => 0,
         }
@@ -170,6 +177,7 @@ impl Kind {
                 | Kind::Return
                 | Kind::Cancel
                 | Kind::Foresee
+                | Kind::Recall
                 | Kind::Retry
                 | Kind::Redrive
                 | Kind::Incarnation
