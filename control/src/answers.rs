@@ -5,7 +5,10 @@ use crate::node::{Node, Phase};
 use crate::outcomes::explanation;
 use crate::schedule::defaults;
 use crate::session::SessionRef;
-use call::admin::{Answer, Ask, CallState, CoreState, FunctionState, NodeStatus, QueueState, ShardState};
+use crate::walk::Only;
+use call::admin::{
+    Answer, Ask, CallState, CoreState, FunctionState, NodeStatus, QueueState, ShardState, Verb,
+};
 use call::body::reply;
 use call::frame::{Frame, FrameBuf, Header, Kind, append};
 use call::{CallId, Instant, Status, WallTime};
@@ -199,25 +202,25 @@ impl<D: Driver> Node<D> {
     ) -> Result<Option<Answer>, Refusal> {
         Ok(Some(match ask {
             Ask::Peek { function, limit } => {
-                let known = self.queue.function_id(self.queued(&function)?);
-                self.peek_asked(session, stamp, known, limit)?;
-                return Ok(None);
+                let only = Only::Waiting(self.queue.function_id(self.queued(&function)?));
+                return self.list_asked((session, stamp), only, limit);
             }
-            Ask::DeadLetters { function, limit } => {
-                self.call_states(&self.dead_letters(function.as_deref(), limit as usize)?)
+            Ask::DeadLetters { function: Some(function), limit } => {
+                let only = Only::Dead(self.queue.function_id(self.queued(&function)?));
+                return self.list_asked((session, stamp), only, limit);
             }
-            Ask::Redrive { function, call } => {
-                let only = call.map(|text| text.parse()).transpose()?;
-                self.redrive_asked(function.as_deref(), only)?
+            Ask::DeadLetters { function: None, limit } => {
+                let mut letters = Vec::new();
+                self.queue.dead_letters(limit as usize, &mut letters);
+                let views = letters.into_iter().filter_map(|letter| self.queue.view(letter));
+                Answer::Calls(views.map(|view| self.call_state(&view)).collect())
             }
+            Ask::Redrive { call } => self.letter_asked(Verb::Redrive, call.parse()?)?,
             Ask::Cancel { call, wait_ms } => {
                 return self.cancel_asked(session, stamp, call.parse()?, wait_ms);
             }
             Ask::Retry { call } => self.retry_asked(call.parse()?)?,
-            Ask::Purge { function, call } => {
-                let only = call.map(|text| text.parse()).transpose()?;
-                self.purge_asked(function.as_deref(), only)?
-            }
+            Ask::Purge { call } => self.letter_asked(Verb::Purge, call.parse()?)?,
             Ask::Pause { whose, paused } => Answer::Done { count: self.set_pause(whose, paused)? },
             Ask::Find { filter, limit, after } => {
                 self.find_asked(session, stamp, &filter, limit, after.as_deref())?;
@@ -325,51 +328,6 @@ impl<D: Driver> Node<D> {
     pub(crate) fn call_answer(&self, call: CallId) -> Result<Answer, Refusal> {
         let view = self.queue.find(call).ok_or_else(|| unknown(call))?;
         Ok(Answer::Call(self.call_state(&view)))
-    }
-
-    pub(crate) fn dead_letters(
-        &self,
-        function: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<durableq::CallRef>, Refusal> {
-        let of = function.map(|name| self.queued(name)).transpose()?;
-        let mut calls = Vec::new();
-        self.queue.dead_letters(of, limit, &mut calls);
-        Ok(calls)
-    }
-
-    pub(crate) fn redrive_asked(
-        &mut self,
-        function: Option<&str>,
-        only: Option<CallId>,
-    ) -> Result<Answer, Refusal> {
-        let calls = match only {
-            Some(only) => self.queue.number(only).into_iter().collect(),
-            None => self.dead_letters(function, usize::MAX)?,
-        };
-        let mut count = 0;
-        for call in calls {
-            count += u64::from(self.redrive(call));
-        }
-        match only {
-            Some(only) if count == 0 => {
-                let message = format!("{only} is not among the dead letters, or its function is deleted");
-                Err(Refusal::new("not-found", message))
-            }
-            _ => Ok(Answer::Done { count }),
-        }
-    }
-
-    /// Makes a dead letter pending again. One whose function is gone would only wait; it stays where an operator sees it.
-    pub(crate) fn redrive(&mut self, call: durableq::CallRef) -> bool {
-        let function = self.queue.view(call).expect("just listed").function;
-        self.catalog.find(function).is_some()
-            && self.queue.redrive(&mut self.disk.lend(&mut self.driver), call)
-    }
-
-    fn call_states(&self, calls: &[durableq::CallRef]) -> Answer {
-        let views = calls.iter().filter_map(|call| self.queue.view(*call));
-        Answer::Calls(views.map(|view| self.call_state(&view)).collect())
     }
 
     pub(crate) fn call_state(&self, view: &CallView<'_>) -> CallState {

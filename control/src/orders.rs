@@ -4,9 +4,9 @@ use crate::answers::{Refusal, state_name, unknown};
 use crate::node::Node;
 use crate::session::SessionRef;
 use call::CallId;
-use call::admin::{Answer, Whose};
+use call::admin::{Answer, Verb, Whose};
 use driver::Driver;
-use durableq::State;
+use durableq::{CallRef, State};
 use scheduler::FunctionRef;
 
 impl<D: Driver> Node<D> {
@@ -34,7 +34,7 @@ impl<D: Driver> Node<D> {
         let view = self.queue.find(call).ok_or_else(|| unknown(call))?;
         let (state, name) = (view.state, state_name(&view));
         if state == State::Dead {
-            self.redrive_asked(None, Some(call))?;
+            self.letter_asked(Verb::Redrive, call)?;
         } else if !self.hurry(call) {
             let message = format!("{call} does not wait to be tried again: it is {name}");
             return Err(Refusal::new("conflict", message));
@@ -48,26 +48,20 @@ impl<D: Driver> Node<D> {
         self.queue.hurry(&mut self.disk.lend(&mut self.driver), at)
     }
 
-    /// Forgets dead letters: one, those of a function, or all.
-    pub(crate) fn purge_asked(
-        &mut self,
-        function: Option<&str>,
-        only: Option<CallId>,
-    ) -> Result<Answer, Refusal> {
-        let calls = match only {
-            Some(only) => self.queue.number(only).into_iter().collect(),
-            None => self.dead_letters(function, usize::MAX)?,
-        };
-        let mut count = 0;
-        for call in calls {
-            count += u64::from(self.queue.purge(&mut self.disk.lend(&mut self.driver), call));
+    /// Does this to one dead letter. Of many it is a walk.
+    pub(crate) fn letter_asked(&mut self, verb: Verb, call: CallId) -> Result<Answer, Refusal> {
+        if self.queue.number(call).is_some_and(|at| self.obey(verb, at)) {
+            return Ok(Answer::Done { count: 1 });
         }
-        match only {
-            Some(only) if count == 0 => {
-                Err(Refusal::new("not-found", format!("{only} is not among the dead letters")))
-            }
-            _ => Ok(Answer::Done { count }),
-        }
+        let or = if verb == Verb::Redrive { ", or its function is deleted" } else { "" };
+        Err(Refusal::new("not-found", format!("{call} is not among the dead letters{or}")))
+    }
+
+    /// Makes a dead letter pending again. One whose function is gone would only wait; it stays where an operator sees it.
+    pub(crate) fn redrive(&mut self, call: CallRef) -> bool {
+        let function = self.queue.view(call).expect("just looked up").function;
+        self.catalog.find(function).is_some()
+            && self.queue.redrive(&mut self.disk.lend(&mut self.driver), call)
     }
 
     /// Holds calls, or lets them run again. Tells how many functions that changes.

@@ -45,10 +45,33 @@ enum At {
     Over,
 }
 
+/// Which calls a list is of, beside its filter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Only {
+    /// All.
+    Any,
+    /// Those that wait in a function's queue.
+    Waiting(FunctionId),
+    /// A function's dead letters.
+    Dead(FunctionId),
+}
+
+impl Only {
+    fn has(self, view: &CallView<'_>) -> bool {
+        match self {
+            Only::Any => true,
+            Only::Waiting(function) => {
+                view.function == function && matches!(view.state, State::Scheduled | State::Due)
+            }
+            Only::Dead(function) => view.function == function && view.state == State::Dead,
+        }
+    }
+}
+
 /// What a walk is for.
 enum Errand {
-    /// The first calls behind a place; of one function, if only what waits there is asked for.
-    List { limit: usize, after: Option<Place>, of: Option<FunctionId>, found: BinaryHeap<Place> },
+    /// The first calls behind a place.
+    List { limit: usize, after: Option<Place>, only: Only, found: BinaryHeap<Place> },
     /// Something is done to each.
     Order { verb: Verb, dry_run: bool, count: u64, left: u64 },
 }
@@ -177,21 +200,23 @@ impl<D: Driver> Node<D> {
     ) -> Result<(), Refusal> {
         let after = after.map(place_of).transpose()?;
         let limit = limit.clamp(1, PAGE_CALLS_MAX) as usize;
-        let errand = Errand::List { limit, after, of: None, found: BinaryHeap::new() };
+        let errand = Errand::List { limit, after, only: Only::Any, found: BinaryHeap::new() };
         self.walks.add(Walk::new((session, stamp), Some(parsed(filter)?), At::Number(0), errand))
     }
 
-    /// Begins to look for the first calls that wait in a function's queue.
-    pub(crate) fn peek_asked(
+    /// Begins to look for the first calls that wait in a function's queue, or are dead letters of it.
+    pub(crate) fn list_asked(
         &mut self,
-        session: SessionRef,
-        stamp: u64,
-        function: FunctionId,
+        who: (SessionRef, u64),
+        only: Only,
         limit: u32,
-    ) -> Result<(), Refusal> {
-        let (limit, of) = (limit.max(1) as usize, Some(function));
-        let errand = Errand::List { limit, after: None, of, found: BinaryHeap::new() };
-        self.walks.add(Walk::new((session, stamp), None, At::Number(0), errand))
+    ) -> Result<Option<Answer>, Refusal> {
+        if limit == 0 {
+            return Ok(Some(Answer::Calls(Vec::new())));
+        }
+        let errand = Errand::List { limit: limit as usize, after: None, only, found: BinaryHeap::new() };
+        self.walks.add(Walk::new(who, None, At::Number(0), errand))?;
+        Ok(None)
     }
 
     /// Begins to do something to calls.
@@ -220,9 +245,9 @@ impl<D: Driver> Node<D> {
             }
         }
         let is_over = match walk.errand {
-            // What waits has a number.
-            Errand::List { of: Some(_), .. } => !matches!(walk.at, At::Number(_)),
-            Errand::List { of: None, .. } => walk.at == At::Over,
+            Errand::List { only: Only::Any, .. } => walk.at == At::Over,
+            // What waits has a number, and so has a dead letter.
+            Errand::List { .. } => !matches!(walk.at, At::Number(_)),
             Errand::Order { left, .. } => left == 0 || !matches!(walk.at, At::Number(_)),
         };
         if is_over {
@@ -278,8 +303,8 @@ impl<D: Driver> Node<D> {
         // One that has ended, and whose number is not free yet, is seen among the ends.
         let ended = matches!(at, At::Number(_)) && view.state == State::Done;
         let elsewhere = match walk.errand {
-            Errand::List { of: Some(function), .. } => view.function != function || !waits(view),
-            _ => false,
+            Errand::List { only, .. } => !only.has(view),
+            Errand::Order { .. } => false,
         };
         if ended || elsewhere {
             return;
@@ -318,7 +343,7 @@ impl<D: Driver> Node<D> {
     }
 
     /// Does it; whether that was possible.
-    fn obey(&mut self, verb: Verb, call: CallRef) -> bool {
+    pub(crate) fn obey(&mut self, verb: Verb, call: CallRef) -> bool {
         let Some(view) = self.queue.view(call) else { return false };
         let (id, state) = (view.id, view.state);
         match verb {
@@ -338,11 +363,11 @@ impl<D: Driver> Node<D> {
                 let of = self.queue.numbers().into();
                 Answer::Ordered(Ordered { count, matched, examined, unknown, of, next })
             }
-            Errand::List { of: Some(_), found, .. } => {
+            Errand::List { only: Only::Waiting(_) | Only::Dead(_), found, .. } => {
                 let views = found.into_sorted_vec().into_iter().filter_map(|(_, id)| self.queue.find(id));
                 Answer::Calls(views.map(|view| self.call_state(&view)).collect())
             }
-            Errand::List { limit, after, found, of: None } => {
+            Errand::List { limit, after, found, only: Only::Any } => {
                 let is_full = found.len() == limit;
                 let (mut calls, mut bytes, mut last) = (Vec::new(), 0, after);
                 let mut is_cut = false;
@@ -366,11 +391,6 @@ impl<D: Driver> Node<D> {
             }
         }
     }
-}
-
-/// Whether a call waits in its function's queue.
-fn waits(view: &CallView<'_>) -> bool {
-    matches!(view.state, State::Scheduled | State::Due)
 }
 
 /// Whether something can be done to a call.

@@ -150,7 +150,7 @@ fn a_call_that_keeps_failing_is_a_dead_letter_until_it_is_redriven() {
     assert_eq!((dead.len(), dead[0].state.as_str(), dead[0].status), (1, "dead", Some(Status::Trap)));
     assert_eq!((dead[0].call.as_str(), dead[0].attempts), (CallId(4).to_string().as_str(), 2));
     assert_eq!(dead[0].reason, "trap");
-    let redrive = Ask::Redrive { function: None, call: Some(CallId(4).to_string()) };
+    let redrive = Ask::Redrive { call: CallId(4).to_string() };
     assert_eq!(admin.ask(&redrive), Answer::Done { count: 1 });
     core.grant(8);
     assert_eq!(serve_one(&mut core, b""), CallId(4));

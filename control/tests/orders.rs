@@ -166,11 +166,10 @@ fn dead_letters_are_purged_and_waits_are_cut_short() {
     let lease = core.expect(Kind::Lease);
     core.end(&lease, Status::Trap, b"");
     assert_eq!(heard(&mut client), (CallId(1), Status::Trap));
-    let purge = Ask::Purge { function: Some("default/echo".into()), call: None };
+    let purge = Ask::Purge { call: CallId(1).to_string() };
     assert_eq!(admin.ask(&purge), Answer::Done { count: 1 });
     let letters = Ask::DeadLetters { function: None, limit: 10 };
     assert_eq!(admin.ask(&letters), Answer::Calls(Vec::new()));
-    let purge = Ask::Purge { function: None, call: Some(CallId(1).to_string()) };
     let Answer::Error { code, .. } = admin.ask(&purge) else { panic!("purged twice") };
     assert_eq!(code, "not-found");
 }

@@ -57,7 +57,7 @@ fn a_call_whose_record_decays_on_disk_is_told_and_not_run() {
     // asks for its state then has the frame read back, so that it would run.
     assert_eq!(Frame::parse(&client.expect(Kind::Outcome)).unwrap().0.status(), Ok(Status::Trap));
     rot(&directory.path().join("log"), &payload);
-    let only = Ask::Redrive { function: None, call: Some(CallId(1).to_string()) };
+    let only = Ask::Redrive { call: CallId(1).to_string() };
     assert_eq!(node.admin().ask(&only), Answer::Done { count: 1 });
     let state = state(&node, CallId(1), 20_000);
     assert_eq!((state.state.as_str(), state.status), ("dead", Some(Status::Damaged)));

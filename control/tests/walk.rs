@@ -94,6 +94,10 @@ fn dead_letters_are_redriven_by_what_they_said() {
         assert_eq!(client.submitted(call, echo(), false), VerdictCode::Accepted);
     }
     server.fail(&["Timeout of db", "disk", "a TIMEOUT", "disk", "disk", "net"]);
+    for (query, count) in [("", 6), ("?limit=4", 4), ("?function=echo", 6), ("?function=echo&limit=2", 2)] {
+        let (status, letters) = server.http("GET", &format!("/v1/dead-letters{query}"), b"");
+        assert_eq!((status, letters.as_array().map(Vec::len)), (200, Some(count)), "{query}: {letters}");
+    }
     let post = |path: &str| {
         let (status, answer) = server.http("POST", path, b"");
         assert_eq!(status, 200, "{path}: {answer}");

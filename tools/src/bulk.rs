@@ -1,6 +1,7 @@
 //! Orders about many calls: what is meant is counted first, a person is asked, and the work is shown while it is done.
 
 use crate::admin::{Admin, query};
+use crate::asked::Asked;
 use crate::exit::{Done, Exit, Failure};
 use crate::interrupt;
 use crate::output::Output;
@@ -15,6 +16,8 @@ const EXAMINE: u64 = 1 << 18;
 const PAGE: u32 = 1000;
 /// Between two words about progress.
 const PROGRESS: Duration = Duration::from_millis(500);
+/// And where they go into a file or a pipe.
+const PROGRESS_OF_A_LOG: Duration = Duration::from_secs(5);
 
 /// `--where`.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -63,6 +66,20 @@ pub struct Consent {
     /// Do it without asking
     #[arg(long, short = 'y')]
     pub yes: bool,
+}
+
+/// The options of an order in bulk.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Bulk {
+    /// What it is done to.
+    #[command(flatten)]
+    pub which: Where,
+    /// Whether somebody agreed.
+    #[command(flatten)]
+    pub consent: Consent,
+    /// Where, and how the answer is printed.
+    #[command(flatten)]
+    pub asked: Asked,
 }
 
 /// What is done, and how it is said.
@@ -181,7 +198,7 @@ fn note_unknown(calls: u64) {
     }
 }
 
-/// A line on a terminal that says how far a long work is, wiped at its end.
+/// Says how far a long work is: by a line on a terminal, wiped at its end; seldom, by lines, where none reads along.
 #[derive(Debug)]
 pub struct Progress {
     said_at: Instant,
@@ -195,11 +212,18 @@ impl Progress {
         Progress { said_at: Instant::now(), is_shown: false, is_terminal: io::stderr().is_terminal() }
     }
 
-    /// Says it, if somebody reads and the last word is some time ago.
+    /// Says it, if the last word is some time ago.
     pub fn say(&mut self, line: impl FnOnce() -> String) {
-        if self.is_terminal && self.said_at.elapsed() >= PROGRESS {
+        let pause = if self.is_terminal { PROGRESS } else { PROGRESS_OF_A_LOG };
+        if self.said_at.elapsed() < pause {
+            return;
+        }
+        self.said_at = Instant::now();
+        if self.is_terminal {
             eprint!("\r\x1b[K{}", line());
-            (self.said_at, self.is_shown) = (Instant::now(), true);
+            self.is_shown = true;
+        } else {
+            eprintln!("millrace: {}", line());
         }
     }
 }

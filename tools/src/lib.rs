@@ -14,6 +14,7 @@ pub mod regions;
 pub mod packing;
 pub mod deployment;
 pub mod output;
+pub mod asked;
 pub mod bulk;
 pub mod backup;
 pub mod watch;

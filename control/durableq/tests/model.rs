@@ -189,7 +189,7 @@ fn resubmit(world: &mut World, pick: usize) {
 fn redrive(world: &mut World, pick: usize) {
     world.settle_disk();
     let mut dead = Vec::new();
-    world.queue.dead_letters(None, usize::MAX, &mut dead);
+    world.queue.dead_letters(usize::MAX, &mut dead);
     if dead.is_empty() || !world.queue.is_settled() {
         return;
     }

@@ -122,7 +122,7 @@ fn failures_are_retried_and_then_dead() {
     assert!(view.outcome.is_some());
     // Redriven, it has all its executions before it.
     let mut dead = Vec::new();
-    world.queue.dead_letters(None, 10, &mut dead);
+    world.queue.dead_letters(10, &mut dead);
     assert!(world.queue.redrive(&mut world.memory, dead[0]));
     let entry = world.ledger.get_mut(&id).expect("submitted");
     (entry.ended, entry.dead, entry.told_end) = (false, false, false);

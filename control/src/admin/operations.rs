@@ -171,7 +171,7 @@ pub async fn redrive(
 ) -> Reply<Json<Ordered>> {
     let Query(which) = which?;
     match &which.call {
-        Some(call) => one(&admin, Ask::Redrive { function: None, call: Some(call.clone()) }).await,
+        Some(call) => one(&admin, Ask::Redrive { call: call.clone() }).await,
         None => many(&admin, Verb::Redrive, &which).await,
     }
 }
@@ -183,7 +183,7 @@ pub async fn purge(
 ) -> Reply<Json<Ordered>> {
     let which = which?.0.said()?;
     match &which.call {
-        Some(call) => one(&admin, Ask::Purge { function: None, call: Some(call.clone()) }).await,
+        Some(call) => one(&admin, Ask::Purge { call: call.clone() }).await,
         None => many(&admin, Verb::Purge, &which).await,
     }
 }

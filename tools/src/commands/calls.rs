@@ -1,12 +1,12 @@
 //! `millrace calls`
 
 use crate::admin::query;
-use crate::bulk::{self, Act, Consent, Where};
+use crate::asked::{Asked, Look};
+use crate::bulk::{self, Act, Bulk, Where};
 use crate::exit::{Done, Exit, Failure};
-use crate::output::{Output, pairs, table};
-use crate::settings::{Connection, Environment};
+use crate::output::{pairs, table};
+use crate::settings::Environment;
 use crate::times::{duration, short};
-use crate::watch::Watch;
 use ::call::CallId;
 use ::call::admin::{CallState, Ordered};
 use std::time::{Duration, UNIX_EPOCH};
@@ -27,11 +27,7 @@ pub enum Calls {
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         limit: u32,
         #[command(flatten)]
-        watch: Watch,
-        #[command(flatten)]
-        output: Output,
-        #[command(flatten)]
-        node: Connection,
+        look: Look,
     },
     /// Show what is known of a call: where it is, how it ended, what it took
     #[command(after_help = "Examples:\n  millrace calls show 019a9f3c2b7e5d0a4c1f8e6b3d2a1908\n  \
@@ -43,9 +39,7 @@ pub enum Calls {
         #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
         wait: Duration,
         #[command(flatten)]
-        output: Output,
-        #[command(flatten)]
-        node: Connection,
+        asked: Asked,
     },
     /// Cancel calls: those that wait end at once, those that run are stopped by their core
     #[command(after_help = "Examples:\n  millrace calls cancel 019a9f3c2b7e5d0a4c1f8e6b3d2a1908\n  \
@@ -66,13 +60,7 @@ pub struct Several {
     #[arg(value_name = "ID")]
     ids: Vec<CallId>,
     #[command(flatten)]
-    which: Where,
-    #[command(flatten)]
-    consent: Consent,
-    #[command(flatten)]
-    output: Output,
-    #[command(flatten)]
-    node: Connection,
+    bulk: Bulk,
 }
 
 const CANCEL: Act = Act { path: "/v1/calls/cancel", verb: "cancel", done: "cancelled" };
@@ -81,19 +69,13 @@ const RETRY: Act = Act { path: "/v1/calls/retry", verb: "retry", done: "due agai
 impl Calls {
     pub fn run(self, environment: &Environment) -> Done {
         match self {
-            Calls::List { which, limit, watch, output, node } => {
-                let filter = which.checked()?.unwrap_or("not state=done").to_owned();
-                let admin = node.admin(environment)?;
-                watch.run(|| {
-                    output.print(&bulk::find(&admin, &filter, limit)?, |page| list(&page.calls));
-                    Ok(Exit::Ok)
-                })
+            Calls::List { which, limit, look } => {
+                let filter = which.checked()?.unwrap_or("not state=done");
+                look.run(environment, |admin| bulk::find(admin, filter, limit), |page| list(&page.calls))
             }
-            Calls::Show { id, wait, output, node } => {
+            Calls::Show { id, wait, asked } => {
                 let path = format!("/v1/calls/{id}?wait_ms={}", wait.as_millis());
-                let call: CallState = node.admin(environment)?.get(&path)?;
-                output.print(&call, show);
-                Ok(Exit::Ok)
+                asked.print(environment, |admin| admin.get::<CallState>(&path), show)
             }
             Calls::Cancel(several) => several.order(CANCEL, environment),
             Calls::Retry(several) => several.order(RETRY, environment),
@@ -104,12 +86,13 @@ impl Calls {
 impl Several {
     /// Calls by name one by one, each at once; the first that fails ends it.
     fn order(&self, act: Act, environment: &Environment) -> Done {
-        let admin = self.node.admin(environment)?;
-        if let Some(filter) = self.which.checked()? {
+        let Bulk { which, consent, asked } = &self.bulk;
+        let admin = asked.admin(environment)?;
+        if let Some(filter) = which.checked()? {
             let which = format!("where={}", query(filter));
-            return bulk::order(&admin, act, &which, self.consent, &self.output);
+            return bulk::order(&admin, act, &which, *consent, &asked.output);
         }
-        if self.consent.dry_run {
+        if consent.dry_run {
             let remedy = "leave it out, or give --where";
             return Err(Failure::new(Exit::Usage, "a named call is not counted first", "--dry-run", remedy));
         }
@@ -118,7 +101,7 @@ impl Several {
             let one: Ordered = admin.post(&format!("{}?call={id}", act.path))?;
             (sum.count, sum.matched) = (sum.count + one.count, sum.matched + one.matched);
         }
-        self.output.print(&sum, |sum| format!("{} calls {}", sum.count, act.done));
+        asked.output.print(&sum, |sum| format!("{} calls {}", sum.count, act.done));
         Ok(Exit::Ok)
     }
 }

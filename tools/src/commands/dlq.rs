@@ -1,12 +1,11 @@
 //! `millrace dlq`
 
 use super::calls;
-use crate::admin::{function_name, query};
-use crate::bulk::{self, Act, Consent, Where};
+use crate::admin::{Admin, function_name, query};
+use crate::asked::{Asked, Look};
+use crate::bulk::{self, Act, Bulk, Consent, Where};
 use crate::exit::{Done, Exit, Failure};
-use crate::output::Output;
-use crate::settings::{Connection, Environment};
-use crate::watch::Watch;
+use crate::settings::Environment;
 use ::call::CallId;
 use ::call::admin::{CallState, Ordered};
 
@@ -28,11 +27,7 @@ pub enum Dlq {
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
         #[command(flatten)]
-        watch: Watch,
-        #[command(flatten)]
-        output: Output,
-        #[command(flatten)]
-        node: Connection,
+        look: Look,
     },
     /// Show one dead letter: why it was given up, what it wrote
     #[command(after_help = "Examples:\n  millrace dlq show 019a9f3c2b7e5d0a4c1f8e6b3d2a1908")]
@@ -40,9 +35,7 @@ pub enum Dlq {
         /// 32 hexadecimal digits
         id: CallId,
         #[command(flatten)]
-        output: Output,
-        #[command(flatten)]
-        node: Connection,
+        asked: Asked,
     },
     /// Make dead letters pending again, with all their attempts
     #[command(after_help = "Examples:\n  millrace dlq redrive --function hello\n  \
@@ -72,13 +65,7 @@ pub struct Letters {
     #[arg(long, conflicts_with = "filter")]
     all: bool,
     #[command(flatten)]
-    which: Where,
-    #[command(flatten)]
-    consent: Consent,
-    #[command(flatten)]
-    output: Output,
-    #[command(flatten)]
-    node: Connection,
+    bulk: Bulk,
 }
 
 const REDRIVE: Act = Act { path: "/v1/dead-letters/redrive", verb: "redrive", done: "pending again" };
@@ -87,36 +74,26 @@ const PURGE: Act = Act { path: "/v1/dead-letters/purge", verb: "purge", done: "f
 impl Dlq {
     pub fn run(self, environment: &Environment) -> Done {
         match self {
-            Dlq::List { function, which, limit, watch, output, node } => {
-                let filter = which.checked()?;
+            Dlq::List { function, which, limit, look } => {
                 let only = only(function.as_deref())?;
-                let admin = node.admin(environment)?;
-                watch.run(|| {
-                    let letters = match filter {
-                        Some(_) => bulk::find(&admin, &filter_of(function.as_deref(), &which)?, limit)?.calls,
-                        None => {
-                            let only = only.as_ref().map_or(String::new(), |only| format!("&{only}"));
-                            admin.get::<Vec<CallState>>(&format!("/v1/dead-letters?limit={limit}{only}"))?
-                        }
-                    };
-                    if filter.is_none() && letters.len() as u32 == limit {
-                        eprintln!(
-                            "millrace: the first {limit} are shown, there may be more; --limit shows more"
-                        );
-                    }
-                    output.print(&letters, |letters| calls::list(letters));
-                    Ok(Exit::Ok)
-                })
+                let filter = filter_of(function.as_deref(), &which)?;
+                let letters = |admin: &Admin| match which.filter {
+                    Some(_) => Ok(bulk::find(admin, &filter, limit)?.calls),
+                    None => first(admin, only.as_deref(), limit),
+                };
+                look.run(environment, letters, |letters| calls::list(letters))
             }
-            Dlq::Show { id, output, node } => {
-                let call: CallState = node.admin(environment)?.get(&format!("/v1/calls/{id}"))?;
-                if call.state != "dead" {
+            Dlq::Show { id, asked } => {
+                let letter = |admin: &Admin| {
+                    let call: CallState = admin.get(&format!("/v1/calls/{id}"))?;
+                    if call.state == "dead" {
+                        return Ok(call);
+                    }
                     let what = format!("the call is no dead letter: it is {}", call.state);
                     let remedy = "`millrace calls show ID` shows it";
-                    return Err(Failure::new(Exit::NotFound, what, format!("call {id}"), remedy));
-                }
-                output.print(&call, calls::show);
-                Ok(Exit::Ok)
+                    Err(Failure::new(Exit::NotFound, what, format!("call {id}"), remedy))
+                };
+                asked.print(environment, letter, calls::show)
             }
             Dlq::Redrive(letters) => letters.order(REDRIVE, environment),
             Dlq::Purge(letters) => letters.order(PURGE, environment),
@@ -128,21 +105,32 @@ impl Letters {
     /// One call is done at once. What a function's name or `--all` means can be redriven without a question: nothing is
     /// lost by it.
     fn order(&self, act: Act, environment: &Environment) -> Done {
-        let filter = self.which.checked()?;
+        let Bulk { which, consent, asked } = &self.bulk;
+        let filter = which.checked()?;
         let only = only(self.function.as_deref())?;
-        let admin = self.node.admin(environment)?;
+        let admin = asked.admin(environment)?;
         if let Some(call) = self.call {
             let one: Ordered = admin.post(&format!("{}?call={call}", act.path))?;
-            self.output.print(&one, |one| format!("{} calls are {}", one.count, act.done));
+            asked.output.print(&one, |one| format!("{} calls are {}", one.count, act.done));
             return Ok(Exit::Ok);
         }
         let filter = filter.map(|filter| format!("where={}", query(filter)));
         let all = self.all.then(|| "all=true".to_owned());
         let which: Vec<String> = [only, filter.clone(), all].into_iter().flatten().collect();
         let harmless = act.path == REDRIVE.path && filter.is_none();
-        let consent = Consent { yes: self.consent.yes || harmless, ..self.consent };
-        bulk::order(&admin, act, &which.join("&"), consent, &self.output)
+        let consent = Consent { yes: consent.yes || harmless, ..*consent };
+        bulk::order(&admin, act, &which.join("&"), consent, &asked.output)
     }
+}
+
+/// The first dead letters, of one function or of all.
+fn first(admin: &Admin, only: Option<&str>, limit: u32) -> Result<Vec<CallState>, Failure> {
+    let only = only.map_or(String::new(), |only| format!("&{only}"));
+    let letters: Vec<CallState> = admin.get(&format!("/v1/dead-letters?limit={limit}{only}"))?;
+    if letters.len() as u32 == limit {
+        eprintln!("millrace: the first {limit} are shown, there may be more; --limit shows more");
+    }
+    Ok(letters)
 }
 
 /// What is meant by a function's name and a filter together.

@@ -2,13 +2,13 @@
 
 use super::calls;
 use crate::admin::{Admin, Touched, function_name, query};
+use crate::asked::{Asked, Look};
 use crate::bulk::{self, Progress, Where};
 use crate::exit::{Done, Exit, Failure};
 use crate::interrupt;
-use crate::output::{Output, pairs, table};
-use crate::settings::{Connection, Environment};
+use crate::output::{pairs, table};
+use crate::settings::Environment;
 use crate::times::duration;
-use crate::watch::Watch;
 use ::call::admin::{CallState, QueueState};
 use std::time::{Duration, Instant};
 
@@ -24,11 +24,7 @@ pub enum Queue {
     )]
     List {
         #[command(flatten)]
-        watch: Watch,
-        #[command(flatten)]
-        output: Output,
-        #[command(flatten)]
-        node: Connection,
+        look: Look,
     },
     /// Show the queue of one function
     #[command(
@@ -38,11 +34,7 @@ pub enum Queue {
         /// NAME or NAMESPACE/NAME
         function: String,
         #[command(flatten)]
-        watch: Watch,
-        #[command(flatten)]
-        output: Output,
-        #[command(flatten)]
-        node: Connection,
+        look: Look,
     },
     /// Show the next calls of a function, in order of start time, without taking them
     #[command(
@@ -58,9 +50,7 @@ pub enum Queue {
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
         #[command(flatten)]
-        output: Output,
-        #[command(flatten)]
-        node: Connection,
+        asked: Asked,
     },
     /// Hold the calls of a function, or of all functions of a tenant: accepted, but none begins
     #[command(
@@ -86,9 +76,7 @@ pub enum Queue {
         #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
         timeout: Duration,
         #[command(flatten)]
-        output: Output,
-        #[command(flatten)]
-        node: Connection,
+        asked: Asked,
     },
 }
 
@@ -102,9 +90,7 @@ pub struct Whose {
     #[arg(long)]
     tenant: Option<String>,
     #[command(flatten)]
-    output: Output,
-    #[command(flatten)]
-    node: Connection,
+    asked: Asked,
 }
 
 impl Whose {
@@ -116,55 +102,30 @@ impl Whose {
             }
             (None, tenant) => format!("/v1/tenants/{}/{verb}", query(tenant.as_deref().unwrap_or_default())),
         };
-        let touched: Touched = self.node.admin(environment)?.post(&path)?;
-        self.output.print(&touched, |touched| match touched.count {
+        let say = |touched: &Touched| match touched.count {
             0 => "nothing changed".into(),
             count => format!("{count} functions {done}"),
-        });
-        Ok(Exit::Ok)
+        };
+        self.asked.print(environment, |admin| admin.post(&path), say)
     }
 }
 
 impl Queue {
     pub fn run(self, environment: &Environment) -> Done {
         match self {
-            Queue::List { watch, output, node } => {
-                let admin = node.admin(environment)?;
-                watch.run(|| {
-                    let queues: Vec<QueueState> = admin.get("/v1/queues")?;
-                    output.print(&queues, |queues| list(queues));
-                    Ok(Exit::Ok)
-                })
+            Queue::List { look } => {
+                let queues = |admin: &Admin| admin.get::<Vec<QueueState>>("/v1/queues");
+                look.run(environment, queues, |queues| list(queues))
             }
-            Queue::Show { function, watch, output, node } => {
-                let admin = node.admin(environment)?;
-                watch.run(|| {
-                    output.print(&one(&admin, &function)?, show);
-                    Ok(Exit::Ok)
-                })
-            }
-            Queue::Peek { function, which, limit, output, node } => {
-                let (namespace, name) = function_name(&function)?;
-                let filter = which.checked()?;
-                let admin = node.admin(environment)?;
-                let path = format!("/v1/queues/{namespace}/{name}/peek?limit={limit}");
-                let peeked: Vec<CallState> = match filter {
-                    None => admin.get(&path)?,
-                    Some(_) => {
-                        let waits = "(state=scheduled or state=queued or state=buffered or state=retrying)";
-                        let also = format!("function={namespace}/{name} and {waits}");
-                        bulk::find(&admin, &which.and(&also)?, limit)?.calls
-                    }
-                };
-                output.print(&peeked, |peeked| calls::list(peeked));
-                Ok(Exit::Ok)
+            Queue::Show { function, look } => look.run(environment, |admin| one(admin, &function), show),
+            Queue::Peek { function, which, limit, asked } => {
+                let peeked = |admin: &Admin| peek(admin, &function, &which, limit);
+                asked.print(environment, peeked, |peeked| calls::list(peeked))
             }
             Queue::Pause(whose) => whose.order("pause", "are held", environment),
             Queue::Resume(whose) => whose.order("resume", "run again", environment),
-            Queue::Drain { function, due, timeout, output, node } => {
-                let state = drain(&node.admin(environment)?, &function, due, timeout)?;
-                output.print(&state, show);
-                Ok(Exit::Ok)
+            Queue::Drain { function, due, timeout, asked } => {
+                asked.print(environment, |admin| drain(admin, &function, due, timeout), show)
             }
         }
     }
@@ -178,6 +139,16 @@ fn one(admin: &Admin, function: &str) -> Result<QueueState, Failure> {
         let what = format!("no function {whole} has a queue");
         Failure::new(Exit::NotFound, what, function, "`millrace queue list` shows those that have")
     })
+}
+
+/// What waits first, of all or of what the filter means.
+fn peek(admin: &Admin, function: &str, which: &Where, limit: u32) -> Result<Vec<CallState>, Failure> {
+    let (namespace, name) = function_name(function)?;
+    if which.checked()?.is_none() {
+        return admin.get(&format!("/v1/queues/{namespace}/{name}/peek?limit={limit}"));
+    }
+    let waits = "(state=scheduled or state=queued or state=buffered or state=retrying)";
+    Ok(bulk::find(admin, &which.and(&format!("function={namespace}/{name} and {waits}"))?, limit)?.calls)
 }
 
 fn drain(admin: &Admin, function: &str, due: bool, timeout: Duration) -> Result<QueueState, Failure> {

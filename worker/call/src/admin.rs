@@ -140,12 +140,10 @@ pub enum Ask {
         /// How many at most.
         limit: u32,
     },
-    /// Make dead letters pending again.
+    /// Make one dead letter pending again; of many it is an [`Ask::Order`].
     Redrive {
-        /// Only of this function.
-        function: Option<String>,
-        /// Only this call.
-        call: Option<String>,
+        /// Its id.
+        call: String,
     },
     /// Cancel a call: one that waits ends at once, one that runs is stopped by its core. Answered with the call, when it
     /// has ended or after this long.
@@ -160,12 +158,10 @@ pub enum Ask {
         /// Its id.
         call: String,
     },
-    /// Forget dead letters for good.
+    /// Forget one dead letter for good; many by an [`Ask::Order`].
     Purge {
-        /// Only of this function.
-        function: Option<String>,
-        /// Only this call.
-        call: Option<String>,
+        /// Its id.
+        call: String,
     },
     /// Hold the calls of a function, or of all functions of a tenant, or let them run again; it is on disk already. Calls
     /// are accepted meanwhile, and those that run go on.

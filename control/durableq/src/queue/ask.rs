@@ -111,10 +111,9 @@ impl DurableQ {
         into.extend(ahead.into_iter().take(end - into.len()));
     }
 
-    /// Dead letters, the oldest first, of one function or of all. Appends at most `limit` to `into`.
-    pub fn dead_letters(&self, function: Option<FunctionRef>, limit: usize, into: &mut Vec<CallRef>) {
-        let of = |at: &CallRef| function.is_none_or(|function| self.calls[*at].function == function);
-        into.extend(self.dead.iter(&self.calls).filter(of).take(limit));
+    /// Dead letters, the oldest first. Appends at most `limit` to `into`.
+    pub fn dead_letters(&self, limit: usize, into: &mut Vec<CallRef>) {
+        into.extend(self.dead.iter(&self.calls).take(limit));
     }
 }
 
