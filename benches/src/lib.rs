@@ -4,7 +4,8 @@
 //! do (disk sync, loopback, shared memory); `rivals` runs other systems at their best setting; `leases` plays the
 //! node for a worker core alone; `generator` keeps a load generator honest; `cycle` is the client of the durable cycle, `platform` the processes it runs on, and
 //! `durable` what is measured there; `sandboxed` starts jailers and cores with process functions, and
-//! `process` is what is measured of those; `conductor` times the Global Traffic Conductor. `README.md` says how to read the figures.
+//! `process` is what is measured of those; `conductor` times the Global Traffic Conductor,
+//! `fleet` runs the simulated fleet. `README.md` says how to read the figures.
 
 pub mod report;
 pub mod floors;
@@ -18,6 +19,7 @@ pub mod core_process;
 pub mod sandboxed;
 pub mod process;
 pub mod conductor;
+pub mod fleet;
 
 pub use report::{Figure, Report};
 

@@ -47,9 +47,10 @@ impl Figure {
         self
     }
 
-    /// Whether more is better: the aim lies above the bar.
+    /// Whether more is better: the aim lies above the bar. Where both are the same it is one that counts what was
+    /// kept (100 % of deadlines), or, at zero, one that counts what went wrong.
     fn grows(&self) -> bool {
-        matches!((self.bar, self.aim), (Some(bar), Some(aim)) if aim >= bar)
+        matches!((self.bar, self.aim), (Some(bar), Some(aim)) if aim > bar || (aim == bar && aim != 0.0))
     }
 
     /// `aim`, `bar`, `MISSED`, or nothing if there is no bar.
@@ -138,6 +139,9 @@ mod tests {
         assert_eq!(Figure::new("time", 0.5, "us").bar(1.5, 0.7).verdict(), "aim");
         assert_eq!(Figure::new("time", 2.0, "us").bar(1.5, 0.7).verdict(), "MISSED");
         assert_eq!(Figure::new("time", 2.0, "us").verdict(), "");
+        assert_eq!(Figure::new("kept", 99.0, "%").bar(100.0, 100.0).verdict(), "MISSED");
+        assert_eq!(Figure::new("lost", 1.0, "calls").bar(0.0, 0.0).verdict(), "MISSED");
+        assert_eq!(Figure::new("lost", 0.0, "calls").bar(0.0, 0.0).verdict(), "aim");
     }
 
     #[test]

@@ -16,13 +16,16 @@ const OF_PROCESSES: [&str; 8] = [
     "neighbour-wasm-beside-network",
 ];
 /// One of each other part.
-const FIGURES: [&str; 9] = [
+const FIGURES: [&str; 12] = [
     "core-tcp-rate",
     "core-shm-rate",
     "core-shm-fresh-rate",
     "core-first-call",
     "core-idle-resident",
     "gtc-matrix-30-regions-1000-groups",
+    "fleet-peak-to-trough-by-fifo",
+    "fleet-policy-ours-mean-utilisation",
+    "fleet-policy-fifo-reserved-p99-ms",
     "durable-cycle-rate",
     "durable-cycle-cpu-per-call",
     "submit-ack-p99-at-half-load",

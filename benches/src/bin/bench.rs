@@ -1,7 +1,7 @@
 //! `make bench`: every figure with bar, aim, floor and rival of the same run; see `benches/README.md`.
 //!
-//! `bench [--json PATH] [--smoke] [--only PART] [--ms TIME] [--no-rivals]`: the parts are core, process, gtc and
-//! durable, each measurement of the durable cycle lasts 3000 ms; `--smoke` measures for an instant only, to see that everything runs.
+//! `bench [--json PATH] [--smoke] [--only PART] [--scenario NAME] [--ms TIME] [--no-rivals]`: the parts are core, process,
+//! gtc, fleet (all scenarios, or that of the name) and durable, each measurement of the durable cycle lasts 3000 ms; `--smoke` measures for an instant only, to see that everything runs.
 
 use benches::durable::{self, Acknowledged, Cycle, PAYLOAD};
 use benches::generator::quantile_us;
@@ -23,6 +23,8 @@ struct Options {
     smoke: bool,
     /// One part, or all.
     only: Option<String>,
+    /// Of the fleet, one scenario, or all.
+    scenario: Option<String>,
     /// Whether other systems are measured too.
     rivals: bool,
     /// How long each measurement lasts.
@@ -75,6 +77,17 @@ fn bench() -> io::Result<Vec<String>> {
         benches::conductor::measure(&mut report);
         report.write(&options.json)?;
     }
+    if wanted("fleet") {
+        println!("== a fleet in simulation: the production deciders at the paper's scale, on all CPUs");
+        let mut report = Report::default();
+        benches::fleet::measure(
+            &mut report,
+            &beside("millrace")?,
+            options.smoke,
+            options.scenario.as_deref(),
+        )?;
+        report.write(&options.json)?;
+    }
     if wanted("durable") {
         println!(
             "== the durable cycle: client and node on one CPU, the worker core on another, rivals anywhere"
@@ -115,7 +128,7 @@ fn durable_cycle(options: &Options) -> io::Result<Vec<String>> {
 
 fn options() -> io::Result<Options> {
     let (json, span) = (benches::scratch()?.join("report.json"), Duration::from_secs(3));
-    let mut options = Options { json, smoke: false, only: None, rivals: true, span };
+    let mut options = Options { json, smoke: false, only: None, scenario: None, rivals: true, span };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value =
@@ -125,6 +138,7 @@ fn options() -> io::Result<Options> {
             "--no-rivals" => options.rivals = false,
             "--json" => options.json = value()?.into(),
             "--only" => options.only = Some(value()?),
+            "--scenario" => options.scenario = Some(value()?),
             "--ms" => options.span = Duration::from_millis(value()?.parse().map_err(io::Error::other)?),
             other => return Err(io::Error::other(format!("`{other}` is no option of the bench"))),
         }

@@ -45,7 +45,7 @@ pub struct Code {
     tick_ms: u64,
     base_mb: f64,
     workers: Vec<Worker>,
-    /// What each function holds on a worker, MB: its code, and what its calls peak at, which share one process.
+    /// What the code of each function holds on a worker, MB, compiled.
     size_mb: Vec<f64>,
     /// CPU of each function, for the rate of a worker.
     demand: Vec<f64>,
@@ -71,7 +71,7 @@ impl Code {
         let demand: Vec<f64> = functions.iter().map(Function::demand).collect();
         let mut order: Vec<u32> = (0..count as u32).collect();
         order.sort_by(|&a, &b| demand[b as usize].total_cmp(&demand[a as usize]).then(a.cmp(&b)));
-        let size_mb = functions.iter().map(|of| spec.code_mb + of.memory_mb).collect();
+        let size_mb = vec![spec.code_mb; count];
         let (spec, tick_ms) = (spec.clone(), u64::from(tick_ms));
         Code { spec, tick_ms, base_mb, workers: vec![worker; workers], size_mb, demand, order }
     }
@@ -108,13 +108,14 @@ impl Code {
     }
 
     /// Forgets code that was not called for long, and more if memory is short. Says what each worker's memory holds
-    /// now, MB, of `memory_mb` that it has.
-    pub fn sweep(&mut self, now: u32, memory_mb: f64, into: &mut Vec<u32>) {
+    /// now, MB, of `memory_mb` that it has: what is there without any function, the calls that run (`calls_mb` of
+    /// each worker: the heap of a call is given back when it ends), and code.
+    pub fn sweep(&mut self, now: u32, memory_mb: f64, calls_mb: impl Fn(usize) -> f64, into: &mut Vec<u32>) {
         let idle = self.ticks(self.spec.idle_min * 60.0);
-        for of in &mut self.workers {
+        for (worker, of) in self.workers.iter_mut().enumerate() {
             let last = &mut of.last;
             of.warm.sort_by_key(|&function| std::cmp::Reverse(last[function as usize]));
-            let mut held_mb = self.base_mb;
+            let mut held_mb = self.base_mb + calls_mb(worker);
             of.warm.retain(|&function| {
                 let at = function as usize;
                 let mb = held_mb + self.size_mb[at];
@@ -227,9 +228,7 @@ mod tests {
         let mut scenario = Scenario::default();
         scenario.workload.functions = 40;
         let functions = crate::workload::draw(&scenario, 7);
-        let mut code = Code::new(&spec, 1000, 100.0, 1, &functions);
-        code.size_mb.fill(spec.code_mb);
-        code
+        Code::new(&spec, 1000, 100.0, 1, &functions)
     }
 
     #[test]
@@ -241,7 +240,7 @@ mod tests {
                 code.called(now + at as u32, 0, function, 1.0);
             });
             let mut mb = Vec::new();
-            code.sweep(now + called.len() as u32, 1000.0, &mut mb);
+            code.sweep(now + called.len() as u32, 1000.0, |_| 0.0, &mut mb);
             let mut warm = code.workers[0].warm.clone();
             warm.sort_unstable();
             (mb[0], warm)
@@ -252,6 +251,10 @@ mod tests {
         let (mb, warm) = holds(100, &[0, 1, 2, 3, 5, 6, 7, 8, 9, 10]);
         assert_eq!((mb, warm.len()), (900, 8), "900 of 1000 MB may be used, 100 are the base");
         assert!(!warm.contains(&4) && !warm.contains(&0), "what was called longest ago goes first: {warm:?}");
+        let mut mb = Vec::new();
+        code.sweep(101, 1000.0, |_| 500.0, &mut mb);
+        assert_eq!(mb, [900], "calls that run take 500 of these, and code goes");
+        assert_eq!(code.workers[0].warm.len(), 3);
         let mut distinct = Vec::new();
         code.end_hour(&mut distinct);
         assert_eq!(distinct, [11], "3 and 4 came twice");

@@ -143,7 +143,8 @@ impl Conductor {
                     *owed = (*owed).min(0) + wanted;
                     if *owed > 0 {
                         let at = now + self.window_ticks;
-                        *owed -= regions[from].give(group, by as u16, at, *owed as u64, messages) as i64;
+                        let [puller, giver] = regions.get_disjoint_mut([by, from]).expect("two regions");
+                        *owed -= giver.give(group, puller, at, *owed as u64, messages) as i64;
                     }
                 }
             }

@@ -2,6 +2,7 @@
 
 use crate::plan::Plan;
 use crate::region::{Region, instant};
+use crate::workload::Function;
 use controllers::locality::{self, Locality};
 use controllers::push::{self, Push};
 use controllers::words::{Effects, FunctionRef, GroupRef, RegionRef, WorkerRef};
@@ -85,14 +86,23 @@ impl Placement {
     }
 }
 
-/// The optimizer, which knows all functions and workers.
+/// The optimizer, which knows all workers, and all functions but the widest ones.
+///
+/// A function whose calls alone would fill the workers of a group is in none: each worker has its code, and its calls
+/// lie evenly on all. In a group it would fill that group's memory while others have room.
 fn optimizer(plan: &Plan, groups: usize, pools: &[usize]) -> Locality {
     let workers = pools.len() * POOLS as usize;
     let settings = locality::Settings::default();
     let mut locality = Locality::new(settings, plan.functions.len(), workers, pools.len(), groups, 0);
     let (clock, mut none) = (instant(plan, 0), Effects::new(1));
+    let group_workers = pools.iter().sum::<usize>() as f64 / groups as f64;
     for (at, of) in plan.functions.iter().enumerate() {
-        let memory = ((plan.scenario.code.code_mb + of.memory_mb) * MB) as u64;
+        if workers_filled(plan, of) > group_workers {
+            continue;
+        }
+        // What a worker of its group spends on it: its code, and its part of the calls that run.
+        let calls_mb = of.calls_per_s * of.run_s * of.memory_mb / group_workers;
+        let memory = ((plan.scenario.code.code_mb + calls_mb) * MB) as u64;
         let cpu = (of.demand() / THREAD_MIPS * 1000.0) as u64 + 1;
         let function = FunctionRef(at as u32);
         locality.step(clock, locality::Input::Function { function, memory, cpu }, &mut none);
@@ -105,6 +115,15 @@ fn optimizer(plan: &Plan, groups: usize, pools: &[usize]) -> Locality {
         }
     }
     locality
+}
+
+/// How many workers the calls of a function fill on average, by CPU or by memory, whichever is more (the dominant share
+/// of Ghodsi et al., NSDI 2011).
+fn workers_filled(plan: &Plan, of: &Function) -> f64 {
+    let fleet = &plan.scenario.fleet;
+    let cpu = of.demand() / f64::from(fleet.worker_mips);
+    let for_calls_mb = f64::from(fleet.worker_memory_mb) - fleet.base_memory_mb;
+    cpu.max(of.calls_per_s * of.run_s * of.memory_mb / for_calls_mb.max(1.0))
 }
 
 impl Pushes {

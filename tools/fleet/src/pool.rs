@@ -14,6 +14,9 @@ pub struct Pool {
     /// K instructions a second that its running calls take. A call that comes to a full pool is slowed down by what
     /// is too much with it, and the others are not: the sum may pass `capacity` by a part of that call.
     pub used: u64,
+    /// The sum of what they took in each tick since utilisation was last asked for, and how many ticks these are.
+    worked: u128,
+    ticks: u32,
     /// MB of all its workers.
     pub memory_mb: u64,
     /// MB that its running calls hold.
@@ -46,6 +49,8 @@ impl Pool {
             workers,
             capacity: u64::from(workers) * u64::from(worker_mips) * 1000,
             used: 0,
+            worked: 0,
+            ticks: 0,
             memory_mb: u64::from(workers) * u64::from(worker_memory_mb),
             held_mb: 0,
             granted: 0,
@@ -67,6 +72,23 @@ impl Pool {
         self.taken += 1;
         self.changed = true;
         share
+    }
+
+    /// A tick is over: what its workers did in it, K instructions a second.
+    pub fn work(&mut self) -> u64 {
+        let did = self.used.min(self.capacity);
+        self.worked += u128::from(did);
+        self.ticks += 1;
+        did
+    }
+
+    /// Busy thousandths since this was last asked, on average: workers report the CPU time that they used, and an
+    /// instant of it is chance.
+    pub fn busy(&mut self) -> u32 {
+        let whole = u128::from(self.capacity.max(1)) * u128::from(self.ticks.max(1));
+        let busy = (std::mem::take(&mut self.worked) * 1000 / whole) as u32;
+        self.ticks = 0;
+        busy
     }
 
     /// A call ends.
@@ -117,6 +139,16 @@ mod tests {
             running.into_iter().for_each(|share| pool.end(share));
             prop_assert_eq!((pool.used, pool.held_mb), (0, 0));
         }
+    }
+
+    #[test]
+    fn utilisation_is_the_mean_since_it_was_last_asked_for() {
+        let mut pool = Pool::new(1, 1, 1024);
+        let half = pool.start(Share { rate: 500, memory_mb: 1, run_ms: 1000 });
+        assert_eq!((0..3).map(|_| pool.work()).sum::<u64>(), 1500);
+        pool.end(half);
+        pool.work();
+        assert_eq!((pool.busy(), pool.busy()), (375, 0));
     }
 
     #[test]

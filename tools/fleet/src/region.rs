@@ -128,6 +128,8 @@ pub struct Region<'a> {
     /// Functions that have pending calls, by group, in the order in which others may take from them.
     backlogged: [VecDeque<u32>; GROUPS],
     is_backlogged: Vec<bool>,
+    /// Calls of each function that it pulled from others and that have not begun.
+    pulled: Vec<u32>,
     streams: Wheel<u32>,
     /// When each stream's last call arrived, in seconds.
     seconds: Vec<f64>,
@@ -151,7 +153,9 @@ impl<'a> Region<'a> {
         let workers = plan.scenario.workers()[usize::from(index)];
         let pools = fleet.pools.min(workers);
         let share = |pool: u32| workers / pools + u32::from(pool < workers % pools);
-        let pool = |at: u32| Pool::new(share(at), fleet.worker_mips, fleet.worker_memory_mb);
+        // What a worker holds without any function is not for calls.
+        let memory_mb = fleet.worker_memory_mb - fleet.base_memory_mb as u32;
+        let pool = |at: u32| Pool::new(share(at), fleet.worker_mips, memory_mb);
         let functions = plan.functions.len();
         let services = plan.scenario.downstreams.len();
         let mut region = Region {
@@ -176,6 +180,7 @@ impl<'a> Region<'a> {
             backlog: [0; GROUPS],
             backlogged: Default::default(),
             is_backlogged: vec![false; functions],
+            pulled: vec![0; functions],
             streams: Wheel::new(),
             seconds: vec![0.0; plan.streams[usize::from(index)].len()],
             arriving: Wheel::new(),
@@ -351,7 +356,7 @@ impl<'a> Region<'a> {
     /// Sums up the tick, and ends a point.
     fn account(&mut self, now: u32) {
         self.account_code(now);
-        let used: u64 = self.pools.iter().map(|pool| pool.used.min(pool.capacity)).sum();
+        let used: u64 = self.pools.iter_mut().map(Pool::work).sum();
         // K instructions a second for so many milliseconds are so many instructions; a million are one M.
         self.point.executed_cpu += used / 1000 * u64::from(self.plan.scenario.time.tick_ms);
         if (now + 1).is_multiple_of(self.plan.point) {
@@ -378,10 +383,9 @@ impl<'a> Region<'a> {
         if self.up { self.pools.iter().map(|pool| pool.capacity / 1000).sum() } else { 0 }
     }
 
-    /// Busy thousandths of one pool.
-    pub fn busy(&self, pool: usize) -> u32 {
-        let pool = &self.pools[pool];
-        (pool.used * 1000 / pool.capacity.max(1)) as u32
+    /// Busy thousandths of one pool, its mean over the ticks since this was last asked.
+    pub fn busy(&mut self, pool: usize) -> u32 {
+        self.pools[pool].busy()
     }
 
     /// Simulated calls that are anywhere in it.
@@ -407,6 +411,9 @@ impl<'a> Region<'a> {
         }
         for pool in &mut self.pools {
             (pool.used, pool.held_mb, pool.up) = (0, 0, false);
+        }
+        for (pulled, queue) in self.pulled.iter_mut().zip(&self.queues) {
+            *pulled = queue.iter().filter(|pending| u16::from(pending.home) != self.index).count() as u32;
         }
     }
 

@@ -62,7 +62,8 @@ impl Shaping {
         let pace = self.pace(now, regions);
         for (controller, region) in self.utilization.iter_mut().zip(regions.iter_mut()) {
             for pool in 0..region.pools.len() {
-                controller.observe(pool, region.up.then(|| region.busy(pool)));
+                let busy = region.busy(pool);
+                controller.observe(pool, region.up.then_some(busy));
             }
             controller.pace(pace);
             if let Some(snapshot) = controller.turn() {

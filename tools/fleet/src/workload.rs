@@ -71,6 +71,10 @@ const THREAD_MIPS: f64 = 3000.0;
 /// and not a tenth: the paper shows no function that is a large part of the fleet.
 const HEAD: f64 = 10.0;
 
+/// Part of a pool's memory that one simulated call takes at most, unless one real call needs more: it is in one pool,
+/// and the real calls would lie evenly in all.
+const BATCH_MEMORY: f64 = 1.0 / 16.0;
+
 /// A function of the fleet.
 #[derive(Clone, Debug)]
 pub struct Function {
@@ -251,8 +255,19 @@ fn place(all: &mut [Function], scenario: &Scenario, random: &mut Random) {
         let regions = (alone * function.cpu / batch_cpu).clamp(1.0, weights.len() as f64) as usize;
         function.origins = origins(&weights, regions, random);
         let stream = alone / regions as f64;
-        function.gathered = (batch_cpu / function.cpu).min(stream).clamp(1.0, 1e9) as u32;
+        let batch = (batch_cpu / function.cpu).min(batch_by_memory(function, scenario));
+        function.gathered = batch.min(stream).clamp(1.0, 1e9) as u32;
     }
+}
+
+/// How many calls take [`BATCH_MEMORY`] of a pool together: those that run at once count.
+fn batch_by_memory(function: &Function, scenario: &Scenario) -> f64 {
+    let fleet = &scenario.fleet;
+    let pool_workers = (fleet.workers / fleet.regions / fleet.pools).max(1);
+    let pool_mb = (f64::from(fleet.worker_memory_mb) - fleet.base_memory_mb) * f64::from(pool_workers);
+    let run_s = function.run_s.max(scenario.workload.spread_s).max(0.001);
+    let mb = function.memory_mb * (function.run_s / run_s).max(0.001);
+    BATCH_MEMORY * pool_mb / mb.max(0.001)
 }
 
 /// A function of opportunistic quota all of whose calls come in one spike. Its quota is as if they came over a day.
@@ -261,7 +276,7 @@ pub fn spiking(scenario: &Scenario, spike: &SpikeSpec) -> Function {
     let sum: f64 = weights.iter().sum();
     let calls_per_s = spike.calls / (spike.for_min * 60.0);
     let batch = scenario.workload.batch_worker_s * f64::from(scenario.fleet.worker_mips) / spike.cpu;
-    Function {
+    let mut function = Function {
         trigger: Trigger::Event,
         reserved: spike.reserved,
         criticality: if spike.reserved { 100 } else { 50 },
@@ -271,11 +286,14 @@ pub fn spiking(scenario: &Scenario, spike: &SpikeSpec) -> Function {
         memory_mb: spike.memory_mb,
         calls_per_s: if spike.comes { calls_per_s } else { 0.0 },
         usual_per_s: spike.calls / 86_400.0,
-        gathered: batch.min(calls_per_s).clamp(1.0, 1e9) as u32,
+        gathered: 1,
         origins: (0..weights.len()).map(|at| (at as u16, weights[at] / sum)).collect(),
         downstream: None,
         spiky: false,
-    }
+    };
+    let batch = batch.min(batch_by_memory(&function, scenario));
+    function.gathered = batch.min(calls_per_s).clamp(1.0, 1e9) as u32;
+    function
 }
 
 /// `count` different regions, drawn by weight, with their shares among each other.

@@ -1,6 +1,6 @@
 //! Calls that come into a region, and its durable queues.
 
-use super::{Message, Pending, Region, group};
+use super::{FUNC_BUFFER, Message, Pending, Region, group};
 use crate::scenario::Order;
 use scheduler::{FunctionRef, Input};
 use std::time::Duration;
@@ -90,21 +90,49 @@ impl Region<'_> {
         Some(call)
     }
 
-    /// Hands calls of a group to another region, until they need so much CPU: function by function in turns. Says
-    /// how much they need.
-    pub fn give(&mut self, in_group: usize, to: u16, at: u32, cpu: u64, into: &mut Vec<Message>) -> u64 {
-        let mut given = 0;
-        while given < cpu {
+    /// Hands calls of a group to another region, until they need so much CPU: function by function in turns, and of
+    /// each no more than `to` has room for. Says how much they need.
+    pub fn give(
+        &mut self,
+        in_group: usize,
+        to: &mut Region<'_>,
+        at: u32,
+        cpu: u64,
+        into: &mut Vec<Message>,
+    ) -> u64 {
+        let (mut given, mut refused) = (0, 0);
+        while given < cpu && refused < self.backlogged[in_group].len() {
             let Some(function) = self.backlogged[in_group].pop_front() else { break };
+            if !to.has_room(function) {
+                refused += 1;
+                self.backlogged[in_group].push_back(function);
+                continue;
+            }
             match self.dequeue(function) {
                 None => self.is_backlogged[function as usize] = false,
                 Some(call) => {
                     given += self.cpu(function, call);
-                    into.push(Message { to, at, function, call });
+                    into.push(Message { to: to.index, at, function, call });
+                    to.pulled[function as usize] += 1;
                     self.backlogged[in_group].push_back(function);
+                    refused = 0;
                 }
             }
         }
         given
+    }
+
+    /// Whether its scheduler would poll another region for a function: as much as the function's FuncBuffer holds may
+    /// wait here, as everywhere. More would wait for a quota that is small here, far from its own.
+    fn has_room(&self, function: u32) -> bool {
+        self.pulled[function as usize] < FUNC_BUFFER as u32
+    }
+
+    /// A call leaves the queue and the scheduler: it begins.
+    pub(super) fn note_begun(&mut self, function: u32, call: Pending) {
+        if u16::from(call.home) != self.index {
+            let pulled = &mut self.pulled[function as usize];
+            *pulled = pulled.saturating_sub(1);
+        }
     }
 }

@@ -60,7 +60,13 @@ impl Region<'_> {
         let measured = self.plan.is_measured(now);
         if every(60_000) {
             let memory_mb = f64::from(self.plan.scenario.fleet.worker_memory_mb);
-            code.sweep(now, memory_mb, if measured { &mut self.record.memory_mb } else { &mut ignored });
+            let calls_mb = |worker: usize| self.pools[worker].held_mb as f64;
+            code.sweep(
+                now,
+                memory_mb,
+                calls_mb,
+                if measured { &mut self.record.memory_mb } else { &mut ignored },
+            );
         }
         if every(3_600_000) {
             code.end_hour(if measured { &mut self.record.distinct } else { &mut ignored });

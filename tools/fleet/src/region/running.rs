@@ -145,7 +145,7 @@ impl Region<'_> {
     fn start(&mut self, now: u32, call: u32, pool: u16) {
         let Held { pending, function, .. } = self.calls[call as usize];
         let of = &self.plan.functions[function as usize];
-        let mut asked = self.asks(function, pending, self.pools[usize::from(pool)].workers);
+        let mut asked = self.asks(function, pending);
         let of_typical = asked.rate;
         if let Some(code) = &mut self.code {
             asked.rate *= code.called(now, usize::from(pool), function, of.cpu * f64::from(of.gathered));
@@ -161,6 +161,7 @@ impl Region<'_> {
             self.said.asked[usize::from(service)] += u64::from(of.gathered);
             self.said.began.push(function);
         }
+        self.note_begun(function, pending);
         if pending.home != self.index as u8 {
             self.point.remote_cpu += self.cpu(function, pending);
         }
@@ -190,13 +191,13 @@ impl Region<'_> {
     }
 
     /// What a call takes on workers that have room.
-    fn asks(&self, function: u32, call: Pending, workers: u32) -> Share {
+    fn asks(&self, function: u32, call: Pending) -> Share {
         let of = &self.plan.functions[function as usize];
         let scale = f64::from(call.cost) / 1000.0;
         let run_s = (of.run_s * scale).max(self.plan.scenario.workload.spread_s).max(0.001);
         let work = of.cpu * f64::from(of.gathered) * scale * 1000.0;
-        // Calls of a function share a process on each worker, of which the published peaks are.
-        let at_once = (f64::from(of.gathered) * of.run_s * scale / run_s).min(f64::from(workers));
+        // A call's own heap, of which the published peaks are, is there while the call runs.
+        let at_once = f64::from(of.gathered) * of.run_s * scale / run_s;
         Share {
             rate: (work / run_s) as u64 + 1,
             memory_mb: (at_once * of.memory_mb).ceil().min(1e9) as u32,
