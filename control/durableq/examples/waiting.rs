@@ -61,11 +61,12 @@ fn main() {
         counters.pending_now, counters.parked_now, counters.segments_now
     );
     println!("memory per waiting call: {:.1} B", (resident_bytes() - before) as f64 / calls as f64);
-    let start = std::time::Instant::now();
+    let (start, cpu) = (std::time::Instant::now(), cpu_seconds());
     bench.restart();
     println!(
-        "recovery: {:.2} s for {} calls",
+        "recovery: {:.2} s, {:.2} s of CPU, for {} calls",
         start.elapsed().as_secs_f64(),
+        cpu_seconds() - cpu,
         bench.queue.counters().recovered
     );
     println!("memory after it: {:.1} B per call", (resident_bytes() - before) as f64 / calls as f64);
@@ -187,7 +188,7 @@ impl Bench {
 
     /// Calls that come and go beside those that wait.
     fn cycles(&mut self, count: usize) {
-        let start = std::time::Instant::now();
+        let (start, cpu) = (std::time::Instant::now(), cpu_seconds());
         let mut done = 0;
         while done < count {
             for n in 0..BATCH {
@@ -197,7 +198,8 @@ impl Bench {
             done += self.run();
         }
         let rate = done as f64 / start.elapsed().as_secs_f64();
-        println!("submit + lease + ACK beside them: {:.0} K/s", rate / 1e3);
+        let us = (cpu_seconds() - cpu) * 1e6 / done as f64;
+        println!("submit + lease + ACK beside them: {:.0} K/s, {us:.2} us of CPU each", rate / 1e3);
     }
 
     /// Many fall due at once.
@@ -235,6 +237,13 @@ impl Bench {
         self.settle_disk();
         done
     }
+}
+
+/// CPU time of this thread: other programs on the machine do not count, but for the caches.
+fn cpu_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
+    text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).expect("nanoseconds on a CPU come first")
+        / 1e9
 }
 
 /// Resident memory of this process that belongs to no file.

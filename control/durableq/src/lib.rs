@@ -38,8 +38,9 @@
 //!    that groups are small when there is little to do and large when there is much.
 //!
 //! # Memory
-//! All tables are taken in [`Recovery::new`] and touched as far as they are used: for each call 128 bytes of its own, 24
-//! of its timer, and what finds its id. Frames are in memory while their calls are not on disk, are due soon, or run; the
+//! All tables are taken in [`Recovery::new`] and touched as far as they are used: for each call 64 bytes of its own and 12
+//! of what finds its id; 64 more while its frame is in memory, after it has run, or if it has a deadline to begin by or
+//! somebody waits for it. Frames are in memory while their calls are not on disk, are due soon, or run; the
 //! frame of a call that waits is on disk only, and comes back before the call is offered (`queue/park.rs`). What may allocate later: a new segment beyond sixty-four, and the questions of operators.
 //!
 //! The format of the log and its guarantees are described in [`log`].

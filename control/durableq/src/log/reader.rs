@@ -14,8 +14,8 @@ const GAP_BYTES_MAX: u64 = 32 << 10;
 /// A frame that is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Want {
-    /// Ordinal of the segment, and where in it, as the call has them.
-    pub place: (u32, u32),
+    /// The segment, and where in it, as the call has them.
+    pub place: (u16, u32),
     /// Bytes of the frame.
     pub bytes: u32,
     /// It is read without neighbours: a read of several has failed for one of them.
@@ -157,9 +157,8 @@ impl Reader {
     }
 
     fn is_wanted(&mut self, calls: &Calls, want: &Want) -> bool {
-        let is = calls
-            .get(want.call)
-            .is_some_and(|call| call.is(flag::READING) && (call.segment, call.offset) == want.place);
+        let is =
+            calls.get(want.call).is_some_and(|call| call.is(flag::READING) && call.record() == want.place);
         if !is {
             self.bytes -= want.bytes as usize;
         }

@@ -1,6 +1,7 @@
 //! The segments of the log: which are there, which calls need them, and when the oldest may go.
 
-use crate::table::calls::{BY_SEGMENT, Calls, List};
+use crate::table::calls::Calls;
+use crate::table::list::{BY_SEGMENT, List};
 use crate::words::{CallRef, LogOp};
 use call::Instant;
 use std::collections::VecDeque;
@@ -11,6 +12,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Recycled segments that may wait behind the current one. One is made ahead of need; two more, since calls of several
 /// segments may end at once. Beyond that segments are removed.
 const AHEAD_MAX: u32 = 3;
+/// Segments of a log, beyond which no call is taken: a call names its segment by 16 bits. With 64 MiB each it is 3.5 TiB.
+const SEGMENTS_MAX: usize = 56_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
@@ -147,6 +150,7 @@ impl Segments {
             self.current += 1;
         }
         if self.current == self.next_ordinal() {
+            assert!(self.ring.len() < usize::from(u16::MAX), "a call names its segment by 16 bits");
             let wanted = self.wanted();
             self.ring.push_back(wanted);
         }
@@ -172,29 +176,43 @@ impl Segments {
 
     /// A call's submit record is in this segment, at this offset as [`crate::table::calls::Call`] has it.
     pub fn pin(&mut self, calls: &mut Calls, at: CallRef, (ordinal, offset): (u32, u32)) {
-        (calls[at].segment, calls[at].offset) = (ordinal, offset);
+        // All that there are differ in their lower bits: see `is_full`.
+        (calls[at].segment, calls[at].offset) = (ordinal as u16, offset);
         self.ring[(ordinal - self.front) as usize].pins.push_back(calls, at);
     }
 
+    /// Where in the ring the segment is that a call names.
+    fn index(&self, segment: u16) -> usize {
+        usize::from(segment.wrapping_sub(self.front as u16))
+    }
+
+    /// Whether there are so many that a call could not name another: new calls must wait. What is held may go on, it
+    /// takes as many segments as that and more.
+    pub fn is_full(&self) -> bool {
+        self.ring.len() > SEGMENTS_MAX
+    }
+
     /// A read of this segment begins: it stays as it is until [`Segments::read_ended`]. Its number.
-    pub fn read_begins(&mut self, ordinal: u32) -> u64 {
-        let segment = &mut self.ring[(ordinal - self.front) as usize];
+    pub fn read_begins(&mut self, segment: u16) -> u64 {
+        let index = self.index(segment);
+        let segment = &mut self.ring[index];
         assert_eq!(segment.stage, Stage::Ready, "what is on disk is in a segment that is there");
         segment.reads += 1;
         segment.number
     }
 
     /// A read of this segment has ended. Its number.
-    pub fn read_ended(&mut self, ordinal: u32) -> u64 {
-        let segment = &mut self.ring[(ordinal - self.front) as usize];
+    pub fn read_ended(&mut self, segment: u16) -> u64 {
+        let index = self.index(segment);
+        let segment = &mut self.ring[index];
         segment.reads -= 1;
         segment.number
     }
 
     /// A call does not need its segment any more as soon as `group` is on disk.
     pub fn unpin(&mut self, calls: &mut Calls, at: CallRef, group: u64) {
-        let ordinal = calls[at].segment;
-        let segment = &mut self.ring[(ordinal - self.front) as usize];
+        let index = self.index(calls[at].segment);
+        let segment = &mut self.ring[index];
         segment.pins.remove(calls, at);
         segment.released = segment.released.max(group);
     }
@@ -382,7 +400,7 @@ impl Segments {
         for (index, segment) in self.ring.iter().enumerate() {
             let ordinal = self.front + index as u32;
             let listed = segment.pins.iter(calls).inspect(|at| {
-                assert_eq!(calls[*at].segment, ordinal, "the segment of {}", calls[*at].id);
+                assert_eq!(calls[*at].segment, ordinal as u16, "the segment of {}", calls[*at].id);
             });
             assert_eq!(listed.count() as u32, segment.pins.len);
             assert!(segment.first <= segment.last && segment.offset <= self.segment_bytes);

@@ -1,7 +1,7 @@
 //! Questions of operators. None of them is on the path of a call; some walk over all calls.
 
 use super::DurableQ;
-use crate::table::calls::{Call, Place, flag};
+use crate::table::calls::{Place, flag};
 use crate::table::ended::Ended;
 use crate::table::store::Extent;
 use crate::words::{CallRef, CallView, Counters, Depth, FunctionRef, State};
@@ -24,19 +24,23 @@ impl DurableQ {
     /// As [`DurableQ::find`], for a pending call or dead letter of this number.
     pub fn view(&self, call: CallRef) -> Option<CallView<'_>> {
         let of = self.calls.get(call)?;
-        let submit = self.frame(of.frame);
+        let (submit, progress) = (self.frame(self.calls.frame(call)), self.calls.progress(call));
         Some(CallView {
             id: of.id,
-            function: self.functions[of.function].id,
-            state: state(of),
-            status: of.status,
-            start_at: WallTime(if of.place == Place::Scheduled { of.when } else { of.start_at }),
+            function: self.functions[of.function()].id,
+            state: self.state(call),
+            status: progress.status,
+            start_at: WallTime(if of.place() == Place::Scheduled {
+                of.when()
+            } else {
+                self.calls.start_at(call)
+            }),
             deadline: submit.map_or(WallTime(0), |frame| frame.deadline()),
             criticality: submit.map_or(0, |frame| frame.criticality()),
-            deliveries: of.deliveries,
-            bytes: of.frame.length(),
+            deliveries: progress.deliveries,
+            bytes: of.length(),
             submit,
-            outcome: self.frame(of.outcome),
+            outcome: self.frame(progress.outcome),
         })
     }
 
@@ -59,8 +63,23 @@ impl DurableQ {
     /// The kept outcome of a call that has ended, or of a dead letter.
     pub fn outcome(&self, call: CallId) -> Option<Frame<'_>> {
         match self.held(call) {
-            Some(at) => self.frame(self.calls[at].outcome),
+            Some(at) => self.frame(self.calls.progress(at).outcome),
             None => self.end_of(call).and_then(|ended| self.frame(ended.outcome)),
+        }
+    }
+
+    fn state(&self, at: CallRef) -> State {
+        match self.calls[at].place() {
+            Place::Appended => State::Appended,
+            Place::Scheduled => State::Scheduled,
+            Place::Due => State::Due,
+            Place::Offered => State::Offered,
+            Place::Leased => {
+                let progress = self.calls.progress(at);
+                State::Leased(progress.holder, progress.epoch)
+            }
+            Place::Dead => State::Dead,
+            Place::Ending | Place::Husk | Place::Free => State::Done,
         }
     }
 
@@ -71,17 +90,17 @@ impl DurableQ {
     /// Asks for an [`crate::Event::Ended`] of a pending call, also when the client did not want its outcome. `false` if
     /// the call is not pending. The event goes to the origin of the last submit, whom the node may not know any more.
     pub fn watch(&mut self, call: CallId) -> bool {
-        let Some(at) = self.held(call).filter(|at| self.calls[*at].place != Place::Dead) else {
+        let Some(at) = self.held(call).filter(|at| self.calls[*at].place() != Place::Dead) else {
             return false;
         };
-        self.calls[at].flags |= flag::WATCHED;
+        self.calls[at].raise(flag::WATCHED);
         true
     }
 
     /// How deep the queue of a function is.
     pub fn depth(&self, function: FunctionRef) -> Depth {
         let of = &self.functions[function];
-        let oldest_due = of.due.front().map_or(WallTime(0), |at| WallTime(self.calls[at].when));
+        let oldest_due = of.due.front().map_or(WallTime(0), |at| WallTime(self.calls[at].when()));
         let (scheduled, offered, leased, dead) = (of.scheduled, of.offered, of.leased, of.dead);
         Depth { scheduled, due: of.due.len, offered, leased, dead, bytes: of.bytes, oldest_due }
     }
@@ -106,25 +125,13 @@ impl DurableQ {
         let end = into.len().saturating_add(limit);
         into.extend(self.functions[function].due.iter(&self.calls).take(limit));
         let mut ahead: Vec<CallRef> =
-            self.timers.iter().filter(|at| self.calls[*at].function == function).collect();
-        ahead.sort_unstable_by_key(|at| (self.calls[*at].when, self.calls[*at].turn));
+            self.starts.iter(&self.calls).filter(|at| self.calls[*at].function() == function).collect();
+        ahead.sort_unstable_by_key(|at| (self.calls[*at].when(), self.calls[*at].turn()));
         into.extend(ahead.into_iter().take(end - into.len()));
     }
 
     /// Dead letters, the oldest first. Appends at most `limit` to `into`.
     pub fn dead_letters(&self, limit: usize, into: &mut Vec<CallRef>) {
         into.extend(self.dead.iter(&self.calls).take(limit));
-    }
-}
-
-fn state(call: &Call) -> State {
-    match call.place {
-        Place::Appended => State::Appended,
-        Place::Scheduled => State::Scheduled,
-        Place::Due => State::Due,
-        Place::Offered => State::Offered,
-        Place::Leased => State::Leased(call.holder, call.epoch),
-        Place::Dead => State::Dead,
-        Place::Ending | Place::Husk | Place::Free => State::Done,
     }
 }

@@ -13,9 +13,10 @@ impl DurableQ {
     pub fn check(&self) {
         self.log.check();
         self.log.segments.check(&self.calls);
-        self.timers.check(&self.calls, |at, when| self.calls[at].when == when);
+        self.calls.check();
+        self.starts.check(&self.calls);
         // One that the scheduler holds keeps the time of rules that have changed since.
-        let held = |at: CallRef| self.calls[at].place == Place::Offered;
+        let held = |at: CallRef| self.calls[at].place() == Place::Offered;
         self.expiries.check(&self.calls, |at, when| held(at) || self.expires_at(at) == Some(when));
         self.ended.check();
         self.retained.check();
@@ -32,38 +33,38 @@ impl DurableQ {
         let mut seen: BTreeMap<CallRef, Place> = BTreeMap::new();
         let mut see = |at: CallRef, place: Place| {
             let before = seen.insert(at, place);
-            assert_eq!((before, self.calls[at].place), (None, place), "place of {}", self.calls[at].id);
+            assert_eq!((before, self.calls[at].place()), (None, place), "place of {}", self.calls[at].id);
         };
-        self.timers.iter().for_each(|at| see(at, Place::Scheduled));
+        self.starts.iter(&self.calls).for_each(|at| see(at, Place::Scheduled));
         self.dead.iter(&self.calls).for_each(|at| see(at, Place::Dead));
         for (holder, at) in self.holders.iter(&self.calls) {
-            assert_eq!(self.calls[at].holder, holder, "holder of {}", self.calls[at].id);
+            assert_eq!(self.calls.progress(at).holder, holder, "holder of {}", self.calls[at].id);
             see(at, Place::Leased);
         }
         for function in (0..self.functions()).map(FunctionRef) {
             let due = &self.functions[function].due;
-            let turns: Vec<u64> = due.iter(&self.calls).map(|at| self.calls[at].turn).collect();
+            let turns: Vec<u64> = due.iter(&self.calls).map(|at| self.calls[at].turn()).collect();
             assert!(turns.is_sorted_by(|a, b| a < b), "turns of {}: {turns:?}", self.function_id(function));
             due.iter(&self.calls).for_each(|at| see(at, Place::Due));
         }
-        let husks = self.calls.iter().filter(|(_, call)| call.place == Place::Husk).count();
-        for (at, call) in self.calls.iter().filter(|(_, call)| call.place != Place::Husk) {
+        let husks = self.calls.iter().filter(|(_, call)| call.place() == Place::Husk).count();
+        for (at, call) in self.calls.iter().filter(|(_, call)| call.place() != Place::Husk) {
             assert!(
-                !call.is(flag::HELD) || matches!(call.place, Place::Ending | Place::Dead),
+                !call.is(flag::HELD) || matches!(call.place(), Place::Ending | Place::Dead),
                 "{} is held and {:?}",
                 call.id,
-                call.place
+                call.place()
             );
-            let waits = matches!(call.place, Place::Due | Place::Offered);
-            let timed = call.place == Place::Scheduled || waits && self.expires_at(at).is_some();
+            let waits = matches!(call.place(), Place::Due | Place::Offered);
+            let timed = waits && self.expires_at(at).is_some();
             assert!(
-                timed == (call.timer != NONE) || call.place == Place::Offered,
+                timed == (self.calls.progress(at).timer != NONE) || call.place() == Place::Offered,
                 "the timer of {}",
                 call.id
             );
             assert_eq!(self.held(call.id), Some(at), "the id of {}", call.id);
-            let listed = matches!(call.place, Place::Scheduled | Place::Dead | Place::Leased | Place::Due);
-            assert_eq!(seen.contains_key(&at), listed, "{} is {:?}", call.id, call.place);
+            let listed = matches!(call.place(), Place::Scheduled | Place::Dead | Place::Leased | Place::Due);
+            assert_eq!(seen.contains_key(&at), listed, "{} is {:?}", call.id, call.place());
         }
         assert_eq!(self.ids.len(), self.calls.len() - husks, "ids of calls that are gone");
     }
@@ -72,8 +73,8 @@ impl DurableQ {
         let mut pending = 0;
         for function in (0..self.functions()).map(FunctionRef) {
             let count = |places: &[Place]| {
-                let of = self.calls.iter().filter(|(_, call)| call.function == function);
-                of.filter(|(_, call)| places.contains(&call.place)).count() as u32
+                let of = self.calls.iter().filter(|(_, call)| call.function() == function);
+                of.filter(|(_, call)| places.contains(&call.place())).count() as u32
             };
             let depth = self.depth(function);
             assert_eq!(
@@ -87,16 +88,16 @@ impl DurableQ {
             assert_eq!(depth.dead, count(&[Place::Dead]), "dead of {function:?}");
             pending += u64::from(depth.scheduled + depth.due + depth.offered + depth.leased);
             let live = |call: &&Call| {
-                let ended = matches!(call.place, Place::Dead | Place::Ending | Place::Husk);
-                call.function == function && !ended
+                let ended = matches!(call.place(), Place::Dead | Place::Ending | Place::Husk);
+                call.function() == function && !ended
             };
             let of = self.calls.iter().map(|(_, call)| call).filter(live);
-            let bytes: usize = of.map(|call| call.frame.length()).sum();
+            let bytes: usize = of.map(|call| call.length()).sum();
             assert_eq!(depth.bytes, bytes as u64, "bytes of {function:?}");
         }
         assert_eq!(self.pending, pending, "calls accepted and not ended");
         self.check_tenants();
-        let leased = self.calls.iter().filter(|(_, call)| call.place == Place::Leased).count();
+        let leased = self.calls.iter().filter(|(_, call)| call.place() == Place::Leased).count();
         assert_eq!(self.leased, leased as u64, "leases");
         assert!(self.dead.len <= self.dead_letters_max.max(1), "dead letters");
     }
@@ -126,31 +127,32 @@ impl DurableQ {
 
     /// Every byte in the store is of a call or of a kept outcome, and every call that may run has its frame.
     fn check_memory(&self) {
-        let calls = self.calls.iter().map(|(_, call)| call.frame.bytes() + call.outcome.bytes());
+        let calls =
+            self.calls.iter().map(|(at, call)| call.resident() + self.calls.progress(at).outcome.bytes());
         let ended = self.ended.iter().chain(self.retained.iter()).map(|ended| ended.outcome.bytes());
         assert_eq!(calls.chain(ended).sum::<usize>(), self.store.bytes(), "bytes in the store");
-        let husk = |call: &Call| call.place == Place::Husk;
+        let husk = |call: &Call| call.place() == Place::Husk;
         for (_, call) in self.calls.iter() {
             assert_eq!(
-                call.frame.length() > 0,
-                call.place != Place::Ending && !husk(call),
+                call.length() > 0,
+                call.place() != Place::Ending && !husk(call),
                 "the frame of {}",
                 call.id
             );
-            let moves = matches!(call.place, Place::Appended | Place::Offered | Place::Leased);
-            assert!(!moves || call.frame.is_some(), "the frame of {} is needed", call.id);
-            assert!(!call.frame.is_parked() || call.offset != CUT, "where the frame of {} is", call.id);
+            let moves = matches!(call.place(), Place::Appended | Place::Offered | Place::Leased);
+            assert!(!moves || call.is(flag::HERE), "the frame of {} is needed", call.id);
+            assert!(!call.is_parked() || call.offset != CUT, "where the frame of {} is", call.id);
         }
-        let frames = || self.calls.iter().map(|(_, call)| call.frame);
-        assert_eq!(frames().map(|frame| frame.length() as u64).sum::<u64>(), self.lengths, "bytes of frames");
-        assert_eq!(frames().map(|frame| frame.bytes() as u64).sum::<u64>(), self.resident, "bytes in memory");
-        let parked = frames().filter(|frame| frame.is_parked()).count();
+        let calls = || self.calls.iter().map(|(_, call)| call);
+        assert_eq!(calls().map(|call| call.length() as u64).sum::<u64>(), self.lengths, "bytes of frames");
+        assert_eq!(calls().map(|call| call.resident() as u64).sum::<u64>(), self.resident, "bytes in memory");
+        let parked = calls().filter(|call| call.is_parked()).count();
         assert_eq!(parked as u64, self.counters.parked_now, "frames on disk only");
         self.reader.check();
         for (at, call) in self.calls.iter().filter(|(_, call)| call.is(flag::READING)) {
-            let place = (call.segment, call.offset);
+            let place = call.record();
             let wants = self.reader.iter().filter(|want| want.call == at && want.place == place).count();
-            assert!(wants == 1 && call.frame.is_parked(), "{} is read {wants} times", call.id);
+            assert!(wants == 1 && call.is_parked(), "{} is read {wants} times", call.id);
         }
         let pins = self.log.segments.pins();
         let husks = self.calls.iter().filter(|(_, call)| husk(call)).count();
@@ -170,7 +172,7 @@ impl DurableQ {
             })
             .collect();
         accepted.sort_unstable();
-        let appended = self.calls.iter().filter(|(_, call)| call.place == Place::Appended);
+        let appended = self.calls.iter().filter(|(_, call)| call.place() == Place::Appended);
         assert!(appended.map(|(at, _)| at.0).eq(accepted), "calls that are not on disk");
     }
 
@@ -179,12 +181,12 @@ impl DurableQ {
         let mut next = self.backlog_head;
         while next != NONE {
             noted.push(next);
-            next = self.calls[CallRef(next)].backlog;
+            next = self.calls.progress(CallRef(next)).backlog;
         }
         noted.sort_unstable();
         let flagged = self.calls.iter().filter(|(_, call)| call.is(flag::BACKLOG));
         assert!(flagged.map(|(at, _)| at.0).eq(noted), "calls whose state is not in the log");
-        let ending = self.calls.iter().filter(|(_, call)| call.place == Place::Ending);
+        let ending = self.calls.iter().filter(|(_, call)| call.place() == Place::Ending);
         ending.for_each(|(_, call)| assert!(call.is(flag::BACKLOG), "the end of {} is written", call.id));
     }
 }

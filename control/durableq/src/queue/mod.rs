@@ -19,13 +19,16 @@ mod check;
 
 use crate::log::reader::Reader;
 use crate::log::writer::Log;
-use crate::table::calls::{BY_PLACE, Calls, List, NONE};
+use crate::table::calls::{Calls, NONE};
 use crate::table::ended::EndedCalls;
 use crate::table::functions::Functions;
 use crate::table::holders::Holders;
-use crate::table::ids::{Ids, hash};
+use crate::table::ids::hash;
+use crate::table::index::Index;
+use crate::table::list::{BY_PLACE, List};
+use crate::table::starts::Starts;
 use crate::table::store::Store;
-use crate::table::timers::Timers;
+use crate::table::timers::{OF_EXPIRIES, Timers};
 use crate::words::{CallRef, Counters, Damage, FunctionRef, Origin, record_bytes_max, write_blocks};
 use call::limits::{HEADER_BYTES, Limits};
 use call::{CallId, FunctionId, Instant, Status, WallTime};
@@ -56,12 +59,13 @@ pub struct DurableQ {
     now: Instant,
     wall: WallTime,
     calls: Calls,
-    ids: Ids,
+    ids: Index,
     store: Store,
     functions: Functions,
-    timers: Timers,
+    /// Calls that wait for their start, or their next try.
+    starts: Starts,
     /// Due calls that have not begun, by the end of their time to live.
-    expiries: Timers,
+    expiries: Timers<OF_EXPIRIES>,
     tenants: Vec<rules::Tenant>,
     holders: Holders,
     /// Dead letters, the oldest first.
@@ -83,7 +87,7 @@ pub struct DurableQ {
     /// In the order of their groups.
     waits: VecDeque<Wait>,
     waits_max: usize,
-    /// Calls whose state waits for room in the log, linked by `Call::backlog`.
+    /// Calls whose state waits for room in the log, linked by `Progress::backlog`.
     backlog_head: u32,
     backlog_tail: u32,
     /// The next turn to be given out.
@@ -110,11 +114,11 @@ impl DurableQ {
         DurableQ {
             now: Instant(0),
             wall: WallTime(0),
-            calls: Calls::new(limits.calls_max),
-            ids: Ids::new(limits.calls_max),
+            calls: Calls::new(limits.calls_max, limits.functions_max),
+            ids: Index::new(limits.calls_max),
             store: Store::new(limits.pending_bytes_max),
             functions: Functions::new(limits.functions_max),
-            timers: Timers::new(limits.calls_max),
+            starts: Starts::new(limits.calls_max),
             expiries: Timers::new(limits.calls_max),
             tenants: vec![rules::Tenant::NOBODY; limits.tenants_max.max(1)],
             holders: Holders::new(limits.cores_max, limits.lease),
@@ -149,8 +153,9 @@ impl DurableQ {
     /// What time it is. Once per round, before anything else: calls whose time has come are due from here on.
     pub fn advance(&mut self, now: Instant, wall: WallTime) {
         (self.now, self.wall) = (now, wall);
-        while let Some(at) = self.timers.pop(&mut self.calls, wall.0) {
-            self.functions[self.calls[at].function].scheduled -= 1;
+        self.starts.advance(&mut self.calls, wall.0);
+        while let Some(at) = self.starts.pop(&mut self.calls, wall.0) {
+            self.functions[self.calls[at].function()].scheduled -= 1;
             self.make_due(at);
         }
     }
@@ -159,7 +164,7 @@ impl DurableQ {
     /// make or remove a segment. [`Instant::NEVER`] if nothing is to come.
     pub fn next_wake(&self) -> Instant {
         let start =
-            self.timers.first().map_or(Instant::NEVER, |when| self.now + WallTime(when).since(self.wall));
+            self.starts.first().map_or(Instant::NEVER, |when| self.now + WallTime(when).since(self.wall));
         let end =
             self.expiries.first().map_or(Instant::NEVER, |when| self.now + WallTime(when).since(self.wall));
         start.min(end).min(self.holders.check_at()).min(self.log.segments.again_at())
@@ -205,7 +210,7 @@ impl DurableQ {
         }
         for id in calls {
             let at = CallRef(self.ids.glimpse(hash(id.0)));
-            seen ^= self.calls.get(at).map_or(0, |call| call.segment);
+            seen ^= self.calls.get(at).map_or(0, |call| call.offset);
         }
         std::hint::black_box(seen);
     }
@@ -213,6 +218,12 @@ impl DurableQ {
     /// The pending call or dead letter of an id.
     fn held(&self, id: CallId) -> Option<CallRef> {
         self.ids.find(hash(id.0), |at| self.calls[CallRef(at)].id == id).map(CallRef)
+    }
+
+    /// A call is found by its id from now on.
+    fn index(&mut self, at: CallRef) {
+        let calls = &self.calls;
+        self.ids.insert(hash(calls[at].id.0), at.0, |other| hash(calls[CallRef(other)].id.0));
     }
 
     fn next_turn(&mut self) -> u64 {

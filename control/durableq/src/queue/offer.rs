@@ -16,7 +16,7 @@ impl DurableQ {
     /// has not; [`DurableQ::next_due`] names it when it has arrived.
     pub fn has_due(&self, function: FunctionRef) -> bool {
         let of = &self.functions[function];
-        let here = of.due.front().is_some_and(|at| self.calls[at].frame.is_some());
+        let here = of.due.front().is_some_and(|at| self.calls[at].is(flag::HERE));
         self.log.is_live() && here && !of.paused
     }
 
@@ -29,11 +29,11 @@ impl DurableQ {
         let of = &mut self.functions[function];
         of.due.remove(&mut self.calls, call);
         of.offered += 1;
-        self.calls[call].place = Place::Offered;
+        self.calls[call].set_place(Place::Offered);
         self.polled(function);
         let (criticality, deadline) = self.urgency(call, defaults);
-        let retry = self.calls[call].failures > 0;
-        let frame = Frame::parsed_before(self.store.get(self.calls[call].frame));
+        let retry = self.calls.progress(call).failures > 0;
+        let frame = Frame::parsed_before(self.store.get(self.calls.frame(call)));
         Some(Offer { call, criticality, deadline, key: frame.key(), label: frame.label(), retry })
     }
 
@@ -43,9 +43,9 @@ impl DurableQ {
         if self.calls[call].is(flag::HELD) {
             return self.let_go(call);
         }
-        assert_eq!(self.calls[call].place, Place::Offered, "the scheduler gives back what it was offered");
-        self.calls[call].place = Place::Due;
-        self.functions[self.calls[call].function].offered -= 1;
+        assert_eq!(self.calls[call].place(), Place::Offered, "the scheduler gives back what it was offered");
+        self.calls[call].set_place(Place::Due);
+        self.functions[self.calls[call].function()].offered -= 1;
         self.functions.restore_due(&mut self.calls, call);
         self.expires_no_more(call);
         self.let_expire(call);
@@ -61,51 +61,51 @@ impl DurableQ {
         holder: HolderRef,
         defaults: &Defaults,
     ) -> Result<Lease<'_>, NotLeased> {
-        if self.calls[call].is(flag::HELD) || self.functions[self.calls[call].function].paused {
+        if self.calls[call].is(flag::HELD) || self.functions[self.calls[call].function()].paused {
             self.give_back(call);
             return Err(NotLeased::Withdrawn);
         }
-        assert_eq!(self.calls[call].place, Place::Offered, "the scheduler dispatches what it was offered");
+        assert_eq!(self.calls[call].place(), Place::Offered, "the scheduler dispatches what it was offered");
         if !self.log.is_live() {
             self.give_back(call);
             return Err(NotLeased::Stopped);
         }
         self.expires_no_more(call);
-        self.calls[call].flags &= !flag::EXPIRES;
+        self.calls[call].lower(flag::EXPIRES);
         self.leases += 1;
         self.leased += 1;
         self.counters.leased += 1;
-        let of = &mut self.functions[self.calls[call].function];
+        let of = &mut self.functions[self.calls[call].function()];
         of.offered -= 1;
         of.leased += 1;
         let function = of.id;
         let (criticality, deadline) = self.urgency(call, defaults);
-        let leased = &mut self.calls[call];
-        leased.deliveries = leased.deliveries.saturating_add(1);
-        leased.epoch = Epoch::new(self.log.incarnation, self.leases);
-        (leased.place, leased.holder) = (Place::Leased, holder);
+        let progress = self.calls.progress_mut(call);
+        progress.deliveries = progress.deliveries.saturating_add(1);
+        progress.epoch = Epoch::new(self.log.incarnation, self.leases);
+        progress.holder = holder;
+        self.calls[call].set_place(Place::Leased);
         self.holders.leases(holder).push_back(&mut self.calls, call);
-        let leased = &self.calls[call];
+        let (leased, progress) = (&self.calls[call], self.calls.progress(call));
         let header = Header {
             flags: SEALED_BODY | if leased.is(flag::WANT) { WANT_OUTCOME } else { 0 },
             call: leased.id,
             function,
-            stamp: leased.epoch.0,
+            stamp: progress.epoch.0,
             deadline: deadline.0,
             level: criticality,
-            attempt: leased.deliveries,
+            attempt: progress.deliveries,
             ..Header::new(Kind::Lease)
         };
-        let (start_at, due_at) = (WallTime(leased.start_at), WallTime(leased.when));
-        Ok(Lease { header, body: self.store.get(leased.frame), start_at, due_at })
+        let (start_at, due_at) = (WallTime(self.calls.start_at(call)), WallTime(leased.when()));
+        Ok(Lease { header, body: self.store.get(self.calls.frame(call)), start_at, due_at })
     }
 
     /// Criticality and deadline, with what the function says where the call says nothing.
     fn urgency(&self, at: CallRef, defaults: &Defaults) -> (u8, WallTime) {
-        let call = &self.calls[at];
-        let frame = Frame::parsed_before(self.store.get(call.frame));
+        let frame = Frame::parsed_before(self.store.get(self.calls.frame(at)));
         let (criticality, deadline) = (frame.criticality(), frame.deadline());
-        let default = WallTime(call.start_at.saturating_add(defaults.deadline_ns));
+        let default = WallTime(self.calls.start_at(at).saturating_add(defaults.deadline_ns));
         (
             if criticality == 0 { defaults.criticality } else { criticality },
             if deadline == WallTime(0) { default } else { deadline },

@@ -48,7 +48,7 @@ impl DurableQ {
     /// `false` if it is on its way: ask again when a read has ended. A later change may park it again.
     pub fn fetch(&mut self, call: CallId) -> bool {
         let Some(at) = self.held(call) else { return true };
-        if !self.calls[at].frame.is_parked() || self.calls[at].is(flag::DAMAGED) {
+        if !self.calls[at].is_parked() || self.calls[at].is(flag::DAMAGED) {
             return true;
         }
         self.want_frame(at);
@@ -64,16 +64,16 @@ impl DurableQ {
     pub(super) fn count_frame(&mut self, frame: Extent) {
         self.lengths += frame.length() as u64;
         self.resident += frame.bytes() as u64;
-        self.counters.parked_now += u64::from(frame.is_parked());
+        self.counters.parked_now += u64::from(!frame.is_some());
     }
 
     /// A call does not need its frame any more, in memory or on disk.
     pub(super) fn free_frame(&mut self, at: CallRef) {
-        self.calls[at].flags &= !flag::READING;
-        let frame = std::mem::replace(&mut self.calls[at].frame, Extent::NONE);
+        self.calls[at].lower(flag::READING);
+        let frame = self.calls.set_frame(at, Extent::NONE);
         self.lengths -= frame.length() as u64;
         self.resident -= frame.bytes() as u64;
-        self.counters.parked_now -= u64::from(frame.is_parked());
+        self.counters.parked_now -= u64::from(!frame.is_some() && frame.length() > 0);
         self.store.free(frame);
     }
 
@@ -85,24 +85,24 @@ impl DurableQ {
 
     /// Leaves a call's frame on disk, where it stands whole.
     fn park(&mut self, at: CallRef) {
-        let call = &mut self.calls[at];
-        let parked = Extent::parked(call.frame.length());
-        let frame = std::mem::replace(&mut call.frame, parked);
+        let parked = Extent::parked(self.calls[at].length());
+        let frame = self.calls.set_frame(at, parked);
         self.resident -= frame.bytes() as u64;
         self.counters.parked_now += 1;
         self.store.free(frame);
+        self.calls.rest(at);
     }
 
     /// Parks a call whose record is on disk, if it will not run soon.
     pub(super) fn park_if_it_waits(&mut self, at: CallRef) {
         let call = &self.calls[at];
-        if !call.frame.is_some() || call.offset == CUT {
+        if !call.is(flag::HERE) || call.offset == CUT {
             return;
         }
         let short = self.store.bytes() > self.store.bytes_max() / 2;
-        let waits = match call.place {
-            Place::Scheduled => short || call.when > self.wall.0.saturating_add(NEAR_NS),
-            Place::Due => short && self.functions[call.function].due.len > WINDOW_MIN as u32,
+        let waits = match call.place() {
+            Place::Scheduled => short || call.when() > self.wall.0.saturating_add(NEAR_NS),
+            Place::Due => short && self.functions[call.function()].due.len > WINDOW_MIN as u32,
             Place::Dead => true,
             _ => false,
         };
@@ -113,7 +113,7 @@ impl DurableQ {
 
     /// Parks a call, if it waits then, when its last record is on disk.
     pub(super) fn park_later(&mut self, at: CallRef) {
-        let group = self.calls[at].group;
+        let group = self.calls.progress(at).group;
         // As many as there are records that are not on disk; and one more stays in memory without harm.
         if self.calls[at].offset != CUT && self.parking.len() < self.parking.capacity() {
             self.parking.push_back((group, at));
@@ -124,7 +124,7 @@ impl DurableQ {
     pub(super) fn park_written(&mut self) {
         let durable = self.log.durable();
         while let Some((group, at)) = self.parking.pop_front_if(|(group, _)| *group <= durable) {
-            if self.calls.get(at).is_some_and(|call| call.group == group) {
+            if self.calls.get(at).is_some() && self.calls.progress(at).group == group {
                 self.park_if_it_waits(at);
             }
         }
@@ -133,7 +133,7 @@ impl DurableQ {
     /// The first due call of a function, if its frame is in memory.
     pub(super) fn first_here(&mut self, function: FunctionRef) -> Option<CallRef> {
         let first = self.functions[function].due.front()?;
-        if self.calls[first].frame.is_some() {
+        if self.calls[first].is(flag::HERE) {
             return Some(first);
         }
         self.functions.want(function);
@@ -147,7 +147,7 @@ impl DurableQ {
         }
         let of = &mut self.functions[function];
         of.polled = of.polled.wrapping_add(1);
-        let first_parked = of.due.front().is_some_and(|at| self.calls[at].frame.is_parked());
+        let first_parked = of.due.front().is_some_and(|at| self.calls[at].is_parked());
         if first_parked || (of.polled.is_multiple_of(POLLS) && of.due.len > 0) {
             self.functions.want(function);
         }
@@ -185,10 +185,13 @@ impl DurableQ {
             self.swept = (self.swept + 1) % self.calls.places();
             let at = CallRef(self.swept);
             let durable = self.log.durable();
-            let settled = |call: &&Call| call.group <= durable && call.frame.is_some() && call.offset != CUT;
-            let Some(call) = self.calls.get(at).filter(settled) else { continue };
-            let first = self.functions[call.function].due.front() == Some(at);
-            if matches!(call.place, Place::Scheduled | Place::Due | Place::Dead) && !first {
+            let rests = |call: &&Call| call.is(flag::HERE) && call.offset != CUT;
+            let Some(call) = self.calls.get(at).filter(rests) else { continue };
+            if self.calls.progress(at).group > durable {
+                continue;
+            }
+            let first = self.functions[call.function()].due.front() == Some(at);
+            if matches!(call.place(), Place::Scheduled | Place::Due | Place::Dead) && !first {
                 self.park(at);
             }
         }
@@ -197,15 +200,15 @@ impl DurableQ {
     /// Asks for a frame that is parked and not asked for yet, if there is room.
     fn want_frame(&mut self, at: CallRef) {
         let call = &self.calls[at];
-        if !call.frame.is_parked() || call.is(flag::READING) {
+        if !call.is_parked() || call.is(flag::READING) {
             return;
         }
         if !self.reader.has_room() {
             // Its function comes again when it is polled, or when what is read for it now has come.
             return;
         }
-        let (place, bytes) = ((call.segment, call.offset), call.frame.length() as u32);
-        self.calls[at].flags |= flag::READING;
+        let (place, bytes) = (call.record(), call.length() as u32);
+        self.calls[at].raise(flag::READING);
         self.reader.want(Want { place, bytes, alone: false, call: at });
     }
 
@@ -219,7 +222,7 @@ impl DurableQ {
             let Some(at) = next else { return };
             next = self.log.segments.oldest_pins().and_then(|pins| pins.after(&self.calls, at));
             let call = &self.calls[at];
-            if call.is(flag::DAMAGED) && call.place == Place::Dead {
+            if call.is(flag::DAMAGED) && call.place() == Place::Dead {
                 // Nothing is left to be copied. Its end is written, as that of other dead letters that are dropped.
                 self.drop_dead(blocks, at);
             } else {
@@ -233,10 +236,9 @@ impl DurableQ {
         let ended = self.reader.ended(read, &mut self.log.segments);
         for want in &ended.wants {
             let call = self.calls.get(want.call);
-            let live =
-                call.filter(|call| call.is(flag::READING) && (call.segment, call.offset) == want.place);
-            let Some((id, function)) = live.map(|call| (call.id, call.function)) else { continue };
-            self.calls[want.call].flags &= !flag::READING;
+            let live = call.filter(|call| call.is(flag::READING) && call.record() == want.place);
+            let Some((id, function)) = live.map(|call| (call.id, call.function())) else { continue };
+            self.calls[want.call].lower(flag::READING);
             let from = u64::from(want.place.1) * call::limits::FRAME_ALIGN as u64;
             let at = (from - ended.from) as usize;
             let found = result.map(|bytes| {
@@ -252,7 +254,7 @@ impl DurableQ {
                 // No memory: it is asked for again when there is some.
                 Ok(Some(None)) => self.functions.want(function),
                 Ok(None) | Err(_) if !want.alone => {
-                    self.calls[want.call].flags |= flag::READING;
+                    self.calls[want.call].raise(flag::READING);
                     self.reader.want(Want { alone: true, ..*want });
                 }
                 Ok(None) | Err(_) => {
@@ -271,10 +273,11 @@ impl DurableQ {
         self.counters.parked_now -= 1;
         self.counters.read_back += 1;
         self.resident += extent.bytes() as u64;
+        self.calls.set_frame(at, extent);
         let call = &mut self.calls[at];
-        (call.frame, call.flags) = (extent, call.flags & !flag::DAMAGED);
-        if call.place == Place::Due {
-            let function = call.function;
+        call.lower(flag::DAMAGED);
+        if call.place() == Place::Due {
+            let function = call.function();
             self.functions.tell(function);
         } else {
             // For an operator, or to be copied: not for long.
@@ -285,7 +288,7 @@ impl DurableQ {
     /// What a client wrote is lost: its call will not run.
     fn damaged(&mut self, blocks: &mut impl Blocks, at: CallRef) {
         self.counters.damaged += 1;
-        self.calls[at].flags |= flag::DAMAGED;
+        self.calls[at].raise(flag::DAMAGED);
         self.bury(blocks, at, Status::Damaged);
     }
 }

@@ -81,10 +81,10 @@ impl DurableQ {
     fn write_backlog(&mut self, blocks: &mut impl Blocks) {
         while self.backlog_head != NONE {
             let at = CallRef(self.backlog_head);
-            let next = self.calls[at].backlog;
-            self.calls[at].flags &= !flag::BACKLOG;
+            let next = self.calls.progress(at).backlog;
+            self.calls[at].lower(flag::BACKLOG);
             if !self.try_record(blocks, at) {
-                self.calls[at].flags |= flag::BACKLOG;
+                self.calls[at].raise(flag::BACKLOG);
                 return;
             }
             self.backlog_head = next;
@@ -92,18 +92,19 @@ impl DurableQ {
     }
 
     fn try_record(&mut self, blocks: &mut impl Blocks, at: CallRef) -> bool {
-        let ending = self.calls[at].place == Place::Ending;
+        let ending = self.calls[at].place() == Place::Ending;
         let ends = if ending && self.retained_until(at) > 0 { &self.retained } else { &self.ended };
         let untold = ending && ends.oldest_if_full().is_some_and(|group| group > self.told());
         if untold || self.waits.len() >= self.waits_max {
             return false;
         }
         let Some(placed) = self.append_state(blocks, at) else { return false };
-        let call = &mut self.calls[at];
-        call.group = placed.group;
-        let (id, origin, function) = (call.id, call.origin, call.function);
-        let status = call.status.unwrap_or(Status::Ok);
-        if matches!(call.place, Place::Ending | Place::Dead)
+        let progress = self.calls.progress_mut(at);
+        progress.group = placed.group;
+        let (origin, status) = (progress.origin, progress.status.unwrap_or(Status::Ok));
+        let call = &self.calls[at];
+        let (id, function) = (call.id, call.function());
+        if matches!(call.place(), Place::Ending | Place::Dead)
             && (call.is(flag::WANT) || call.is(flag::WATCHED))
         {
             self.wait(placed.group, id, origin, What::Ended(function, status));
@@ -120,14 +121,15 @@ impl DurableQ {
     fn finish(&mut self, at: CallRef, placed: Placed) {
         let (until, group) = (self.retained_until(at), placed.group);
         self.log.segments.unpin(&mut self.calls, at, group);
-        let call = &self.calls[at];
-        let (id, function, deliveries, outcome) = (call.id, call.function, call.deliveries, call.outcome);
-        let status = call.status.unwrap_or(Status::Ok);
-        let removed = self.ids.remove(hash(id.0), |other| other == at.0);
+        let (call, progress) = (&self.calls[at], self.calls.progress(at));
+        let (id, function) = (call.id, call.function());
+        let (deliveries, outcome) = (progress.deliveries, progress.outcome);
+        let status = progress.status.unwrap_or(Status::Ok);
+        let removed = self.ids.remove(hash(id.0), at.0);
         assert!(removed, "a pending call is found by its id");
         if self.calls[at].is(flag::HELD) {
-            let husk = &mut self.calls[at];
-            (husk.place, husk.outcome) = (Place::Husk, Extent::NONE);
+            self.calls[at].set_place(Place::Husk);
+            self.calls.progress_mut(at).outcome = Extent::NONE;
         } else {
             self.calls.remove(at);
         }
@@ -138,35 +140,35 @@ impl DurableQ {
 
     /// Appends the record of a call's state; `None` if there is no room.
     fn append_state(&mut self, blocks: &mut impl Blocks, at: CallRef) -> Option<Placed> {
-        let call = &self.calls[at];
-        let kind = match call.place {
+        let (call, progress) = (&self.calls[at], self.calls.progress(at));
+        let kind = match call.place() {
             Place::Ending => Kind::Done,
             Place::Dead => Kind::Dead,
-            _ if call.failures == 0 && call.deliveries == 0 => Kind::Redrive,
+            _ if progress.failures == 0 && progress.deliveries == 0 => Kind::Redrive,
             _ => Kind::Retry,
         };
         let (retry, outcome) = (kind == Kind::Retry, matches!(kind, Kind::Done | Kind::Dead));
-        let body = if outcome && call.outcome.is_some() { self.store.get(call.outcome) } else { &[] };
+        let body = if outcome && progress.outcome.is_some() { self.store.get(progress.outcome) } else { &[] };
         if !self.log.has_room(HEADER_BYTES + body.len()) {
             return None;
         }
         let header = Header {
             flags: if body.is_empty() { 0 } else { SEALED_BODY },
             call: call.id,
-            function: self.functions[call.function].id,
+            function: self.functions[call.function()].id,
             stamp: if retry {
-                u64::from(call.failures) | u64::from(call.pressures) << 32
+                u64::from(progress.failures) | u64::from(progress.pressures) << 32
             } else {
                 // Of one that was never leased it is another thing's place.
-                if call.is(flag::EXPIRES) { 0 } else { call.epoch.0 }
+                if call.is(flag::EXPIRES) { 0 } else { progress.epoch.0 }
             },
             deadline: match kind {
-                Kind::Retry if call.place == Place::Scheduled => call.when,
+                Kind::Retry if call.place() == Place::Scheduled => call.when(),
                 Kind::Done => self.retained_until(at),
                 _ => 0,
             },
-            level: call.status_on_disk().map_or(0, |status| status as u8),
-            attempt: call.deliveries,
+            level: self.calls.status_on_disk(at).map_or(0, |status| status as u8),
+            attempt: progress.deliveries,
             ..Header::new(kind)
         };
         Some(self.log.append(blocks, &header.encode(body), body))
@@ -188,30 +190,32 @@ impl DurableQ {
     /// Copies a call, and what happened to it, to the tail of the log. `None` if that cannot be done now.
     fn relocate_call(&mut self, blocks: &mut impl Blocks, at: CallRef) -> Option<usize> {
         let call = &self.calls[at];
-        if !call.frame.is_some() && call.place != Place::Ending {
+        if !call.is(flag::HERE) && call.place() != Place::Ending {
             self.fetch_oldest(blocks);
             return None;
         }
-        let (frame, outcome) = (call.frame.bytes(), call.outcome.bytes());
+        let (frame, outcome) = (call.resident(), self.calls.progress(at).outcome.bytes());
         // One that is ending frees its segment as soon as the backlog is written.
-        let settled = !matches!(call.place, Place::Appended | Place::Ending) && !call.is(flag::BACKLOG);
+        let settled = !matches!(call.place(), Place::Appended | Place::Ending) && !call.is(flag::BACKLOG);
         let bytes = frame + outcome + HEADER_BYTES;
         if !settled || !self.log.has_room_for_two(bytes) {
             return None;
         }
-        let submit = self.store.get(call.frame);
+        let submit = self.store.get(self.calls.frame(at));
         let header: &[u8; HEADER_BYTES] = submit[..HEADER_BYTES].try_into().expect("a frame has a header");
         let placed = self.log.append(blocks, header, &submit[HEADER_BYTES..]);
         let mut last = placed.group;
         let moved = &self.calls[at];
-        let fresh = moved.deliveries == 0 && moved.place != Place::Dead && !moved.is(flag::LASTING);
+        let fresh = self.calls.progress(at).deliveries == 0
+            && moved.place() != Place::Dead
+            && !moved.is(flag::LASTING);
         if !fresh {
             let state = self.append_state(blocks, at).expect("there is room for two records");
             last = state.group;
         }
         self.log.segments.unpin(&mut self.calls, at, last);
         self.log.segments.pin(&mut self.calls, at, placed.place);
-        self.calls[at].group = last;
+        self.calls.progress_mut(at).group = last;
         self.park_later(at);
         self.counters.relocated += 1;
         Some(bytes)
@@ -242,8 +246,11 @@ impl DurableQ {
 
     /// Puts an outcome that was read from the log with its call.
     pub(super) fn set_outcome(&mut self, at: CallRef, outcome: Extent) {
-        let before = std::mem::replace(&mut self.calls[at].outcome, outcome);
-        self.store.free(before);
+        let before = self.calls.progress(at).outcome;
+        if before != outcome {
+            self.calls.progress_mut(at).outcome = outcome;
+            self.store.free(before);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::table::ended::Ended;
 use crate::table::ids::hash;
 use crate::table::store::Extent;
 use crate::words::CallRef;
-use call::{Frame, Instant, Kind, Status, WallTime};
+use call::{Epoch, Frame, Instant, Kind, Status, WallTime};
 
 impl DurableQ {
     /// Applies one record, which begins in the segment of this ordinal, at this offset (in units of 16 bytes, or
@@ -18,7 +18,7 @@ impl DurableQ {
             (Kind::Submit, Some(at)) => {
                 // A copy, made to free the segment of the older record: of the same length, unless the log was not
                 // written by us.
-                let pending = self.calls[at].place != Place::Dead;
+                let pending = self.calls[at].place() != Place::Dead;
                 if pending {
                     self.leave(at);
                 }
@@ -26,7 +26,7 @@ impl DurableQ {
                 self.log.segments.pin(&mut self.calls, at, place);
                 self.free_frame(at);
                 let extent = self.frame_at(frame, place)?;
-                self.calls[at].frame = extent;
+                self.calls.set_frame(at, extent);
                 self.count_frame(extent);
                 if pending {
                     self.enter(at);
@@ -59,11 +59,14 @@ impl DurableQ {
         self.forget_end(frame.call());
         let turn = self.next_turn();
         let flags = super::park::flags_of(frame);
-        let (start_at, when) = (frame.start_at().0, frame.start_at().0);
-        let epoch = super::park::epoch_of(frame);
-        let call = Call { turn, start_at, when, flags, epoch, ..Call::new(frame.call(), function, extent) };
+        let call = Call::new(frame.call(), function, 0).starting(frame.start_at().0, turn, flags);
         let at = self.calls.insert(call);
-        self.ids.insert(hash(frame.call().0), at.0);
+        self.calls.set_frame(at, extent);
+        let epoch = super::park::epoch_of(frame);
+        if epoch != Epoch(0) {
+            self.calls.progress_mut(at).epoch = epoch;
+        }
+        self.index(at);
         self.log.segments.pin(&mut self.calls, at, place);
         self.count_frame(extent);
         self.functions[function].scheduled += 1;
@@ -81,45 +84,48 @@ impl DurableQ {
     }
 
     fn replay_again(&mut self, frame: Frame<'_>, at: CallRef) {
-        if self.calls[at].place == Place::Dead {
+        if self.calls[at].place() == Place::Dead {
             self.exhume(at);
-            self.calls[at].place = Place::Appended;
-            self.functions[self.calls[at].function].scheduled += 1;
+            self.calls[at].set_place(Place::Appended);
+            self.functions[self.calls[at].function()].scheduled += 1;
             self.enter(at);
         }
         self.set_outcome(at, Extent::NONE);
-        let call = &mut self.calls[at];
+        self.calls.set_when(at, frame.deadline().0);
         let retry = frame.kind() == Kind::Retry;
+        let cancelled = retry && frame.status() == Ok(Status::Cancelled);
         let counted = if retry { frame.stamp() } else { 0 };
         let clamped = |count: u64| u16::try_from(count).unwrap_or(u16::MAX);
+        let call = self.calls.progress_mut(at);
         (call.failures, call.pressures) = (clamped(counted & 0xffff_ffff), clamped(counted >> 32));
-        (call.deliveries, call.when) = (frame.attempt(), frame.deadline().0);
-        call.status = frame.status().ok().filter(|_| call.failures > 0 || call.pressures > 0);
+        call.deliveries = frame.attempt();
+        let failed = call.failures > 0 || call.pressures > 0;
+        call.status = frame.status().ok().filter(|_| failed && !cancelled);
         if !retry {
-            call.flags |= flag::LASTING;
+            self.calls[at].raise(flag::LASTING);
         }
-        if retry && frame.status() == Ok(Status::Cancelled) {
-            (call.status, call.flags) = (None, call.flags | flag::CANCEL);
+        if cancelled {
+            self.calls[at].raise(flag::CANCEL);
         }
     }
 
     fn replay_dead(&mut self, frame: Frame<'_>, at: CallRef) {
-        if self.calls[at].place != Place::Dead {
-            self.functions[self.calls[at].function].scheduled -= 1;
+        if self.calls[at].place() != Place::Dead {
+            self.functions[self.calls[at].function()].scheduled -= 1;
             self.leave(at);
             self.bury_here(at);
         }
         let outcome = self.sealed(frame);
         self.set_outcome(at, outcome);
-        let call = &mut self.calls[at];
+        let call = self.calls.progress_mut(at);
         (call.deliveries, call.status) = (frame.attempt(), frame.status().ok());
     }
 
     fn replay_done(&mut self, frame: Frame<'_>, at: CallRef, segment: u32) {
-        match self.calls[at].place {
+        match self.calls[at].place() {
             Place::Dead => self.exhume(at),
             _ => {
-                self.functions[self.calls[at].function].scheduled -= 1;
+                self.functions[self.calls[at].function()].scheduled -= 1;
                 self.leave(at);
             }
         }
@@ -127,7 +133,7 @@ impl DurableQ {
         self.set_outcome(at, Extent::NONE);
         self.free_frame(at);
         let id = self.calls[at].id;
-        self.ids.remove(hash(id.0), |other| other == at.0);
+        self.ids.remove(hash(id.0), at.0);
         self.calls.remove(at);
         self.remember(frame, segment);
     }
@@ -168,20 +174,20 @@ impl DurableQ {
     /// All records have happened: what is pending may run, and the log goes on behind group `last`, with this key.
     pub(crate) fn resume(&mut self, last: u64, key: u64, now: Instant, wall: WallTime) {
         (self.now, self.wall) = (now, wall);
+        self.starts.begin(wall.0);
         self.counters.recovered = self.calls.len() as u64;
         for number in 0..self.calls.places() {
             let at = CallRef(number);
-            if self.calls.get(at).is_none_or(|call| call.place != Place::Appended) {
+            if self.calls.get(at).is_none_or(|call| call.place() != Place::Appended) {
                 continue;
             }
-            let call = &mut self.calls[at];
             // It could not start before it came in, for which the birth of its id stands.
-            let born = call.id.born_unix_ms().saturating_mul(1_000_000).min(wall.0);
-            call.start_at = call.start_at.max(born);
-            call.when = call.when.max(call.start_at);
-            if call.is(flag::CANCEL) {
+            let born = self.calls[at].id.born_unix_ms().saturating_mul(1_000_000).min(wall.0);
+            let start_at = self.calls.start_at(at).max(born);
+            self.calls.set_start(at, start_at, self.calls[at].when().max(start_at));
+            if self.calls[at].is(flag::CANCEL) {
                 // It was cancelled while it ran.
-                self.functions[self.calls[at].function].scheduled -= 1;
+                self.functions[self.calls[at].function()].scheduled -= 1;
                 self.conclude_later(at, Status::Cancelled);
             } else {
                 self.schedule(at);

@@ -20,9 +20,10 @@ impl DurableQ {
     /// Until when the end of a call is remembered at least, if it ends now; 0 for no set time.
     pub(super) fn retained_until(&self, at: CallRef) -> u64 {
         let call = &self.calls[at];
-        let rules = &self.functions[call.function].rules;
+        let rules = &self.functions[call.function()].rules;
+        let outcome = self.calls.progress(at).outcome.bytes() as u64;
         let window = if call.is(flag::KEYED) { rules.window_ns } else { 0 };
-        let outcome = if call.outcome.bytes() as u64 <= rules.retain_bytes { rules.retain_ns } else { 0 };
+        let outcome = if outcome <= rules.retain_bytes { rules.retain_ns } else { 0 };
         let time = window.max(outcome);
         if time == 0 { 0 } else { self.wall.0.saturating_add(time) }
     }

@@ -71,7 +71,7 @@ impl DurableQ {
 
     /// A call is pending from now on.
     pub(super) fn enter(&mut self, at: CallRef) {
-        let (function, bytes) = (self.calls[at].function, self.calls[at].frame.length() as u64);
+        let (function, bytes) = (self.calls[at].function(), self.calls[at].length() as u64);
         self.pending += 1;
         self.functions[function].bytes += bytes;
         let tenant = &mut self.tenants[usize::from(self.functions[function].rules.tenant)];
@@ -80,7 +80,7 @@ impl DurableQ {
 
     /// A call is pending no more; its frame is still there.
     pub(super) fn leave(&mut self, at: CallRef) {
-        let (function, bytes) = (self.calls[at].function, self.calls[at].frame.length() as u64);
+        let (function, bytes) = (self.calls[at].function(), self.calls[at].length() as u64);
         self.pending -= 1;
         self.functions[function].bytes -= bytes;
         let tenant = &mut self.tenants[usize::from(self.functions[function].rules.tenant)];
@@ -89,40 +89,40 @@ impl DurableQ {
 
     /// When a call that has not begun ends: as its submit says, or so long after its start as its function says.
     pub(super) fn expires_at(&self, at: CallRef) -> Option<u64> {
-        let call = &self.calls[at];
-        if call.deliveries > 0 || call.is(flag::LASTING) {
+        let (call, progress) = (&self.calls[at], self.calls.progress(at));
+        if progress.deliveries > 0 || call.is(flag::LASTING) {
             return None;
         }
-        let own = call.is(flag::EXPIRES).then_some(call.epoch.0);
-        let rule = self.functions[call.function].rules.expires_ns;
-        let of_function = (rule > 0).then(|| call.start_at.saturating_add(rule));
+        let own = call.is(flag::EXPIRES).then_some(progress.epoch.0);
+        let rule = self.functions[call.function()].rules.expires_ns;
+        let of_function = (rule > 0).then(|| self.calls.start_at(at).saturating_add(rule));
         own.into_iter().chain(of_function).min()
     }
 
     /// A lease comes back without the call having begun: if it must begin by its deadline, it still must.
     pub(super) fn expires_again(&mut self, at: CallRef) {
-        if self.calls[at].frame.is_parked() || self.calls[at].is(flag::LASTING) {
+        if self.calls[at].is_parked() || self.calls[at].is(flag::LASTING) {
             return;
         }
-        let submit = Frame::parsed_before(self.store.get(self.calls[at].frame));
+        let submit = Frame::parsed_before(self.store.get(self.calls.frame(at)));
         let flags = super::park::flags_of(submit) & flag::EXPIRES;
         if flags != 0 {
             let epoch = super::park::epoch_of(submit);
-            let call = &mut self.calls[at];
-            (call.flags, call.epoch) = (call.flags | flags, epoch);
+            self.calls[at].raise(flags);
+            self.calls.progress_mut(at).epoch = epoch;
         }
     }
 
     /// A call has become due: its time to live runs.
     pub(super) fn let_expire(&mut self, at: CallRef) {
         if let Some(when) = self.expires_at(at) {
-            self.expiries.insert_at(&mut self.calls, at, when);
+            self.expiries.insert(&mut self.calls, at, when);
         }
     }
 
     /// A call begins, or waits for another reason.
     pub(super) fn expires_no_more(&mut self, at: CallRef) {
-        if self.calls[at].timer != crate::table::calls::NONE {
+        if self.calls.progress(at).timer != crate::table::calls::NONE {
             self.expiries.remove(&mut self.calls, at);
         }
     }
@@ -134,13 +134,13 @@ impl DurableQ {
             return None;
         }
         let at = self.expiries.pop(&mut self.calls, self.wall.0)?;
-        debug_assert!(matches!(self.calls[at].place, Place::Due | Place::Offered));
-        let (id, function) = (self.calls[at].id, self.calls[at].function);
+        debug_assert!(matches!(self.calls[at].place(), Place::Due | Place::Offered));
+        let (id, function) = (self.calls[at].id, self.calls[at].function());
         let dead = self.functions[function].rules.expired_dead;
         self.counters.expired += 1;
         self.withdraw(at);
         if dead {
-            self.calls[at].status = Some(Status::Expired);
+            self.calls.progress_mut(at).status = Some(Status::Expired);
             self.die(blocks, at);
         } else {
             self.conclude(blocks, at, Status::Expired);

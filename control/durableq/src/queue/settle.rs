@@ -36,8 +36,7 @@ impl DurableQ {
         random: u64,
     ) -> Result<Settled, Fenced> {
         let live = |at: &CallRef| {
-            let call = &self.calls[*at];
-            call.place == Place::Leased && call.epoch == outcome.epoch()
+            self.calls[*at].place() == Place::Leased && self.calls.progress(*at).epoch == outcome.epoch()
         };
         let Some(at) = self.held(outcome.call()).filter(live) else {
             self.counters.fenced += 1;
@@ -45,7 +44,7 @@ impl DurableQ {
         };
         let status = outcome.status().unwrap_or(Status::BadReply);
         self.end_lease(at);
-        self.calls[at].status = Some(status);
+        self.calls.progress_mut(at).status = Some(status);
         if status.is_ok() {
             self.counters.completed += 1;
             return Ok(self.over(blocks, at, outcome, Fate::Done));
@@ -57,18 +56,18 @@ impl DurableQ {
             return Ok(self.over(blocks, at, outcome, Fate::Failed));
         }
         let no_fault = matches!(status, Status::BackPressure | Status::Again);
-        if no_fault && self.calls[at].pressures < self.pressures_max {
-            self.calls[at].pressures += 1;
+        if no_fault && self.calls.progress(at).pressures < self.pressures_max {
+            self.calls.progress_mut(at).pressures += 1;
             if let Some(wait) = asked_wait(status, outcome) {
                 return Ok(self.retry_at(blocks, at, self.wall + wait.min(START_AHEAD_MAX)));
             }
-            let wait = retry.backoff(self.calls[at].pressures);
+            let wait = retry.backoff(self.calls.progress(at).pressures);
             return Ok(self.wait_and_retry(blocks, at, wait, random));
         }
-        let failures = self.calls[at].failures.saturating_add(1);
-        self.calls[at].failures = failures;
+        let failures = self.calls.progress(at).failures.saturating_add(1);
+        self.calls.progress_mut(at).failures = failures;
         let is_over = failures >= retry.attempts || retry.is_final(status);
-        if is_over || self.calls[at].is_worn(self.deliveries_max) {
+        if is_over || self.calls.progress(at).is_worn(self.deliveries_max) {
             let settled = self.settled(at, Fate::Dead);
             let wanted = self.calls[at].is(flag::WANT);
             if wanted || outcome.bytes().len() <= DEAD_OUTCOME_BYTES_MAX {
@@ -118,13 +117,15 @@ impl DurableQ {
         epoch: Epoch,
         begun: bool,
     ) -> Result<Settled, Fenced> {
-        let live = |at: &CallRef| self.calls[*at].place == Place::Leased && self.calls[*at].epoch == epoch;
+        let live = |at: &CallRef| {
+            self.calls[*at].place() == Place::Leased && self.calls.progress(*at).epoch == epoch
+        };
         let Some(at) = self.held(call).filter(live) else {
             self.counters.fenced += 1;
             return Err(Fenced);
         };
         if !begun {
-            self.calls[at].deliveries = self.calls[at].deliveries.saturating_sub(1);
+            self.calls.progress_mut(at).deliveries = self.calls.progress(at).deliveries.saturating_sub(1);
             self.expires_again(at);
         }
         Ok(self.lose(blocks, at))
@@ -136,13 +137,13 @@ impl DurableQ {
         if self.calls[at].is(flag::CANCEL) {
             return self.settle_cancelled(blocks, at, None);
         }
-        if self.calls[at].is_worn(self.deliveries_max) {
-            self.calls[at].status = Some(Status::WorkerLost);
+        if self.calls.progress(at).is_worn(self.deliveries_max) {
+            self.calls.progress_mut(at).status = Some(Status::WorkerLost);
             let settled = self.settled(at, Fate::Dead);
             self.die(blocks, at);
             return settled;
         }
-        self.calls[at].place = Place::Due;
+        self.calls[at].set_place(Place::Due);
         self.functions.restore_due(&mut self.calls, at);
         self.let_expire(at);
         self.settled(at, Fate::Again)
@@ -168,13 +169,13 @@ impl DurableQ {
     }
 
     fn settled(&self, at: CallRef, fate: Fate) -> Settled {
-        let call = &self.calls[at];
-        let start_at = WallTime(call.start_at);
-        Settled { call: at, id: call.id, function: call.function, holder: call.holder, start_at, fate }
+        let (call, holder) = (&self.calls[at], self.calls.progress(at).holder);
+        let start_at = WallTime(self.calls.start_at(at));
+        Settled { call: at, id: call.id, function: call.function(), holder, start_at, fate }
     }
 
     fn end_lease(&mut self, at: CallRef) {
-        let (holder, function) = (self.calls[at].holder, self.calls[at].function);
+        let (holder, function) = (self.calls.progress(at).holder, self.calls[at].function());
         self.holders.leases(holder).remove(&mut self.calls, at);
         self.functions[function].leased -= 1;
         self.leased -= 1;
@@ -206,10 +207,10 @@ impl DurableQ {
 
     /// A call or dead letter is none any more: what is left of it is the record of its end.
     pub(super) fn leave_pending(&mut self, at: CallRef) {
-        if self.calls[at].place != Place::Dead {
+        if self.calls[at].place() != Place::Dead {
             self.leave(at);
         }
-        self.calls[at].place = Place::Ending;
+        self.calls[at].set_place(Place::Ending);
         self.free_frame(at);
     }
 
@@ -221,15 +222,16 @@ impl DurableQ {
         if bytes.len() + HEADER_BYTES <= self.record_max
             && let Some(extent) = self.keep(bytes)
         {
-            self.calls[at].outcome = extent;
+            self.calls.progress_mut(at).outcome = extent;
         }
     }
 
     fn again_at(&mut self, blocks: &mut impl Blocks, at: CallRef, not_before: WallTime) {
         self.counters.retried += 1;
-        self.calls[at].when = not_before.0;
-        self.calls[at].turn = self.next_turn();
-        self.functions[self.calls[at].function].scheduled += 1;
+        self.calls.set_when(at, not_before.0);
+        let turn = self.next_turn();
+        self.calls[at].set_turn(turn);
+        self.functions[self.calls[at].function()].scheduled += 1;
         self.schedule(at);
         self.record(blocks, at);
     }
@@ -253,7 +255,7 @@ impl DurableQ {
         self.exhume(at);
         if !self.calls[at].is(flag::BACKLOG) {
             // Who wanted to know was told when it died.
-            self.calls[at].flags &= !(flag::WANT | flag::WATCHED);
+            self.calls[at].lower(flag::WANT | flag::WATCHED);
         }
         // Still at its place: it was no pending call any more.
         self.end(blocks, at);
@@ -261,34 +263,32 @@ impl DurableQ {
 
     /// Puts a call into the list of dead letters.
     pub(super) fn bury_here(&mut self, at: CallRef) {
-        self.calls[at].place = Place::Dead;
-        self.functions[self.calls[at].function].dead += 1;
+        self.calls[at].set_place(Place::Dead);
+        self.functions[self.calls[at].function()].dead += 1;
         self.dead.push_back(&mut self.calls, at);
     }
 
     /// Takes a call out of the list of dead letters.
     pub(super) fn exhume(&mut self, at: CallRef) {
         self.dead.remove(&mut self.calls, at);
-        self.functions[self.calls[at].function].dead -= 1;
+        self.functions[self.calls[at].function()].dead -= 1;
     }
 
     /// Makes a dead letter a pending call again, with all its executions before it. `false` if it is none, or expired
     /// a moment ago and the scheduler has not let go of it yet.
     pub fn redrive(&mut self, blocks: &mut impl Blocks, call: CallRef) -> bool {
         // One that the scheduler still holds would be offered twice.
-        let rests = |call: &crate::table::calls::Call| call.place == Place::Dead && !call.is(flag::HELD);
+        let rests = |call: &crate::table::calls::Call| call.place() == Place::Dead && !call.is(flag::HELD);
         if !self.calls.get(call).is_some_and(rests) {
             return false;
         }
         self.exhume(call);
         self.enter(call);
-        let outcome = std::mem::replace(&mut self.calls[call].outcome, Extent::NONE);
-        self.store.free(outcome);
-        let wall = self.wall.0;
-        let again = &mut self.calls[call];
-        (again.failures, again.deliveries, again.status, again.when) = (0, 0, None, wall);
-        again.pressures = 0;
-        again.flags |= flag::LASTING;
+        self.set_outcome(call, Extent::NONE);
+        self.calls.set_when(call, self.wall.0);
+        let again = self.calls.progress_mut(call);
+        (again.failures, again.deliveries, again.pressures, again.status) = (0, 0, 0, None);
+        self.calls[call].raise(flag::LASTING);
         self.make_due(call);
         self.record(blocks, call);
         true
@@ -297,12 +297,12 @@ impl DurableQ {
     /// Sends a scheduled or due call to the dead letters (its function is deleted by force). `false` if it is in another
     /// state: one that the scheduler holds is given back first, one that runs is left to end.
     pub fn bury(&mut self, blocks: &mut impl Blocks, call: CallRef, status: Status) -> bool {
-        let waits = |call: &crate::table::calls::Call| matches!(call.place, Place::Scheduled | Place::Due);
+        let waits = |call: &crate::table::calls::Call| matches!(call.place(), Place::Scheduled | Place::Due);
         if !self.calls.get(call).is_some_and(waits) {
             return false;
         }
         self.withdraw(call);
-        self.calls[call].status = Some(status);
+        self.calls.progress_mut(call).status = Some(status);
         self.die(blocks, call);
         true
     }

@@ -2,7 +2,6 @@
 
 use super::{DurableQ, What};
 use crate::table::calls::{Call, Place, flag};
-use crate::table::ids::hash;
 use crate::words::{Blocks, CallRef, Event, FunctionRef, Origin};
 use call::frame::flag::{EXPIRES, WANT_OUTCOME};
 use call::limits::{HEADER_BYTES, START_AHEAD_MAX};
@@ -40,7 +39,11 @@ impl DurableQ {
             return Err(VerdictCode::DiskFailed);
         }
         let bytes = frame.bytes();
-        if self.calls.is_full() || bytes.len() > self.record_max || !self.log.has_room(bytes.len()) {
+        if self.calls.is_full()
+            || self.log.segments.is_full()
+            || bytes.len() > self.record_max
+            || !self.log.has_room(bytes.len())
+        {
             return Err(VerdictCode::Full);
         }
         let extent = self.keep(bytes).ok_or(VerdictCode::Full)?;
@@ -49,11 +52,13 @@ impl DurableQ {
         let start_at = frame.start_at().0.max(self.wall.0);
         let turn = self.next_turn();
         let flags = super::park::flags_of(frame);
-        let call = Call::new(frame.call(), function, extent);
-        let epoch = super::park::epoch_of(frame);
-        let call = Call { when: start_at, start_at, turn, group: placed.group, origin, flags, epoch, ..call };
+        let call = Call::new(frame.call(), function, 0).starting(start_at, turn, flags);
         let at = self.calls.insert(call);
-        self.ids.insert(hash(frame.call().0), at.0);
+        let progress = self.calls.progress_mut(at);
+        (progress.group, progress.origin) = (placed.group, origin);
+        progress.epoch = super::park::epoch_of(frame);
+        self.calls.set_frame(at, extent);
+        self.index(at);
         self.log.segments.pin(&mut self.calls, at, placed.place);
         self.count_frame(extent);
         self.functions[function].scheduled += 1;
@@ -79,12 +84,14 @@ impl DurableQ {
     fn duplicate(&mut self, frame: Frame<'_>, origin: Origin) -> bool {
         let (id, want) = (frame.call(), frame.flags() & WANT_OUTCOME != 0);
         let (group, end) = if let Some(at) = self.held(id) {
-            let call = &mut self.calls[at];
             if want {
-                (call.origin, call.flags) = (origin, call.flags | flag::WANT);
+                self.calls.progress_mut(at).origin = origin;
+                self.calls[at].raise(flag::WANT);
             }
-            let dead = call.place == Place::Dead && !call.is(flag::BACKLOG);
-            (call.group, dead.then(|| (call.function, call.status.unwrap_or(Status::WorkerLost))))
+            let (call, progress) = (&self.calls[at], self.calls.progress(at));
+            let dead = call.place() == Place::Dead && !call.is(flag::BACKLOG);
+            let end = dead.then(|| (call.function(), progress.status.unwrap_or(Status::WorkerLost)));
+            (progress.group, end)
         } else if let Some(ended) = self.end_of(id) {
             if self.is_past(ended) {
                 self.forget_end(id);
@@ -132,14 +139,14 @@ impl DurableQ {
 
     /// A call is on disk: it may run as soon as its time has come.
     fn accept(&mut self, at: CallRef) {
-        assert_eq!(self.calls[at].place, Place::Appended, "nothing happens to a call before it is on disk");
+        assert_eq!(self.calls[at].place(), Place::Appended, "nothing happens to a call before it is on disk");
         if self.calls[at].is(flag::CANCEL) {
-            self.functions[self.calls[at].function].scheduled -= 1;
+            self.functions[self.calls[at].function()].scheduled -= 1;
             self.conclude_later(at, Status::Cancelled);
-        } else if self.calls[at].when > self.wall.0 {
+        } else if self.calls[at].when() > self.wall.0 {
             self.schedule(at);
         } else {
-            self.functions[self.calls[at].function].scheduled -= 1;
+            self.functions[self.calls[at].function()].scheduled -= 1;
             self.make_due(at);
         }
         self.park_if_it_waits(at);
@@ -147,16 +154,17 @@ impl DurableQ {
 
     /// Puts a call, counted as scheduled already, into the timers.
     pub(super) fn schedule(&mut self, at: CallRef) {
-        self.calls[at].place = Place::Scheduled;
-        self.timers.insert(&mut self.calls, at);
+        self.calls[at].set_place(Place::Scheduled);
+        self.starts.insert(&mut self.calls, at);
     }
 
     /// Puts a call behind the due ones of its function.
     pub(super) fn make_due(&mut self, at: CallRef) {
         let turn = self.next_turn();
         let call = &mut self.calls[at];
-        (call.place, call.turn) = (Place::Due, turn);
-        let (function, parked) = (call.function, call.frame.is_parked());
+        call.set_place(Place::Due);
+        call.set_turn(turn);
+        let (function, parked) = (call.function(), call.is_parked());
         self.let_expire(at);
         self.functions.push_due(&mut self.calls, at);
         if parked && self.functions[function].due.len <= super::park::WINDOW {

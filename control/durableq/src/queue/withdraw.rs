@@ -15,11 +15,11 @@ impl DurableQ {
     /// with the next group. `None` if it is not pending.
     pub fn cancel(&mut self, blocks: &mut impl Blocks, call: CallId) -> Option<Cancel> {
         let at = self.held(call)?;
-        let function = self.calls[at].function;
-        match self.calls[at].place {
+        let function = self.calls[at].function();
+        match self.calls[at].place() {
             Place::Appended => {
                 // It has not been accepted yet: it ends as soon as it is.
-                self.calls[at].flags |= flag::CANCEL;
+                self.calls[at].raise(flag::CANCEL);
                 Some(Cancel::Ended { function })
             }
             Place::Scheduled | Place::Due | Place::Offered => {
@@ -29,10 +29,10 @@ impl DurableQ {
             }
             Place::Leased => {
                 if !self.calls[at].is(flag::CANCEL) {
-                    self.calls[at].flags |= flag::CANCEL;
+                    self.calls[at].raise(flag::CANCEL);
                     self.record(blocks, at);
                 }
-                let call = &self.calls[at];
+                let call = self.calls.progress(at);
                 Some(Cancel::Running { function, holder: call.holder, epoch: call.epoch })
             }
             Place::Dead | Place::Ending | Place::Husk | Place::Free => None,
@@ -41,10 +41,10 @@ impl DurableQ {
 
     /// Takes a call that waits out of the structure that holds it.
     pub(super) fn withdraw(&mut self, at: CallRef) {
-        let function = self.calls[at].function;
-        match self.calls[at].place {
+        let function = self.calls[at].function();
+        match self.calls[at].place() {
             Place::Scheduled => {
-                self.timers.remove(&mut self.calls, at);
+                self.starts.remove(&mut self.calls, at);
                 self.functions[function].scheduled -= 1;
             }
             Place::Due => {
@@ -54,7 +54,7 @@ impl DurableQ {
             Place::Offered => {
                 self.expires_no_more(at);
                 self.functions[function].offered -= 1;
-                self.calls[at].flags |= flag::HELD;
+                self.calls[at].raise(flag::HELD);
             }
             place => unreachable!("a call that is {place:?} does not wait"),
         }
@@ -74,15 +74,15 @@ impl DurableQ {
     }
 
     pub(super) fn count_end(&mut self, at: CallRef, status: Status) {
-        self.calls[at].status = Some(status);
+        self.calls.progress_mut(at).status = Some(status);
         self.counters.cancelled += u64::from(status == Status::Cancelled);
     }
 
     /// The scheduler lets go of a call that ended meanwhile.
     pub(super) fn let_go(&mut self, at: CallRef) {
-        match self.calls[at].place {
+        match self.calls[at].place() {
             Place::Husk => self.calls.remove(at),
-            _ => self.calls[at].flags &= !flag::HELD,
+            _ => self.calls[at].lower(flag::HELD),
         }
     }
 
@@ -104,7 +104,7 @@ impl DurableQ {
 
     /// Forgets a dead letter for good. `false` if the call is none.
     pub fn purge(&mut self, blocks: &mut impl Blocks, call: CallRef) -> bool {
-        if self.calls.get(call).is_none_or(|call| call.place != Place::Dead) {
+        if self.calls.get(call).is_none_or(|call| call.place() != Place::Dead) {
             return false;
         }
         self.drop_dead(blocks, call);
@@ -114,12 +114,12 @@ impl DurableQ {
     /// Ends the wait of a call that is to run again: it is due now. `false` if it waits for nothing, or for its start
     /// time.
     pub fn hurry(&mut self, blocks: &mut impl Blocks, call: CallRef) -> bool {
-        let waits = |of: &crate::table::calls::Call| of.place == Place::Scheduled && of.status.is_some();
-        if !self.calls.get(call).is_some_and(waits) {
+        let waits = |of: &crate::table::calls::Call| of.place() == Place::Scheduled;
+        if !self.calls.get(call).is_some_and(waits) || self.calls.progress(call).status.is_none() {
             return false;
         }
         self.withdraw(call);
-        self.calls[call].when = self.wall.0;
+        self.calls.set_when(call, self.wall.0);
         self.make_due(call);
         self.record(blocks, call);
         true
@@ -127,13 +127,13 @@ impl DurableQ {
 
     /// Notes that the state of a call is to be written when the log has room.
     pub(super) fn note_in_backlog(&mut self, at: CallRef) {
-        self.calls[at].flags |= flag::BACKLOG;
-        self.calls[at].backlog = NONE;
+        self.calls[at].raise(flag::BACKLOG);
+        self.calls.progress_mut(at).backlog = NONE;
         match self.backlog_head {
             NONE => self.backlog_head = at.0,
             _ => {
                 let tail = CallRef(self.backlog_tail);
-                self.calls[tail].backlog = at.0;
+                self.calls.progress_mut(tail).backlog = at.0;
             }
         }
         self.backlog_tail = at.0;

@@ -1,7 +1,8 @@
 //! The functions the queue knows, and each one's queue of due calls.
 
-use super::calls::{BY_PLACE, Calls, List, NONE};
+use super::calls::{Calls, NONE};
 use super::ids::{Ids, hash};
+use super::list::{BY_PLACE, List};
 use crate::words::{CallRef, FunctionRef, Rules};
 use call::FunctionId;
 
@@ -108,16 +109,16 @@ impl Functions {
 
     /// Adds a call with a new turn: behind all others.
     pub fn push_due(&mut self, calls: &mut Calls, at: CallRef) {
-        let function = calls[at].function;
+        let function = calls[at].function();
         self[function].due.push_back(calls, at);
         self.tell(function);
     }
 
     /// Adds a call that was at the head before: it passes only others that came back before it.
     pub fn restore_due(&mut self, calls: &mut Calls, at: CallRef) {
-        let (function, turn) = (calls[at].function, calls[at].turn);
+        let (function, turn) = (calls[at].function(), calls[at].turn());
         let due = &self[function].due;
-        let next = due.iter(calls).find(|other| calls[*other].turn > turn);
+        let next = due.iter(calls).find(|other| calls[*other].turn() > turn);
         self[function].due.insert_before(calls, next.map_or(NONE, |next| next.0), at);
         self.tell(function);
     }

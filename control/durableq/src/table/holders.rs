@@ -1,6 +1,7 @@
 //! Who holds leases, and since when nothing was heard of them.
 
-use super::calls::{BY_PLACE, Calls, List};
+use super::calls::Calls;
+use super::list::{BY_PLACE, List};
 use crate::words::{CallRef, HolderRef};
 use call::Instant;
 use std::time::Duration;

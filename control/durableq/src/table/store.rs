@@ -34,14 +34,19 @@ impl Extent {
         Extent { at: NONE, bytes: bytes as u32 }
     }
 
+    /// So many bytes, in memory at this place.
+    pub fn here(at: u32, bytes: usize) -> Extent {
+        Extent { at, bytes: bytes as u32 }
+    }
+
+    /// Where the bytes are in memory, if they are there.
+    pub fn place(self) -> Option<u32> {
+        self.is_some().then_some(self.at)
+    }
+
     /// Whether there are bytes in memory.
     pub fn is_some(self) -> bool {
         self.at != NONE
-    }
-
-    /// Whether there are bytes, on disk only.
-    pub fn is_parked(self) -> bool {
-        self.at == NONE && self.bytes > 0
     }
 
     /// How many bytes are in memory.

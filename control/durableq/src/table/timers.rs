@@ -1,20 +1,26 @@
-//! Calls by the time at which they will be due: a binary heap whose entries know their calls, and calls their entries.
+//! Calls by a time: a binary heap whose entries know their calls, and calls their entries.
 
 use super::calls::{Calls, NONE};
+use super::list::{BY_PLACE, Link};
 use crate::words::CallRef;
 
 /// The time, the order among equal times, and the call.
 type Entry = (u64, u64, u32);
 
+/// [`Timers`] of calls that are in no list of their place: they know their entries by that link.
+pub const OF_STARTS: usize = 0;
+/// [`Timers`] of calls that are: these know their entries by their progress.
+pub const OF_EXPIRIES: usize = 1;
+
 /// See the module.
 #[derive(Debug)]
-pub struct Timers {
+pub struct Timers<const OF: usize> {
     heap: Vec<Entry>,
 }
 
-impl Timers {
+impl<const OF: usize> Timers<OF> {
     /// Room for all calls.
-    pub fn new(calls_max: usize) -> Timers {
+    pub fn new(calls_max: usize) -> Timers<OF> {
         Timers { heap: Vec::with_capacity(calls_max) }
     }
 
@@ -28,14 +34,9 @@ impl Timers {
         self.heap.iter().map(|entry| CallRef(entry.2))
     }
 
-    /// Adds a call by its `when` and `turn`.
-    pub fn insert(&mut self, calls: &mut Calls, at: CallRef) {
-        self.insert_at(calls, at, calls[at].when);
-    }
-
-    /// Adds a call by another time.
-    pub fn insert_at(&mut self, calls: &mut Calls, at: CallRef, when: u64) {
-        let entry = (when, calls[at].turn, at.0);
+    /// Adds a call by a time, and by its turn.
+    pub fn insert(&mut self, calls: &mut Calls, at: CallRef, when: u64) {
+        let entry = (when, calls[at].turn(), at.0);
         self.heap.push(entry);
         self.rise(calls, self.heap.len() - 1, entry);
     }
@@ -48,9 +49,27 @@ impl Timers {
         Some(at)
     }
 
+    /// The entry of a call, if it has one.
+    pub fn entry_of(calls: &Calls, at: CallRef) -> Option<u32> {
+        if OF == OF_STARTS {
+            calls[at].links[BY_PLACE].timer()
+        } else {
+            Some(calls.progress(at).timer).filter(|timer| *timer != NONE)
+        }
+    }
+
+    fn note(calls: &mut Calls, at: CallRef, entry: Option<u32>) {
+        if OF == OF_STARTS {
+            calls[at].links[BY_PLACE] = entry.map_or(Link::NONE, Link::of_timer);
+        } else {
+            calls.progress_mut(at).timer = entry.unwrap_or(NONE);
+        }
+    }
+
     /// Takes a call out.
     pub fn remove(&mut self, calls: &mut Calls, at: CallRef) {
-        let hole = std::mem::replace(&mut calls[at].timer, NONE) as usize;
+        let hole = Self::entry_of(calls, at).expect("the call has an entry") as usize;
+        Self::note(calls, at, None);
         let last = self.heap.pop().expect("the call is in it");
         if hole == self.heap.len() {
             return;
@@ -84,61 +103,20 @@ impl Timers {
 
     fn set(&mut self, calls: &mut Calls, at: usize, entry: Entry) {
         self.heap[at] = entry;
-        calls[CallRef(entry.2)].timer = at as u32;
+        Self::note(calls, CallRef(entry.2), Some(at as u32));
     }
 
     /// Each entry is the one its call knows, of the time that is its, and not before its parent.
     pub fn check(&self, calls: &Calls, is: impl Fn(CallRef, u64) -> bool) {
         for (at, entry) in self.heap.iter().enumerate() {
-            let call = &calls[CallRef(entry.2)];
+            let of = CallRef(entry.2);
             assert_eq!(
-                (call.timer as usize, is(CallRef(entry.2), entry.0), call.turn),
-                (at, true, entry.1),
+                (Self::entry_of(calls, of), is(of, entry.0), calls[of].turn()),
+                (Some(at as u32), true, entry.1),
                 "timer of {}",
-                call.id
+                calls[of].id
             );
             assert!(at == 0 || self.heap[(at - 1) / 2] <= *entry, "heap order at {at}");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::table::calls::Call;
-    use crate::table::store::Extent;
-    use crate::words::FunctionRef;
-    use call::CallId;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn calls_come_out_in_order(times in prop::collection::vec(0u64..20, 1..60), gone in prop::collection::vec(any::<bool>(), 60)) {
-            let mut calls = Calls::new(64);
-            let mut timers = Timers::new(64);
-            let mut left = Vec::new();
-            for (turn, when) in times.iter().enumerate() {
-                let call = Call::new(CallId(turn as u128), FunctionRef(0), Extent::NONE);
-                let at = calls.insert(Call { when: *when, turn: turn as u64, ..call });
-                timers.insert(&mut calls, at);
-                timers.check(&calls, |at, when| calls[at].when == when);
-            }
-            for (turn, when) in times.iter().enumerate() {
-                if gone[turn] {
-                    timers.remove(&mut calls, CallRef(turn as u32));
-                    timers.check(&calls, |at, when| calls[at].when == when);
-                } else {
-                    left.push((*when, turn as u32));
-                }
-            }
-            left.sort();
-            let mut out = Vec::new();
-            while let Some(at) = timers.pop(&mut calls, 10) {
-                out.push((calls[at].when, at.0));
-                timers.check(&calls, |at, when| calls[at].when == when);
-            }
-            left.retain(|(when, _)| *when <= 10);
-            prop_assert_eq!(out, left);
         }
     }
 }
