@@ -402,11 +402,6 @@ impl Calls {
             assert!(!call.is(flag::HERE) || call.progress != NONE, "where the frame of {} is", self[at].id);
         }
     }
-
-    /// How many calls have made progress.
-    pub fn progressed(&self) -> usize {
-        self.progress.len() - self.progress_free.len()
-    }
 }
 
 impl std::ops::Index<CallRef> for Calls {

@@ -271,14 +271,16 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "calls in lists")]
-    fn canary_a_call_that_no_list_holds() {
+    #[should_panic(expected = "is in the list of its second")]
+    fn canary_a_call_in_the_list_of_another_second() {
         let mut calls = Calls::new(4, 1);
         let mut starts = Starts::new(4);
         starts.begin(0);
         let at = calls.insert(Call::new(CallId(1), FunctionRef(0), 0).starting(9 * SECOND, 1, 0));
         starts.insert(&mut calls, at);
+        let list = starts.list(9);
         starts.set_list(9, Ends::EMPTY);
+        starts.set_list(10, list);
         starts.check(&calls);
     }
 }
