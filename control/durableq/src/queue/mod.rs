@@ -210,7 +210,7 @@ impl DurableQ {
         }
         for id in calls {
             let at = CallRef(self.ids.glimpse(hash(id.0)));
-            seen ^= self.calls.get(at).map_or(0, |call| call.offset);
+            seen ^= self.calls.get(at).map_or(0, |call| call.offset) ^ self.ids.glimpse_next(at.0);
         }
         std::hint::black_box(seen);
     }

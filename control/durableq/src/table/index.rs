@@ -54,6 +54,11 @@ impl Index {
         self.heads[self.bucket(hash)].wrapping_sub(1)
     }
 
+    /// As [`Index::glimpse`], for what is read behind that call.
+    pub fn glimpse_next(&self, call: u32) -> u32 {
+        self.next.get(call as usize).copied().unwrap_or(0)
+    }
+
     /// Adds a call that is not there. `hash_of` gives the hashes of those that are.
     pub fn insert(&mut self, hash: u64, call: u32, hash_of: impl Fn(u32) -> u64) {
         if self.len * BUCKETS_PER_CALL >= self.buckets && self.buckets < self.heads.len() {
