@@ -188,7 +188,8 @@ impl<D: Driver> Node<D> {
             | Ask::Cancel { .. }
             | Ask::Retry { .. }
             | Ask::Purge { .. }
-            | Ask::Pause { .. }) => return self.answer_of_calls(session, stamp, of_calls),
+            | Ask::Pause { .. }
+            | Ask::Close { .. }) => return self.answer_of_calls(session, stamp, of_calls),
             ask => self.answer_about_shaping(ask)?,
         }))
     }
@@ -222,6 +223,10 @@ impl<D: Driver> Node<D> {
             Ask::Retry { call } => self.retry_asked(call.parse()?)?,
             Ask::Purge { call } => self.letter_asked(Verb::Purge, call.parse()?)?,
             Ask::Pause { whose, paused } => Answer::Done { count: self.set_pause(whose, paused)? },
+            Ask::Close { function, closed } => {
+                self.deployed(&function)?;
+                Answer::Done { count: self.shapes.close(&function, closed).into() }
+            }
             Ask::Find { filter, limit, after } => {
                 self.find_asked(session, stamp, &filter, limit, after.as_deref())?;
                 return Ok(None);
@@ -396,6 +401,7 @@ impl<D: Driver> Node<D> {
                 oldest_due_ms: overdue_ms(depth.oldest_due, now),
                 bytes: depth.bytes,
                 paused: self.paused_by(FunctionRef(function.0)).into(),
+                closed: self.shapes.is_closed(self.queue.function_id(function)),
             })
         });
         states.collect()

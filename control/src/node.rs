@@ -337,12 +337,10 @@ impl<D: Driver> Node<D> {
             // The caller is to look at the phase before it sleeps again.
             Phase::Ended | Phase::Failed { .. } => return self.driver.now(),
         };
-        if !self.walks.is_empty() {
-            return self.driver.now();
-        }
         let gates = self.scheduler.next_wake().unwrap_or(Instant::NEVER);
         let own = self.look_at.min(drain).min(gates).min(self.queue_until());
-        own.min(self.waiters.next()).min(self.links_until()).min(self.hold_until())
+        let asked = self.waiters.next().min(self.walks.next(self.driver.now()));
+        own.min(asked).min(self.links_until()).min(self.hold_until())
     }
 
     /// Ends a connection and says why.

@@ -80,6 +80,7 @@ impl<D: Driver> Node<D> {
             self.note(&damage.to_string());
         }
         self.waiters.fetched(|call| self.queue.fetch(call));
+        self.walks_read();
     }
 
     /// A segment is made, or could not be.

@@ -4,20 +4,21 @@
 //! Controllers are another process. The node caches what they concluded and goes on with that when they are gone; without
 //! any, S is one and no rate but what operators wrote is in force.
 
+use crate::catalog::id_of;
 use crate::node::Node;
 use crate::worker_lb::Workers;
 use call::admin::{Conclusions, QuotaChange, Shaping, TenantSpec, Versioned, Wanted};
 use call::function::{Expired, QuotaKind, QuotaSpec};
 use call::limits::Limits;
 use call::outcome::back_pressure;
-use call::{FunctionSpec, Instant};
+use call::{FunctionId, FunctionSpec, Instant};
 use controllers::{Cache, Snapshot};
 use driver::Driver;
 use durableq::{Backlog, Rules};
 use scheduler::{
     BreakerRule, FunctionRef, GroupRef, Input, Policy, Quota, Rate, RetryRule, SlowStartRule, TenantRef,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// S without a controller: opportunistic functions may use their quota as it is written.
@@ -81,6 +82,8 @@ pub(crate) struct Shaped {
 pub(crate) struct Shapes {
     /// What operators said.
     pub said: Shaping,
+    /// Functions that take no new calls.
+    closed: BTreeSet<FunctionId>,
     /// S.
     pub opportunistic: Cache<u32>,
     pub services: Vec<Service>,
@@ -96,14 +99,32 @@ impl Shapes {
         // The first is everybody who is not named.
         let tenants = BTreeMap::from([("default".to_owned(), TenantRef::default())]);
         let services = said.downstreams.keys().map(|name| Service::new(name)).collect();
+        let closed = said.closed.iter().map(|name| id_of(name)).collect();
         Shapes {
             said,
+            closed,
             opportunistic: Cache::new(SAFE_S),
             services,
             functions: Vec::new(),
             tenants,
             tenants_max: limits.tenants_max,
             wanted: Cache::new(Wanted::default()),
+        }
+    }
+
+    /// Whether a function takes no new calls.
+    pub fn is_closed(&self, function: FunctionId) -> bool {
+        !self.closed.is_empty() && self.closed.contains(&function)
+    }
+
+    /// A function takes no new calls, or takes them again. Whether that is new.
+    pub fn close(&mut self, name: &str, closed: bool) -> bool {
+        if closed {
+            self.said.closed.insert(name.into());
+            self.closed.insert(id_of(name))
+        } else {
+            self.said.closed.remove(name);
+            self.closed.remove(&id_of(name))
         }
     }
 

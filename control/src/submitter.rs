@@ -40,6 +40,10 @@ impl<D: Driver> Node<D> {
             Some(function) => durableq::FunctionRef(function.0),
             None => self.deleted_function_of(frame).ok_or(VerdictCode::UnknownFunction)?,
         };
+        if self.shapes.is_closed(frame.function()) && self.queue.find(frame.call()).is_none() {
+            // One that it holds is told so, as ever.
+            return Err(VerdictCode::Closed);
+        }
         arguments(frame.body()).map_err(|_| VerdictCode::Malformed)?;
         self.queue.submit(&mut self.disk.lend(&mut self.driver), *frame, function, session.origin())
     }

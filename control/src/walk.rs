@@ -8,7 +8,7 @@ use crate::session::SessionRef;
 use call::admin::{Answer, CallPage, Ordered, Verb};
 use call::body::reply;
 use call::filter::{Filter, Number, Subject, Text};
-use call::{CallId, FunctionId, FunctionSpec, WallTime};
+use call::{CallId, FunctionId, FunctionSpec, Instant, WallTime};
 use driver::Driver;
 use durableq::{CallRef, CallView, State};
 use std::borrow::Cow;
@@ -30,6 +30,11 @@ const CLOCK_CALLS: usize = 32;
 const PAGE_CALLS_MAX: u32 = 1000;
 /// A page ends behind the call with which it has so many bytes of output and stderr.
 const PAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Calls of one walk whose frames are on their way from the disk; the walk goes no further then.
+const UNREAD_MAX: usize = 256;
+/// So long a walk waits for a frame; then its call counts as unknown.
+const READ: Duration = Duration::from_secs(5);
 
 /// The place of a call in a list: start time, then id.
 type Place = (u64, CallId);
@@ -76,6 +81,13 @@ enum Errand {
     Order { verb: Verb, dry_run: bool, count: u64, left: u64 },
 }
 
+/// A call that cannot be judged before its frame is in memory.
+struct Unread {
+    number: u32,
+    call: CallId,
+    until: Instant,
+}
+
 /// A walk that is under way, for whoever asked.
 struct Walk {
     session: SessionRef,
@@ -83,6 +95,7 @@ struct Walk {
     filter: Option<Filter>,
     at: At,
     errand: Errand,
+    unread: Vec<Unread>,
     matched: u64,
     examined: u64,
     unknown: u64,
@@ -90,7 +103,22 @@ struct Walk {
 
 impl Walk {
     fn new((session, stamp): (SessionRef, u64), filter: Option<Filter>, at: At, errand: Errand) -> Walk {
-        Walk { session, stamp, filter, at, errand, matched: 0, examined: 0, unknown: 0 }
+        Walk { session, stamp, filter, at, errand, unread: Vec::new(), matched: 0, examined: 0, unknown: 0 }
+    }
+
+    /// Whether it has looked at all that it is to look at.
+    fn is_through(&self) -> bool {
+        match self.errand {
+            Errand::List { only: Only::Any, .. } => self.at == At::Over,
+            // What waits has a number, and so has a dead letter.
+            Errand::List { .. } => !matches!(self.at, At::Number(_)),
+            Errand::Order { left, .. } => left == 0 || !matches!(self.at, At::Number(_)),
+        }
+    }
+
+    /// Whether it can do nothing before a frame has come from the disk.
+    fn is_held_up(&self) -> bool {
+        self.unread.len() >= UNREAD_MAX || (self.is_through() && !self.unread.is_empty())
     }
 }
 
@@ -101,9 +129,14 @@ pub(crate) struct Walks {
 }
 
 impl Walks {
-    /// Whether none is under way.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.walks.is_empty()
+    /// When one can go on: at once, or when the disk has failed to bring a frame. One that waits for frames goes on when
+    /// they come.
+    pub(crate) fn next(&self, now: Instant) -> Instant {
+        if self.walks.iter().any(|walk| !walk.is_held_up()) {
+            return now;
+        }
+        let unread = self.walks.iter().flat_map(|walk| &walk.unread);
+        unread.map(|unread| unread.until).min().unwrap_or(Instant::NEVER)
     }
 
     /// Whoever asked this has gone: what the walk has done stays done.
@@ -238,19 +271,12 @@ impl<D: Driver> Node<D> {
     pub(crate) fn walk_on(&mut self) {
         let Some(mut walk) = self.walks.walks.pop_front() else { return };
         let mut meant = Vec::new();
-        self.look(&mut walk, &mut meant);
-        if let Errand::Order { verb, dry_run: false, count, .. } = &mut walk.errand {
-            for call in meant {
-                *count += u64::from(self.obey(*verb, call));
-            }
+        if !walk.is_held_up() && !walk.is_through() {
+            self.look(&mut walk, &mut meant);
         }
-        let is_over = match walk.errand {
-            Errand::List { only: Only::Any, .. } => walk.at == At::Over,
-            // What waits has a number, and so has a dead letter.
-            Errand::List { .. } => !matches!(walk.at, At::Number(_)),
-            Errand::Order { left, .. } => left == 0 || !matches!(walk.at, At::Number(_)),
-        };
-        if is_over {
+        self.judge_read(&mut walk, &mut meant);
+        self.obey_all(&mut walk, meant);
+        if walk.is_through() && walk.unread.is_empty() {
             let (session, stamp) = (walk.session, walk.stamp);
             let answer = self.walked(walk);
             self.answer(session, stamp, &answer);
@@ -259,9 +285,44 @@ impl<D: Driver> Node<D> {
         }
     }
 
+    /// Frames came from the disk, and may leave memory again soon: walks that wait for some look at them.
+    pub(crate) fn walks_read(&mut self) {
+        for _ in 0..self.walks.walks.len() {
+            let mut walk = self.walks.walks.pop_front().expect("counted");
+            let mut meant = Vec::new();
+            self.judge_read(&mut walk, &mut meant);
+            self.obey_all(&mut walk, meant);
+            self.walks.walks.push_back(walk);
+        }
+    }
+
+    /// Judges the calls whose frames are in memory now, asks for the others, and gives up those that do not come.
+    fn judge_read(&mut self, walk: &mut Walk, meant: &mut Vec<CallRef>) {
+        let (now, wall) = (self.driver.now(), self.driver.wall());
+        for unread in std::mem::take(&mut walk.unread) {
+            if !self.queue.fetch(unread.call) && now < unread.until {
+                walk.unread.push(unread);
+                continue;
+            }
+            // It may have ended meanwhile, and its number be another's.
+            let view = self.queue.view(CallRef(unread.number)).filter(|view| view.id == unread.call);
+            let asked = view.and_then(|view| self.judge(walk, At::Number(unread.number), &view, wall, meant));
+            walk.unknown += u64::from(asked.is_some());
+        }
+    }
+
+    fn obey_all(&mut self, walk: &mut Walk, meant: Vec<CallRef>) {
+        if let Errand::Order { verb, dry_run: false, count, .. } = &mut walk.errand {
+            for call in meant {
+                *count += u64::from(self.obey(*verb, call));
+            }
+        }
+    }
+
     /// Looks at the calls of one round. Those that something is to be done to are put into `meant`.
     fn look(&self, walk: &mut Walk, meant: &mut Vec<CallRef>) {
-        let (wall, until) = (self.driver.wall(), self.driver.precise() + ROUND_TIME);
+        let (now, wall) = (self.driver.now(), self.driver.wall());
+        let until = self.driver.precise() + ROUND_TIME;
         for n in 1..=ROUND_CALLS {
             let at = walk.at;
             let view = match at {
@@ -273,11 +334,15 @@ impl<D: Driver> Node<D> {
             if let Errand::Order { left, .. } = &mut walk.errand {
                 *left -= 1;
             }
-            if let Some(view) = view {
-                self.judge(walk, at, &view, wall, meant);
+            if let Some(view) = view.filter(|view| self.is_looked_at(walk, at, view)) {
+                walk.examined += 1;
+                if let (Some(call), At::Number(number)) = (self.judge(walk, at, &view, wall, meant), at) {
+                    walk.unread.push(Unread { number, call, until: now + READ });
+                }
             }
             let full = meant.len() >= ROUND_CHANGES
-                || matches!(walk.errand, Errand::Order { left: 0, .. })
+                || walk.is_through()
+                || walk.unread.len() >= UNREAD_MAX
                 || (n.is_multiple_of(CLOCK_CALLS) && self.driver.precise() >= until);
             if full {
                 return;
@@ -299,32 +364,34 @@ impl<D: Driver> Node<D> {
         }
     }
 
-    fn judge(&self, walk: &mut Walk, at: At, view: &CallView<'_>, wall: WallTime, meant: &mut Vec<CallRef>) {
+    /// Whether a walk is about a call at all.
+    fn is_looked_at(&self, walk: &Walk, at: At, view: &CallView<'_>) -> bool {
         // One that has ended, and whose number is not free yet, is seen among the ends.
         let ended = matches!(at, At::Number(_)) && view.state == State::Done;
-        let elsewhere = match walk.errand {
-            Errand::List { only, .. } => !only.has(view),
-            Errand::Order { .. } => false,
-        };
-        if ended || elsewhere {
-            return;
+        !ended && !matches!(walk.errand, Errand::List { only, .. } if !only.has(view))
+    }
+
+    /// Notes a call that is meant. Gives one of which that cannot be said while its frame is on disk only.
+    fn judge(
+        &self,
+        walk: &mut Walk,
+        at: At,
+        view: &CallView<'_>,
+        wall: WallTime,
+        meant: &mut Vec<CallRef>,
+    ) -> Option<CallId> {
+        if matches!(walk.errand, Errand::Order { verb, .. } if !applies(verb, view)) {
+            return None;
         }
         let function = self.catalog.find(view.function).and_then(|function| self.catalog.get(function));
         let seen = Seen { view, spec: function.map(|deployed| &deployed.spec), unknown: Cell::new(false) };
-        walk.examined += 1;
-        if let Errand::Order { verb, .. } = walk.errand
-            && !applies(verb, view)
-        {
-            return;
-        }
         let is_meant = walk.filter.as_ref().is_none_or(|filter| filter.matches(&seen, wall));
         if seen.unknown.get() {
             // Neither meant nor not: nothing is done to it.
-            walk.unknown += 1;
-            return;
+            return Some(view.id);
         }
         if !is_meant {
-            return;
+            return None;
         }
         walk.matched += 1;
         match (&mut walk.errand, at) {
@@ -340,6 +407,7 @@ impl<D: Driver> Node<D> {
             (Errand::Order { .. }, At::Number(number)) => meant.push(CallRef(number)),
             (Errand::Order { .. }, _) => unreachable!("orders end with the last number"),
         }
+        None
     }
 
     /// Does it; whether that was possible.

@@ -55,7 +55,7 @@ fn calls_are_listed_cancelled_and_held_by_filter() {
     submit(&site, "media/echo", 3, &[]);
     let state = site.json(&["queue", "show", "media/echo"]);
     assert_eq!((&state["paused"], &state["leased"]), (&json!("function"), &json!(0)), "{state}");
-    let drain = ["queue", "drain", "media/echo", "--due", "--timeout"];
+    let drain = ["queue", "drain", "media/echo", "--open", "--due", "--timeout"];
     site.run(&[&drain[..], &["300ms"]].concat()).fails(7, &["3 calls are left"]);
     assert_eq!(site.json(&["queue", "pause", "--tenant", "shop"])["count"], 0, "they are held already");
     assert_eq!(site.json(&["queue", "resume", "media/echo"])["count"], 0, "the tenant still holds them");

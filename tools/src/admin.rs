@@ -163,7 +163,7 @@ fn exit_of(code: &str) -> Exit {
     match code {
         "not-found" => Exit::NotFound,
         "bad-request" | "too-large" => Exit::BadInput,
-        "conflict" | "full" | "draining" | "disk-failed" => Exit::Refused,
+        "conflict" | "full" | "closed" | "draining" | "disk-failed" => Exit::Refused,
         "unavailable" => Exit::Connect,
         _ => Exit::Internal,
     }

@@ -193,7 +193,7 @@ pub fn find(admin: &Admin, filter: &str, limit: u32) -> Result<CallPage, Failure
 fn note_unknown(calls: u64) {
     if calls > 0 {
         eprintln!(
-            "millrace: {calls} calls could not be judged: what the filter asks of them is on disk only"
+            "millrace: {calls} calls could not be judged: their records could not be read; see the node's output"
         );
     }
 }

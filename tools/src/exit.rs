@@ -145,6 +145,7 @@ impl Failure {
                 Exit::Refused,
                 "try again later, or raise `backlog` in [queue] of function.toml, or the tenant's bound",
             ),
+            VerdictCode::Closed => (Exit::Refused, "`millrace queue resume FUNCTION` opens it again"),
             VerdictCode::Draining => (Exit::Refused, "try again when the node is back"),
             VerdictCode::DiskFailed => (Exit::Refused, "look at the node's output and its disk"),
             VerdictCode::UnknownFunction => (Exit::NotFound, "deploy it first: `millrace deploy PATH`"),

@@ -67,6 +67,10 @@ impl ApiError {
                 ..error(StatusCode::TOO_MANY_REQUESTS, "backlog")
             }
             .retry_after(retry_after_ms),
+            VerdictCode::Closed => ApiError {
+                remedy: "wait until an operator resumes the queue".into(),
+                ..error(StatusCode::CONFLICT, "closed")
+            },
             VerdictCode::UnknownFunction => {
                 ApiError { remedy: "deploy it first".into(), ..error(StatusCode::NOT_FOUND, "not-found") }
             }

@@ -119,6 +119,7 @@ fn routes() -> Vec<Route> {
         route(Method::GET, "/v1/queues", get(operations::queues)),
         route(Method::GET, "/v1/queues/{namespace}/{name}/peek", get(operations::peek)),
         route(Method::POST, "/v1/queues/{namespace}/{name}/pause", post(shaping::pause_function)),
+        route(Method::POST, "/v1/queues/{namespace}/{name}/drain", post(shaping::drain_function)),
         route(Method::POST, "/v1/queues/{namespace}/{name}/resume", post(shaping::resume_function)),
         route(Method::POST, "/v1/tenants/{tenant}/pause", post(shaping::pause_tenant)),
         route(Method::POST, "/v1/tenants/{tenant}/resume", post(shaping::resume_tenant)),

@@ -208,7 +208,7 @@ fn taken(verdict: VerdictCode, retry_after_ms: u32) -> Result<(), AwsError> {
         // Deleted between the look into the catalog and the submit.
         VerdictCode::UnknownFunction => Err(AwsError::gone()),
         VerdictCode::Malformed => Err(AwsError::too_large(ARGUMENTS_BYTES_MAX)),
-        VerdictCode::BadTime | VerdictCode::Draining | VerdictCode::DiskFailed => {
+        VerdictCode::BadTime | VerdictCode::Draining | VerdictCode::Closed | VerdictCode::DiskFailed => {
             Err(AwsError::service(verdict.message()))
         }
     }

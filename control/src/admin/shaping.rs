@@ -97,9 +97,17 @@ pub async fn pause_function(State(admin): State<Shared>, Path(name): Name) -> Re
     pause(&admin, Whose::Function(format!("{}/{}", name.0, name.1)), true).await
 }
 
-/// `POST /v1/queues/{namespace}/{name}/resume`
+/// `POST /v1/queues/{namespace}/{name}/drain`: on disk and in force when answered.
+pub async fn drain_function(State(admin): State<Shared>, Path(name): Name) -> Reply<Json<Touched>> {
+    close(&admin, format!("{}/{}", name.0, name.1), true).await
+}
+
+/// `POST /v1/queues/{namespace}/{name}/resume`: it is neither held nor drained any more.
 pub async fn resume_function(State(admin): State<Shared>, Path(name): Name) -> Reply<Json<Touched>> {
-    pause(&admin, Whose::Function(format!("{}/{}", name.0, name.1)), false).await
+    let function = format!("{}/{}", name.0, name.1);
+    let opened = close(&admin, function.clone(), false).await?;
+    let resumed = pause(&admin, Whose::Function(function), false).await?;
+    Ok(Json(Touched { count: opened.count.max(resumed.count) }))
 }
 
 /// `POST /v1/tenants/{tenant}/pause`: on disk and in force when answered.
@@ -118,14 +126,30 @@ pub async fn resume_tenant(State(admin): State<Shared>, Path(tenant): Path<Strin
 async fn pause(admin: &Admin, whose: Whose, paused: bool) -> Reply<Json<Touched>> {
     let mut file = admin.shaping.lock().await;
     if let Whose::Function(function) = &whose {
-        // Nothing is kept about a function that is not there.
-        match admin.link.ask(Ask::Function { function: function.clone() }).await? {
-            Answer::Function(_) => {}
-            other => return Err(ApiError::unexpected(other)),
-        }
+        check_deployed(admin, function).await?;
     }
     file.pause(&whose, paused)?;
-    match admin.link.ask(Ask::Pause { whose, paused }).await? {
+    touched(admin.link.ask(Ask::Pause { whose, paused }).await?)
+}
+
+/// Counted is the function, if this changes it.
+async fn close(admin: &Admin, function: String, closed: bool) -> Reply<Json<Touched>> {
+    let mut file = admin.shaping.lock().await;
+    check_deployed(admin, &function).await?;
+    file.close(&function, closed)?;
+    touched(admin.link.ask(Ask::Close { function, closed }).await?)
+}
+
+/// Nothing is kept about a function that is not there.
+async fn check_deployed(admin: &Admin, function: &str) -> Reply<()> {
+    match admin.link.ask(Ask::Function { function: function.into() }).await? {
+        Answer::Function(_) => Ok(()),
+        other => Err(ApiError::unexpected(other)),
+    }
+}
+
+fn touched(answer: Answer) -> Reply<Json<Touched>> {
+    match answer {
         Answer::Done { count } => Ok(Json(Touched { count })),
         other => Err(ApiError::unexpected(other)),
     }

@@ -85,9 +85,19 @@ impl ShapingFile {
         self.write(next)
     }
 
+    /// Which functions take no new calls.
+    pub fn close(&mut self, function: &str, closed: bool) -> Result<(), ShapingError> {
+        let mut next = self.contents.clone();
+        match closed {
+            true => next.closed.insert(function.into()),
+            false => next.closed.remove(function),
+        };
+        self.write(next)
+    }
+
     fn write(&mut self, next: Shaping) -> Result<(), ShapingError> {
-        let most =
-            next.quotas.len().max(next.tenants.len()).max(next.downstreams.len()).max(next.paused.len());
+        let operators = next.paused.len().max(next.closed.len());
+        let most = next.quotas.len().max(next.tenants.len()).max(next.downstreams.len()).max(operators);
         if most > ENTRIES_MAX {
             return Err(ShapingError::Full(ENTRIES_MAX));
         }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// Between two looks at a queue that drains.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Looks at queues, holds them, waits until one is empty.
+/// Looks at queues, holds them, empties them.
 #[derive(clap::Subcommand, Debug)]
 pub enum Queue {
     /// List the queues of all functions: how much waits, and for how long
@@ -58,20 +58,26 @@ pub enum Queue {
         It is on disk when this returns, and holds until `resume`; what runs already goes on."
     )]
     Pause(Whose),
-    /// Let the calls of a function, or of a tenant's functions, begin again
+    /// Let the calls of a function, or of a tenant's functions, begin again; a function takes new ones again
     #[command(after_help = "Examples:\n  millrace queue resume hello\n  millrace queue resume --tenant shop")]
     Resume(Whose),
-    /// Wait until no call of a function waits or runs; new ones are still accepted
+    /// Take no new calls of a function, and wait until those that it has have ended
     #[command(
-        after_help = "Examples:\n  millrace queue drain hello\n  millrace queue drain hello --due --timeout 10m\n\n\
-        Ends with 7 if that takes longer than the time-out."
+        after_help = "Examples:\n  millrace queue drain hello\n  millrace queue drain hello --due --timeout 10m\n  \
+        millrace queue drain hello --open\n\n\
+        New calls are refused as `closed` until `millrace queue resume`, also after a restart. Ends with 0 when\n\
+        the queue is empty, with 7 if that takes longer than the time-out, with 130 after Ctrl-C; the queue\n\
+        stays closed in each case."
     )]
     Drain {
         /// NAME or NAMESPACE/NAME
         function: String,
-        /// Leave alone what is scheduled for later
+        /// Do not wait for what is scheduled for later
         #[arg(long)]
         due: bool,
+        /// Only wait: go on taking new calls
+        #[arg(long)]
+        open: bool,
         /// How long to wait
         #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
         timeout: Duration,
@@ -124,8 +130,15 @@ impl Queue {
             }
             Queue::Pause(whose) => whose.order("pause", "are held", environment),
             Queue::Resume(whose) => whose.order("resume", "run again", environment),
-            Queue::Drain { function, due, timeout, asked } => {
-                asked.print(environment, |admin| drain(admin, &function, due, timeout), show)
+            Queue::Drain { function, due, open, timeout, asked } => {
+                let drained = |admin: &Admin| {
+                    if !open {
+                        let (namespace, name) = function_name(&function)?;
+                        admin.post::<Touched>(&format!("/v1/queues/{namespace}/{name}/drain"))?;
+                    }
+                    drain(admin, &function, due, timeout)
+                };
+                asked.print(environment, drained, show)
             }
         }
     }
@@ -161,14 +174,18 @@ fn drain(admin: &Admin, function: &str, due: bool, timeout: Duration) -> Result<
         if left == 0 {
             return Ok(state);
         }
-        progress.say(|| format!("{left} calls are left, {} of them run", state.leased));
+        let held = if state.paused.is_empty() { "" } else { "; a pause holds them: `millrace queue resume`" };
+        progress.say(|| format!("{left} calls are left, {} of them run{held}", state.leased));
         if interrupt::is_asked() {
             drop(progress);
             return Err(interrupt::failure(function));
         }
         if Instant::now() >= until {
             let what = format!("{left} calls are left after {}", humantime::format_duration(timeout));
-            let remedy = "`millrace queue show` and `millrace explain CALL` say what holds them";
+            let remedy = match state.paused.as_str() {
+                "" => "`millrace queue show` and `millrace explain CALL` say what holds them",
+                _ => "they are paused: `millrace queue resume` lets them run, and takes new calls again",
+            };
             return Err(Failure::new(Exit::TimedOut, what, function, remedy));
         }
         std::thread::sleep(LOOK);
@@ -184,6 +201,7 @@ fn show(queue: &QueueState) -> String {
         ("dead", queue.dead.to_string()),
         ("oldest due", format!("{} ms", queue.oldest_due_ms)),
         ("paused", if queue.paused.is_empty() { "no".into() } else { format!("by {}", queue.paused) }),
+        ("new calls", if queue.closed { "refused: it drains" } else { "taken" }.into()),
     ])
 }
 

@@ -57,7 +57,7 @@ enum Kind {
 #[derive(clap::Args, Debug)]
 #[command(group(clap::ArgGroup::new("whose").args(["function", "tenant"]).required(true)))]
 #[command(group(clap::ArgGroup::new("what").multiple(true)
-    .args(["kind", "cpu", "rate", "burst", "slow_start", "reset", "weight"]).required(true)))]
+    .args(["kind", "cpu", "rate", "burst", "slow_start", "backlog", "backlog_bytes", "reset", "weight"]).required(true)))]
 pub struct Set {
     /// NAME or NAMESPACE/NAME
     function: Option<String>,

@@ -231,6 +231,7 @@ pub fn verdict_name(code: VerdictCode) -> &'static str {
         VerdictCode::Duplicate => "duplicate",
         VerdictCode::Full => "full",
         VerdictCode::Backlog => "backlog",
+        VerdictCode::Closed => "closed",
         VerdictCode::UnknownFunction => "unknown-function",
         VerdictCode::BadTime => "bad-time",
         VerdictCode::Malformed => "malformed",

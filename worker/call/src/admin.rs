@@ -171,6 +171,13 @@ pub enum Ask {
         /// Whether it is held.
         paused: bool,
     },
+    /// Take no new calls of a function, or take them again; it is on disk already. Those that are held go on.
+    Close {
+        /// Namespace and name.
+        function: String,
+        /// Whether it takes none.
+        closed: bool,
+    },
     /// All worker cores.
     Workers,
     /// This node as a region: what waits, what is free, whom it pulls from.
@@ -492,6 +499,9 @@ pub struct QueueState {
     /// Whose pause holds its calls: `function`, `tenant`; empty if they run.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub paused: String,
+    /// Whether it takes no new calls, since somebody drains it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub closed: bool,
 }
 
 /// A backend whose text begins so is not in force yet; what is will be told within seconds.

@@ -112,11 +112,13 @@ pub enum VerdictCode {
     DiskFailed = 7,
     /// Of this function, or of its tenant, so many calls are pending as may be; try again after `retry_after_ms`.
     Backlog = 8,
+    /// An operator drains the function's queue: it takes no new calls until it is resumed.
+    Closed = 9,
 }
 
 impl VerdictCode {
     /// All, in the order of their numbers.
-    pub const ALL: [VerdictCode; 9] = [
+    pub const ALL: [VerdictCode; 10] = [
         VerdictCode::Accepted,
         VerdictCode::Duplicate,
         VerdictCode::Full,
@@ -126,6 +128,7 @@ impl VerdictCode {
         VerdictCode::Draining,
         VerdictCode::DiskFailed,
         VerdictCode::Backlog,
+        VerdictCode::Closed,
     ];
 
     /// From its number.
@@ -160,6 +163,9 @@ impl VerdictCode {
             VerdictCode::Draining => "the node is draining and takes no new calls",
             VerdictCode::Backlog => {
                 "the backlog of the function or its tenant is full; try again later, or see `millrace queue list`"
+            }
+            VerdictCode::Closed => {
+                "an operator drains the function's queue, which takes no new calls until it is resumed"
             }
             VerdictCode::DiskFailed => "the node could not write its log; see its output",
         }

@@ -425,6 +425,41 @@ fn a_sleeping_call_gets_no_slice_before_it_wakes() {
 }
 
 #[test]
+fn a_cancelled_call_ends_wherever_it_is_and_no_other() {
+    let mut stage = Stage::ready(8);
+    stage.lease("f", 1, "slices=forever");
+    stage.lease("g", 2, "waits=forever");
+    stage.lease("f", 3, "slices=50");
+    // Begun and on its way to its first slice, and one that has not begun.
+    stage.run(Duration::from_millis(20));
+    stage.lease("f", 4, "slices=forever");
+    let cancel = |stage: &mut Stage, call: u64, epoch: u64| {
+        let header = Header { call: CallId(call.into()), stamp: epoch, ..Header::new(Kind::Cancel) };
+        stage.node_sends(header, &[]);
+    };
+    // Of another lease, and of a call that is not here: nothing.
+    cancel(&mut stage, 3, 99);
+    cancel(&mut stage, 77, 77);
+    for call in [1, 2, 4] {
+        cancel(&mut stage, call, call);
+    }
+    let asked = stage.world.now();
+    stage.until(|stage| stage.seen.len() == 3);
+    for call in [1, 2, 4] {
+        let seen = stage.outcome(call);
+        assert_eq!((seen.status, seen.epoch), (Status::Cancelled, call));
+        assert!(seen.at - asked < 10 * SLICE, "call {call} ended {:?} later", seen.at - asked);
+    }
+    stage.until(|stage| stage.seen.len() == 4);
+    assert_eq!(stage.outcome(3).status, Status::Ok, "the other one ran to its end");
+    // The slots serve again, and nobody cancels what has ended.
+    cancel(&mut stage, 1, 1);
+    (11..=18).for_each(|call| stage.lease("f", call, "slices=2"));
+    stage.until(|stage| stage.seen.len() == 12);
+    assert!((11..=18).all(|call| stage.outcome(call).status == Status::Ok));
+}
+
+#[test]
 fn a_call_that_oversleeps_its_time_is_stopped() {
     let mut stage = Stage::ready(4);
     let quick = FunctionSpec { timeout_ms: 50, ..function("f") };

@@ -97,6 +97,9 @@ pub struct Shaping {
     /// Whose calls are held. Kept when a function is deleted: it may come back.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub paused: BTreeSet<Whose>,
+    /// Functions that take no new calls, by `namespace/name`: somebody drains them.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub closed: BTreeSet<String>,
 }
 
 /// A function's quota, and what is made of it.

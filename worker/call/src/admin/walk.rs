@@ -26,7 +26,7 @@ pub struct CallPage {
     pub matched: u64,
     /// How many calls were looked at.
     pub examined: u64,
-    /// Of these, how many could not be judged, because what the filter asks of them is on disk only.
+    /// Of these, how many could not be judged, because their records could not be read.
     pub unknown: u64,
     /// Where the next page begins; nothing if there is none.
     pub next: Option<String>,
@@ -56,7 +56,7 @@ pub struct Ordered {
     pub matched: u64,
     /// How many calls were looked at.
     pub examined: u64,
-    /// Of these, how many could not be judged, because what the filter asks of them is on disk only.
+    /// Of these, how many could not be judged, because their records could not be read.
     pub unknown: u64,
     /// About how many calls there are to look at in all.
     pub of: u64,
