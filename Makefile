@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PACKAGES := build-essential clang llvm libelf-dev zlib1g-dev pkg-config git python3-venv python3-pip cmake redis-server beanstalkd qemu-system-x86 busybox-static e2fsprogs iproute2
 export RUST_LIB_BACKTRACE := 0
 
-.PHONY: help setup build test vm lint bench bench-smoke demo fuzz-smoke clean
+.PHONY: help setup build test soak vm lint bench bench-smoke demo fuzz-smoke clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ test: setup ## Everything CI runs: format, tests, smoke runs of fuzz targets and
 	cargo fmt --all --check
 	cargo test --workspace --no-fail-fast
 	tests/fuzz/smoke 5
+
+soak: setup ## 200 kills of a real node under load, held to a ledger outside of it; some minutes, and a seed
+	cargo test -p tests --test crash -- --ignored --exact soak --nocapture
 
 vm: setup ## The attack suite on true cgroup v2, in a small VM; as root, some twenty minutes
 	tests/vm/attacks

@@ -3,3 +3,5 @@
 
 pub mod clients;
 pub mod harness;
+pub mod ledger;
+pub mod peers;
