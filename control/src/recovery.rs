@@ -73,9 +73,7 @@ pub struct Booting<D> {
     functions: Vec<FunctionSpec>,
     disk: Disk,
     recovery: Recovery,
-    /// Segments not begun yet, number and bytes, the next one last.
-    segments: Vec<(u64, u64)>,
-    /// The segment at hand.
+    /// The segment that is read.
     segment: u64,
     /// A read is in flight.
     reading: bool,
@@ -111,20 +109,12 @@ impl<D: Driver> Booting<D> {
             files.insert(number, file);
             segments.push((number, bytes));
         }
-        segments.sort_unstable_by(|a, b| b.cmp(a));
+        segments.sort_unstable();
         let disk = Disk { blocks, files, recycling: None };
-        let recovery = Recovery::new(&limits);
-        let mut booting = Booting {
-            limits,
-            options,
-            driver,
-            functions,
-            disk,
-            recovery,
-            segments,
-            segment: 0,
-            reading: false,
-        };
+        let mut recovery = Recovery::new(&limits);
+        recovery.segments(segments);
+        let mut booting =
+            Booting { limits, options, driver, functions, disk, recovery, segment: 0, reading: false };
         booting.read_on();
         Ok(booting)
     }
@@ -176,17 +166,10 @@ impl<D: Driver> Booting<D> {
 
     /// Begins the next read, if there is anything left to read.
     fn read_on(&mut self) {
-        loop {
-            if let Some(offset) = self.recovery.offset() {
-                let (file, block) = (self.disk.files[&self.segment], self.disk.blocks[0]);
-                self.driver.read(file, offset, block, self.driver.block_bytes(), TAKEN);
-                self.reading = true;
-                return;
-            }
-            let Some((number, bytes)) = self.segments.pop() else { return };
-            self.recovery.segment(number, bytes);
-            self.segment = number;
-        }
+        let Some((segment, offset)) = self.recovery.next_read() else { return };
+        let (file, block) = (self.disk.files[&segment], self.disk.blocks[0]);
+        self.driver.read(file, offset, block, self.driver.block_bytes(), TAKEN);
+        (self.segment, self.reading) = (segment, true);
     }
 }
 

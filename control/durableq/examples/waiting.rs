@@ -174,12 +174,11 @@ impl Bench {
         let mut recovery = Recovery::new(&self.limits);
         let mut block = FrameBuf::new();
         block.resize(self.limits.group_bytes, 0);
-        for (number, file) in &self.files {
-            recovery.segment(*number, file.metadata().expect("there").len());
-            while let Some(offset) = recovery.offset() {
-                let bytes = file.read_at(&mut block, offset).expect("read");
-                recovery.feed(&block[..bytes]).expect("sound");
-            }
+        let bytes = |file: &File| file.metadata().expect("there").len();
+        recovery.segments(self.files.iter().map(|(number, file)| (*number, bytes(file))));
+        while let Some((number, offset)) = recovery.next_read() {
+            let bytes = self.files[&number].read_at(&mut block, offset).expect("read");
+            recovery.feed(&block[..bytes]).expect("sound");
         }
         self.queue = recovery.finish(Instant(1), WallTime(NOW), 7);
         self.intern();

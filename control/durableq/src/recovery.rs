@@ -1,7 +1,9 @@
 //! Reading the log at the start.
 //!
 //! The reader follows the chain of groups as [`crate::log`] describes it, and applies each sound group to the queue. Where
-//! the chain ends inside a segment, the rest is only looked through for groups that prove that more had been on disk.
+//! the chain ends inside a segment, it may go on at the start of a later one, whose writer has read the chain up to there.
+//! Only if it does not, what was left out is looked through for groups that prove that more had been on disk. So a
+//! start costs what was written, not the size of the segments that earlier starts have begun.
 
 use crate::log::{GROUP_ALIGN, GROUP_HEADER_BYTES, GroupError, GroupHeader};
 use crate::queue::DurableQ;
@@ -9,6 +11,7 @@ use crate::table::calls::CUT;
 use call::frame::{FrameBuf, frame_bytes, padded};
 use call::limits::{FRAME_ALIGN, Limits};
 use call::{CallId, Frame, FrameError, Instant, Kind, WallTime};
+use std::collections::VecDeque;
 use std::fmt;
 
 /// Why a log cannot be used. Nothing was changed.
@@ -63,15 +66,28 @@ enum Mode {
     Searching,
 }
 
+/// A segment from an offset on.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    number: u64,
+    bytes: u64,
+    offset: u64,
+}
+
+impl Part {
+    /// Whether a group may still be in it.
+    fn has_more(&self) -> bool {
+        self.offset + GROUP_HEADER_BYTES as u64 <= self.bytes
+    }
+}
+
 /// Reads the log and makes the queue from it.
 ///
 /// ```text
 /// let mut recovery = Recovery::new(&limits);
-/// for (number, bytes) in segments in ascending order {
-///     recovery.segment(number, bytes);
-///     while let Some(offset) = recovery.offset() {
-///         recovery.feed(read(number, offset, block_bytes))?;     // fewer bytes at the end of the file
-///     }
+/// recovery.segments(number and bytes of each, in ascending order);
+/// while let Some((number, offset)) = recovery.next_read() {
+///     recovery.feed(read(number, offset, block_bytes))?;     // fewer bytes at the end of the file
 /// }
 /// let mut queue = recovery.finish(now, wall, random);
 /// ```
@@ -84,10 +100,12 @@ pub struct Recovery {
     incarnation: u32,
     /// The key of the log, as soon as a group was read that tells it.
     key: Option<u64>,
-    /// The segment at hand: number, bytes, where to go on.
-    number: u64,
-    bytes: u64,
-    offset: u64,
+    /// Segments not begun yet.
+    coming: VecDeque<Part>,
+    /// Where the chain may have ended, and what was not looked through since.
+    left_out: VecDeque<Part>,
+    /// The segment at hand, from where to go on.
+    at: Part,
     mode: Mode,
     /// Groups of the chain were found in the segment at hand.
     used: bool,
@@ -119,9 +137,9 @@ impl Recovery {
             last: 0,
             incarnation: 0,
             key: None,
-            number: 0,
-            bytes: 0,
-            offset: 0,
+            coming: VecDeque::new(),
+            left_out: VecDeque::new(),
+            at: Part { number: 0, bytes: 0, offset: 0 },
             mode: Mode::Searching,
             used: true,
             records: Vec::new(),
@@ -130,20 +148,29 @@ impl Recovery {
         }
     }
 
-    /// The next segment, in ascending order of numbers, of so many bytes.
-    pub fn segment(&mut self, number: u64, bytes: u64) {
-        self.end_segment();
-        self.queue.log_mut().segments.found(number);
-        (self.number, self.bytes, self.offset) = (number, bytes, 0);
-        (self.mode, self.used) = (Mode::Following, false);
+    /// The segments that there are, number and bytes, in ascending order of numbers.
+    pub fn segments(&mut self, segments: impl IntoIterator<Item = (u64, u64)>) {
+        let whole = segments.into_iter().map(|(number, bytes)| Part { number, bytes, offset: 0 });
+        self.coming.extend(whole);
     }
 
-    /// From which offset of the segment the next bytes are wanted; `None` at its end. Always a multiple of 4096.
-    pub fn offset(&self) -> Option<u64> {
-        (self.offset + GROUP_HEADER_BYTES as u64 <= self.bytes).then_some(self.offset)
+    /// From which offset of which segment the next bytes are wanted; `None` at the end. The offset is a multiple of 4096.
+    pub fn next_read(&mut self) -> Option<(u64, u64)> {
+        while !self.at.has_more() {
+            if let Some(next) = self.coming.pop_front() {
+                self.end_segment();
+                self.queue.log_mut().segments.found(next.number);
+                self.at = next;
+                (self.mode, self.used) = (Mode::Following, false);
+            } else {
+                self.at = self.left_out.pop_front()?;
+                self.mode = Mode::Searching;
+            }
+        }
+        Some((self.at.number, self.at.offset))
     }
 
-    /// The bytes at that offset: at least `limits.group_bytes` or up to the segment's end.
+    /// The bytes there: at least `limits.group_bytes` or up to the segment's end.
     ///
     /// # Errors
     /// See [`RecoveryError`]; the recovery ends there.
@@ -153,9 +180,10 @@ impl Recovery {
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), RecoveryError> {
         let aligned = bytes.is_empty() || (bytes.as_ptr() as usize).is_multiple_of(FRAME_ALIGN);
         assert!(aligned, "frames are read in place");
-        let last = self.offset + bytes.len() as u64 >= self.bytes;
+        let last = self.at.offset + bytes.len() as u64 >= self.at.bytes;
+        let was = self.mode;
         let mut at = 0;
-        while at < bytes.len() {
+        while at < bytes.len() && self.mode == was {
             let rest = &bytes[at..];
             let step = match GroupHeader::parse(rest) {
                 // The rest of the group comes with the next bytes.
@@ -166,7 +194,12 @@ impl Recovery {
             at += step;
         }
         // A segment that is shorter than it was said to be ends here.
-        self.offset = if bytes.is_empty() { self.bytes } else { self.offset + at as u64 };
+        self.at.offset = if bytes.is_empty() { self.at.bytes } else { self.at.offset + at as u64 };
+        if self.mode != was && self.last > 0 {
+            // A chain that goes on in a later segment proves that it did not go on here.
+            self.left_out.push_back(self.at);
+            self.at.offset = self.at.bytes;
+        }
         Ok(())
     }
 
@@ -204,7 +237,7 @@ impl Recovery {
 
     /// A sound group; how far to go on.
     fn group(&mut self, header: &GroupHeader, rest: &[u8], at: usize) -> Result<usize, RecoveryError> {
-        if self.offset + at as u64 == 0 {
+        if self.at.offset + at as u64 == 0 {
             // What stands there was written as a group, whatever became of it: no record of a client begins a segment.
             self.key.get_or_insert(header.key);
         }
@@ -217,7 +250,7 @@ impl Recovery {
         if self.mode == Mode::Following && self.continues_with(header) {
             let records = &rest[GROUP_HEADER_BYTES..header.bytes as usize];
             if self.is_sound(header, records) {
-                self.apply(header, records, self.offset + at as u64)?;
+                self.apply(header, records, self.at.offset + at as u64)?;
                 return Ok(header.bytes_on_disk());
             }
         }
@@ -230,15 +263,15 @@ impl Recovery {
             std::cmp::Ordering::Less => false,
         };
         if proves {
-            let offset = self.offset + at as u64;
-            return Err(RecoveryError::Damaged { segment: self.number, offset, missing });
+            let offset = self.at.offset + at as u64;
+            return Err(RecoveryError::Damaged { segment: self.at.number, offset, missing });
         }
         Ok(header.bytes_on_disk())
     }
 
     /// Whether a group was written by the queue, and to this segment, not before it got this number.
     fn is_of_here(&self, header: &GroupHeader) -> bool {
-        header.segment == self.number && self.key.is_none_or(|key| key == header.key)
+        header.segment == self.at.number && self.key.is_none_or(|key| key == header.key)
     }
 
     /// Whether a group is the next of the chain; see [`crate::log`] for why it may step back.
@@ -285,6 +318,7 @@ impl Recovery {
 
     fn apply(&mut self, header: &GroupHeader, records: &[u8], group: u64) -> Result<(), RecoveryError> {
         self.used = true;
+        self.left_out.clear();
         (self.last, self.incarnation) = (header.sequence, header.incarnation);
         let segment = self.queue.log_mut().segments.found_group(header.sequence);
         self.apply_part(&records[..header.continues as usize])?;

@@ -100,6 +100,64 @@ fn lost_groups_are_told_and_not_forgotten() {
     }
 }
 
+/// The process dies again and again, soon after its start, and each time a call was accepted.
+fn dying(times: usize) -> World {
+    let mut world = World::new(limits(), 5);
+    for _ in 0..times {
+        world.submit(0, 0, 100, false);
+        world.settle_disk();
+        world.queue = world.disk.recover(&world.limits, world.now).expect("a crash");
+        world.leased.clear();
+        world.offered.clear();
+        (0..3).for_each(|of| assert!(world.queue.intern(world::function(of)).is_some()));
+    }
+    world
+}
+
+/// What earlier starts left empty is not read: of each segment but the last ones, where its groups are.
+#[test]
+fn a_start_does_not_read_what_earlier_starts_left_empty() {
+    let world = dying(30);
+    let used: std::collections::BTreeSet<u64> = groups(&world.disk).iter().map(|group| group.0).collect();
+    let last = *used.last().expect("groups");
+    let mut recovery = durableq::Recovery::new(&world.limits);
+    recovery.segments(world.disk.files.iter().map(|(number, file)| (*number, file.len() as u64)));
+    let mut reads = std::collections::BTreeMap::new();
+    while let Some((number, offset)) = recovery.next_read() {
+        *reads.entry(number).or_insert(0) += 1;
+        let file = &world.disk.files[&number];
+        let end = file.len().min(offset as usize + world.limits.group_bytes);
+        recovery.feed(&world::aligned(&file[offset as usize..end])).expect("a crash");
+    }
+    let whole = world.disk.files.values().next().expect("segments").len() / world.limits.group_bytes;
+    for (number, reads) in reads {
+        // Two groups a life, and the look at what stands behind them.
+        assert!(number >= last || reads <= 2, "segment {number}: {reads} reads of {whole}");
+    }
+}
+
+/// The last group of an earlier start, which was on disk, is not there any more. Later starts went on behind it.
+#[test]
+fn a_group_that_an_earlier_start_lost_is_told() {
+    let world = dying(5);
+    let all = groups(&world.disk);
+    let starts: Vec<_> =
+        all.windows(2).filter(|two| two[0].2.incarnation < two[1].2.incarnation).map(|two| two[0]).collect();
+    // Where a log begins it may have been cut: its first group may be any.
+    let starts = &starts[1..];
+    assert!(!starts.is_empty(), "no life but the first in the log");
+    for &(segment, offset, header) in starts {
+        let mut disk = Disk::default();
+        disk.files = world.disk.files.clone();
+        let group = offset..offset + header.bytes_on_disk();
+        disk.files.get_mut(&segment).expect("there")[group].fill(0);
+        match disk.recover(&world.limits, 1) {
+            Err(RecoveryError::Damaged { missing, .. }) => assert_eq!(missing, header.sequence),
+            other => panic!("group {}: {:?}", header.sequence, other.map(|_| "forgotten in silence")),
+        }
+    }
+}
+
 /// A write of the process that died reaches the disk after the next process has read the log.
 #[test]
 fn a_write_that_lands_late_does_no_harm() {

@@ -30,12 +30,10 @@ fn recover(segments: &[FrameBuf]) -> Result<(), RecoveryError> {
     let limits = Limits { calls_max: 8, functions_max: 4, pending_bytes_max: 64 << 10, ..Limits::small() };
     let limits = Limits { group_bytes: GROUP_BYTES, dead_letters_max: 4, ..limits };
     let mut recovery = Recovery::new(&limits);
-    for (number, segment) in segments.iter().enumerate() {
-        recovery.segment(number as u64 + 1, segment.len() as u64);
-        while let Some(offset) = recovery.offset() {
-            let block = &segment[offset as usize..];
-            recovery.feed(&block[..block.len().min(GROUP_BYTES)])?;
-        }
+    recovery.segments((1..).zip(segments).map(|(number, segment)| (number, segment.len() as u64)));
+    while let Some((number, offset)) = recovery.next_read() {
+        let block = &segments[number as usize - 1][offset as usize..];
+        recovery.feed(&block[..block.len().min(GROUP_BYTES)])?;
     }
     let mut queue = recovery.finish(Instant(1), WallTime(1 << 60), KEY);
     queue.check();

@@ -93,14 +93,13 @@ impl Disk {
     pub fn recover(&self, limits: &Limits, now: u64) -> Result<DurableQ, RecoveryError> {
         let mut recovery = Recovery::new(limits);
         let mut buffer = FrameBuf::new();
-        for (number, file) in &self.files {
-            recovery.segment(*number, file.len() as u64);
-            while let Some(offset) = recovery.offset() {
-                let end = (offset as usize + limits.group_bytes).min(file.len());
-                buffer.clear();
-                buffer.extend_from_slice(&file[offset as usize..end]);
-                recovery.feed(&buffer)?;
-            }
+        recovery.segments(self.files.iter().map(|(number, file)| (*number, file.len() as u64)));
+        while let Some((number, offset)) = recovery.next_read() {
+            let file = &self.files[&number];
+            let end = (offset as usize + limits.group_bytes).min(file.len());
+            buffer.clear();
+            buffer.extend_from_slice(&file[offset as usize..end]);
+            recovery.feed(&buffer)?;
         }
         Ok(recovery.finish(Instant(now), WallTime(now), KEY))
     }
