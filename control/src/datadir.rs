@@ -10,6 +10,7 @@
 //! | `cache/` | compiled artefacts of this host |
 //! | `usage/` | what functions used |
 //! | `logs/` | what calls wrote |
+//! | `salvage-UNIXMS.json` | what was lost of a damaged log |
 //! | `run/` | sockets, and `control.json` with endpoints and process id |
 
 use crate::start::StartError;

@@ -8,6 +8,7 @@ pub mod start;
 pub mod datadir;
 pub mod artefacts;
 pub mod recovery;
+pub mod salvage;
 pub mod node;
 mod session;
 mod greeting;
@@ -36,6 +37,7 @@ pub mod accounts;
 pub mod logs;
 pub mod admin;
 
+pub use durableq::Recover;
 pub use node::{Node, NodeOptions, Phase};
 pub use recovery::{Booting, LogError, Stage};
 pub use serve::{ControlOptions, Endpoints, serve};

@@ -49,6 +49,8 @@ pub struct NodeOptions {
     pub logs: Option<Sink>,
     /// The regions that this one belongs to.
     pub regions: RegionOptions,
+    /// Whether its log may be damaged.
+    pub recover: durableq::Recover,
     /// What operators said beside manifests.
     pub shaping: call::admin::Shaping,
     /// Its process, for people. Given, not asked for: a simulation must say the same in every process.
@@ -64,6 +66,7 @@ impl Default for NodeOptions {
             ledger: Arc::default(),
             logs: None,
             regions: RegionOptions::default(),
+            recover: durableq::Recover::Strict,
             shaping: call::admin::Shaping::default(),
             pid: 0,
         }
@@ -111,6 +114,8 @@ pub struct Node<D> {
     pub(crate) buried: BTreeSet<FunctionRef>,
     pub(crate) queue: DurableQ,
     pub(crate) disk: Disk,
+    /// What was lost of the log, if it was salvaged; empty again when none of the damage is left on disk.
+    pub(crate) salvaged: Vec<durableq::Loss>,
     pub(crate) scheduler: Scheduler,
     pub(crate) effects: Effects,
     /// No lease may be given this round any more.
@@ -153,6 +158,7 @@ impl<D: Driver> Node<D> {
             buried: BTreeSet::new(),
             queue,
             disk,
+            salvaged: Vec::new(),
             scheduler: Scheduler::new(&scheduler_limits(&limits, &options.regions)),
             effects: Effects::new(EFFECTS),
             stalled: false,
@@ -358,6 +364,11 @@ impl<D: Driver> Node<D> {
     /// What happened that an operator may want to know, oldest first; the caller prints it.
     pub fn notes(&mut self) -> std::vec::Drain<'_, String> {
         self.sessions.notes.drain(..)
+    }
+
+    /// What was lost of the log that it was started with; nothing of a sound one.
+    pub fn salvaged(&self) -> &[durableq::Loss] {
+        &self.salvaged
     }
 
     /// Where it is in its life.

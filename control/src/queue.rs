@@ -150,8 +150,17 @@ impl<D: Driver> Node<D> {
         }
     }
 
+    /// Says when nothing of a damaged log is left.
+    fn note_rewritten(&mut self) {
+        if !self.salvaged.is_empty() && !self.queue.is_rewriting() {
+            self.salvaged.clear();
+            self.note("the salvaged log is written anew: the next start needs no --recover salvage");
+        }
+    }
+
     /// Lets the log write.
     pub(crate) fn commit(&mut self) {
+        self.note_rewritten();
         while let Some(op) = self.queue.next_op(&mut self.disk.lend(&mut self.driver)) {
             match op {
                 LogOp::Create { segment, bytes } => {

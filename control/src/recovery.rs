@@ -111,7 +111,7 @@ impl<D: Driver> Booting<D> {
         }
         segments.sort_unstable();
         let disk = Disk { blocks, files, recycling: None };
-        let mut recovery = Recovery::new(&limits);
+        let mut recovery = Recovery::with(&limits, options.recover);
         recovery.segments(segments);
         let mut booting =
             Booting { limits, options, driver, functions, disk, recovery, segment: 0, reading: false };
@@ -145,8 +145,10 @@ impl<D: Driver> Booting<D> {
         }
         let (now, wall) = (self.driver.now(), self.driver.wall());
         let random = self.driver.random();
+        let losses = self.recovery.losses().to_vec();
         let queue = self.recovery.finish(now, wall, random);
-        let node = Node::new(self.limits, self.options, self.driver, queue, self.disk, self.functions)?;
+        let mut node = Node::new(self.limits, self.options, self.driver, queue, self.disk, self.functions)?;
+        node.salvaged = losses;
         Ok(Stage::Serving(Box::new(node)))
     }
 

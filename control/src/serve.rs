@@ -9,6 +9,7 @@ use crate::logs::{self, Bounds, Sink};
 use crate::node::{Node, NodeOptions, Phase};
 use crate::recovery::{Booting, LogError};
 use crate::regions::RegionOptions;
+use crate::salvage::write_report;
 use crate::start::StartError;
 use call::FunctionSpec;
 use call::admin::Shaping;
@@ -51,6 +52,8 @@ pub struct ControlOptions {
     pub print: bool,
     /// How much is kept of what calls write to stderr.
     pub logs: Bounds,
+    /// What to do if the log is damaged.
+    pub recover: durableq::Recover,
     /// What this node calls itself among regions; empty if it is alone.
     pub region: String,
     /// The other regions, and where their nodes listen.
@@ -71,6 +74,7 @@ impl Default for ControlOptions {
             signals: true,
             print: true,
             logs: Bounds::default(),
+            recover: durableq::Recover::Strict,
             region: String::new(),
             peers: Vec::new(),
             limits: Limits::default(),
@@ -259,6 +263,7 @@ async fn turn(
             matrix: prepared.region.matrix.clone(),
             drained: prepared.region.drained,
         },
+        recover: prepared.options.recover,
         shaping: prepared.shaping.clone(),
         pid: std::process::id(),
     };
@@ -266,6 +271,7 @@ async fn turn(
     let mut arrivals = Arrivals::new();
     let booting = Booting::new(limits, options, driver, prepared.functions.clone()).map_err(failed)?;
     let mut node = booting.run(&mut arrivals).map_err(failed)?;
+    tell_salvage(prepared, &mut node)?;
     let endpoints = listen(prepared, &mut node)?;
     begin_cold();
     announce(prepared, &endpoints, &node)?;
@@ -285,6 +291,22 @@ async fn turn(
         }
         _ => Ok(()),
     }
+}
+
+/// Says what was lost, and writes it down before anybody can connect.
+fn tell_salvage(prepared: &Prepared, node: &mut Node<Uring>) -> Result<(), StartError> {
+    let (root, now) = (prepared.data.root(), node.driver().wall());
+    let written = write_report(root, node.salvaged(), now);
+    let written = written.map_err(|source| StartError::Io { path: root.to_owned(), source })?;
+    node.salvaged().iter().for_each(|loss| say(loss.to_string()));
+    if let Some(path) = written {
+        say(format!(
+            "the log was salvaged; what is lost is in {}. All of it is written anew now: start with --recover salvage \
+             until that is said to be done",
+            path.display()
+        ));
+    }
+    Ok(())
 }
 
 /// Closes all connections once what is queued on them has left. `arrivals` still holds what the last reap brought.

@@ -6,7 +6,11 @@ mod peer;
 use call::admin::{Answer, Ask, CallState};
 use call::frame::{Frame, Kind};
 use call::limits::Limits;
-use call::{CallId, FunctionId, Status, VerdictCode};
+use call::{CallId, FunctionId, Status, VerdictCode, WallTime};
+use control::salvage::write_report;
+use control::{Booting, LogError, Node, NodeOptions, Recover};
+use driver::uring::{Options, Uring};
+use driver::{Arrivals, Driver};
 use peer::Peer;
 use peer::node::{Running, directory, function};
 use std::os::unix::fs::FileExt;
@@ -69,6 +73,57 @@ fn a_call_whose_record_decays_on_disk_is_told_and_not_run() {
     assert_eq!(client.verdicts(1), [(CallId(2), VerdictCode::Accepted)]);
     let lease = core.expect(Kind::Lease);
     assert_eq!(Frame::parse(&lease).unwrap().0.call(), CallId(2));
+}
+
+/// A node on what is in a directory, its log read so.
+fn boot(directory: &Path, recover: Recover) -> Result<Node<Uring>, LogError> {
+    let limits = Limits::small();
+    let driver = Uring::new(Options {
+        data_dir: Some(directory.join("log")),
+        blocks: durableq::block_count(&limits),
+        block_bytes: limits.group_bytes,
+        spin: Duration::ZERO,
+        ..Options::default()
+    });
+    let options = NodeOptions { recover, ..NodeOptions::default() };
+    Booting::new(limits, options, driver.unwrap(), vec![function("echo")])?.run(&mut Arrivals::new())
+}
+
+#[test]
+fn a_damaged_log_is_refused_and_salvaged_when_an_operator_says_so() {
+    let directory = directory();
+    let payload = |n: u128| (0..200u8).map(|byte| byte ^ n as u8).collect::<Vec<u8>>();
+    let node = Running::start(directory.path(), Limits::small(), vec![function("echo")]);
+    let mut client = node.client();
+    for n in 1..=20 {
+        client.submit(n, echo(), &payload(n), false);
+        assert_eq!(client.verdicts(1), [(CallId(n), VerdictCode::Accepted)]);
+    }
+    node.kill();
+    rot(&directory.path().join("log"), &payload(3));
+    let refused = boot(directory.path(), Recover::Strict).err().expect("strict").to_string();
+    assert!(refused.contains("is damaged") && refused.contains("--recover salvage"), "{refused}");
+    let mut node = boot(directory.path(), Recover::Salvage).unwrap();
+    assert_eq!(node.status().recovered, 19);
+    let report =
+        write_report(directory.path(), node.salvaged(), WallTime(5_000_000)).unwrap().expect("a loss");
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    let records = &report["breaks"][0]["records"];
+    assert_eq!(records.as_array().map(Vec::len), Some(1), "{report}");
+    assert_eq!(records[0]["call"], CallId(3).to_string(), "{report}");
+    assert_eq!(records[0]["kind"], "submit", "{report}");
+    // Until the log is written anew, a strict start refuses it; from then on it is sound.
+    let (mut arrivals, mut notes) = (Arrivals::new(), Vec::new());
+    while !node.salvaged().is_empty() {
+        let until = node.turn(&arrivals);
+        notes.extend(node.notes());
+        let soon = node.driver().now() + Duration::from_millis(10);
+        node.driver().reap(until.min(soon), &mut arrivals);
+    }
+    node.check();
+    assert!(notes.iter().any(|line| line.contains("written anew")), "{notes:?}");
+    drop(node);
+    assert_eq!(boot(directory.path(), Recover::Strict).unwrap().status().recovered, 19);
 }
 
 /// A file system of its own in a file, until it is dropped.

@@ -50,9 +50,11 @@ pub mod queue;
 mod table;
 pub mod log;
 pub mod recovery;
+pub mod salvage;
 
 pub use queue::DurableQ;
 pub use recovery::{Recovery, RecoveryError};
+pub use salvage::{Loss, LostRecord, Recover};
 pub use words::{
     Backlog, Blocks, CallRef, CallView, Cancel, Counters, Damage, Defaults, Depth, Event, Expired, Fate,
     Fenced, FunctionRef, HolderRef, Lease, LogOp, NotLeased, Offer, Origin, Rules, Settled, State,

@@ -7,6 +7,7 @@
 
 use crate::log::{GROUP_ALIGN, GROUP_HEADER_BYTES, GroupError, GroupHeader};
 use crate::queue::DurableQ;
+use crate::salvage::{HELD_MAX, Held, Loss, Recover};
 use crate::table::calls::CUT;
 use call::frame::{FrameBuf, frame_bytes, padded};
 use call::limits::{FRAME_ALIGN, Limits};
@@ -42,7 +43,8 @@ impl fmt::Display for RecoveryError {
             RecoveryError::Damaged { segment, offset, missing } => write!(
                 f,
                 "the log is damaged: group {missing} is missing or broken, but {} has a group at byte {offset} that was \
-                 written when that one was on disk; put back the missing bytes, or move the log away and accept the loss",
+                 written when that one was on disk; put back the missing bytes, or start with --recover salvage, which goes on without what is lost and says \
+                 what that is",
                 crate::log::segment_name(*segment)
             ),
             RecoveryError::TooSmall { limit, value } => {
@@ -109,11 +111,19 @@ pub struct Recovery {
     mode: Mode,
     /// Groups of the chain were found in the segment at hand.
     used: bool,
+    /// Groups that may be of the chain were found there: it is not removed yet.
+    doubtful: bool,
     /// The records of the group at hand that stand whole in it.
     records: Vec<Record>,
     /// A record of which parts have been read, and the segment in which it begins.
     cut: FrameBuf,
     cut_segment: u32,
+    recover: Recover,
+    /// In salvage: behind the last group of the chain, in which segment and where.
+    end: (u64, u64),
+    /// Groups behind a break that none has proved yet, in the order in which they were found.
+    held: Vec<Held>,
+    losses: Vec<Loss>,
 }
 
 /// A record that was looked at before it happens.
@@ -129,8 +139,13 @@ struct Record {
 const AHEAD: usize = 16;
 
 impl Recovery {
-    /// Takes all memory of the queue.
+    /// Takes all memory of the queue. Damage is an error.
     pub fn new(limits: &Limits) -> Recovery {
+        Recovery::with(limits, Recover::Strict)
+    }
+
+    /// As [`Recovery::new`], with another word about damage.
+    pub fn with(limits: &Limits, recover: Recover) -> Recovery {
         Recovery {
             queue: DurableQ::empty(limits),
             group_bytes: limits.group_bytes,
@@ -142,9 +157,14 @@ impl Recovery {
             at: Part { number: 0, bytes: 0, offset: 0 },
             mode: Mode::Searching,
             used: true,
+            doubtful: false,
             records: Vec::new(),
             cut: FrameBuf::new(),
             cut_segment: 0,
+            recover,
+            end: (0, 0),
+            held: Vec::new(),
+            losses: Vec::new(),
         }
     }
 
@@ -161,7 +181,7 @@ impl Recovery {
                 self.end_segment();
                 self.queue.log_mut().segments.found(next.number);
                 self.at = next;
-                (self.mode, self.used) = (Mode::Following, false);
+                (self.mode, self.used, self.doubtful) = (Mode::Following, false, false);
             } else {
                 self.at = self.left_out.pop_front()?;
                 self.mode = Mode::Searching;
@@ -183,24 +203,31 @@ impl Recovery {
         let last = self.at.offset + bytes.len() as u64 >= self.at.bytes;
         let was = self.mode;
         let mut at = 0;
-        while at < bytes.len() && self.mode == was {
+        // In salvage all is looked through in its order: groups behind a break are to happen.
+        let salvages = self.recover == Recover::Salvage;
+        while at < bytes.len() && (self.mode == was || salvages) {
             let rest = &bytes[at..];
             let step = match GroupHeader::parse(rest) {
                 // The rest of the group comes with the next bytes.
                 Err(GroupError::Short) if at > 0 && !last => break,
-                Err(error) => self.no_group(rest, error)?,
+                Err(error) => self.no_group(rest, error, at)?,
                 Ok(header) => self.group(&header, rest, at)?,
             };
             at += step;
         }
         // A segment that is shorter than it was said to be ends here.
         self.at.offset = if bytes.is_empty() { self.at.bytes } else { self.at.offset + at as u64 };
-        if self.mode != was && self.last > 0 {
+        if self.mode != was && self.last > 0 && !salvages {
             // A chain that goes on in a later segment proves that it did not go on here.
             self.left_out.push_back(self.at);
             self.at.offset = self.at.bytes;
         }
         Ok(())
+    }
+
+    /// What was lost, break by break; nothing in a strict recovery.
+    pub fn losses(&self) -> &[Loss] {
+        &self.losses
     }
 
     /// The queue. Its first [`DurableQ::next_op`]s make a new segment and write the new incarnation; segments that hold
@@ -209,19 +236,22 @@ impl Recovery {
         self.end_segment();
         self.queue.log_mut().incarnation = self.queue.log_mut().incarnation.max(self.incarnation);
         self.queue.resume(self.last, self.key.unwrap_or(random), now, wall);
+        if !self.losses.is_empty() {
+            self.queue.rewrite();
+        }
         self.queue.advance(now, wall);
         self.queue
     }
 
     fn end_segment(&mut self) {
-        if !self.used {
+        if !self.used && !self.doubtful {
             self.queue.log_mut().segments.found_useless();
         }
         self.used = true;
     }
 
     /// No group is here; how far to go on.
-    fn no_group(&mut self, rest: &[u8], error: GroupError) -> Result<usize, RecoveryError> {
+    fn no_group(&mut self, rest: &[u8], error: GroupError, at: usize) -> Result<usize, RecoveryError> {
         let claimed = GroupHeader::claimed(rest).filter(|_| error == GroupError::Short);
         if self.mode == Mode::Following
             && let Some(header) = claimed
@@ -232,6 +262,9 @@ impl Recovery {
             return Err(RecoveryError::TooSmall { limit: "group_bytes", value: self.group_bytes });
         }
         self.mode = Mode::Searching;
+        if self.recover == Recover::Salvage && error == GroupError::Crc {
+            self.hold_damaged(rest, at);
+        }
         Ok(GROUP_ALIGN)
     }
 
@@ -250,7 +283,8 @@ impl Recovery {
         if self.mode == Mode::Following && self.continues_with(header) {
             let records = &rest[GROUP_HEADER_BYTES..header.bytes as usize];
             if self.is_sound(header, records) {
-                self.apply(header, records, self.at.offset + at as u64)?;
+                self.held.clear();
+                self.apply(header, records, (self.at.number, self.at.offset + at as u64))?;
                 return Ok(header.bytes_on_disk());
             }
         }
@@ -264,7 +298,12 @@ impl Recovery {
         };
         if proves {
             let offset = self.at.offset + at as u64;
-            return Err(RecoveryError::Damaged { segment: self.at.number, offset, missing });
+            if self.recover == Recover::Strict {
+                return Err(RecoveryError::Damaged { segment: self.at.number, offset, missing });
+            }
+            self.go_on_at(header, rest, offset)?;
+        } else if self.recover == Recover::Salvage && self.is_ahead(header) {
+            self.hold(header, rest, self.at.offset + at as u64, true);
         }
         Ok(header.bytes_on_disk())
     }
@@ -316,11 +355,18 @@ impl Recovery {
         Frame::parse(&joined).is_ok_and(|(frame, _)| is_record(frame))
     }
 
-    fn apply(&mut self, header: &GroupHeader, records: &[u8], group: u64) -> Result<(), RecoveryError> {
+    /// All records of a sound group, which stands in this segment at this offset.
+    fn apply(
+        &mut self,
+        header: &GroupHeader,
+        records: &[u8],
+        (number, group): (u64, u64),
+    ) -> Result<(), RecoveryError> {
         self.used = true;
         self.left_out.clear();
         (self.last, self.incarnation) = (header.sequence, header.incarnation);
-        let segment = self.queue.log_mut().segments.found_group(header.sequence);
+        self.end = (number, group + header.bytes_on_disk() as u64);
+        let segment = self.queue.log_mut().segments.found_group(number, header.sequence);
         self.apply_part(&records[..header.continues as usize])?;
         let found = std::mem::take(&mut self.records);
         for some in found.chunks(AHEAD) {
@@ -362,8 +408,99 @@ impl Recovery {
     }
 }
 
+/// What recovery does behind a break of the log, if it is to go on there.
+impl Recovery {
+    /// Whether a group may be one that was written behind the break.
+    fn is_ahead(&self, header: &GroupHeader) -> bool {
+        header.incarnation > self.incarnation || header.sequence > self.last
+    }
+
+    /// Holds a group whose checksum does not hold, if its header says that it belongs here.
+    fn hold_damaged(&mut self, rest: &[u8], at: usize) {
+        let Some(header) = GroupHeader::claimed(rest) else { return };
+        if self.at.offset + at as u64 == 0 {
+            // The key of the log, if this is the oldest segment: the bit that is damaged is hardly one of these.
+            self.key.get_or_insert(header.key);
+        }
+        let near = header.sequence <= self.last + HELD_MAX as u64;
+        if self.is_of_here(&header)
+            && header.incarnation >= self.incarnation
+            && self.is_ahead(&header)
+            && near
+        {
+            self.hold(&header, rest, self.at.offset + at as u64, false);
+        }
+    }
+
+    fn hold(&mut self, header: &GroupHeader, rest: &[u8], offset: u64, sound: bool) {
+        if self.held.len() < HELD_MAX {
+            let mut bytes = FrameBuf::new();
+            bytes.extend_from_slice(&rest[..header.bytes as usize]);
+            self.held.push(Held { header: *header, segment: self.at.number, offset, bytes, sound });
+            self.doubtful = true;
+        }
+    }
+
+    /// A group proves that those before it were on disk: what is left of them happens, and then it does.
+    fn go_on_at(&mut self, header: &GroupHeader, rest: &[u8], offset: u64) -> Result<(), RecoveryError> {
+        let group = self.last + 1;
+        let groups = header.sequence.saturating_sub(group);
+        let mut loss = Loss {
+            from: self.end,
+            to: (self.at.number, offset),
+            group,
+            groups,
+            damaged: 0,
+            saved: 0,
+            lost: Vec::new(),
+            lost_more: 0,
+            untold_bytes: self.cut.len() as u64,
+        };
+        // The rest of a record that was cut there is lost with it.
+        self.cut.clear();
+        let held = std::mem::take(&mut self.held);
+        // Where this incarnation began: what an earlier one wrote from there on, no reader has followed.
+        let of_it = held.iter().map(|held| &held.header).filter(|of| of.incarnation == header.incarnation);
+        let began = of_it.map(|of| of.sequence).min().unwrap_or(header.sequence);
+        let next =
+            Held { header: *header, segment: self.at.number, offset, bytes: FrameBuf::new(), sound: true };
+        for held in &held {
+            let of = &held.header;
+            let ours = of.incarnation == header.incarnation && of.sequence < header.sequence;
+            let earlier = of.incarnation < header.incarnation && of.sequence < began;
+            if held.sound && (ours || earlier) && of.sequence > self.last {
+                loss.to = loss.to.min((held.segment, held.offset));
+                loss.groups = loss.groups.saturating_sub(1);
+                self.happen(held, held.records(), &mut loss)?;
+            } else if !held.sound && (ours && of.sequence <= header.durable || earlier) {
+                // It was on disk, so what is damaged in it is no torn write with older records behind it.
+                let segments = &mut self.queue.log_mut().segments;
+                let ordinal = segments.found_group(held.segment, held.header.sequence);
+                held.salvage(&mut self.queue, ordinal, &mut loss)?;
+            }
+        }
+        let records = &rest[GROUP_HEADER_BYTES..header.bytes as usize];
+        self.happen(&next, records, &mut loss)?;
+        self.mode = Mode::Following;
+        self.losses.push(loss);
+        Ok(())
+    }
+
+    /// A sound group behind a break.
+    fn happen(&mut self, held: &Held, records: &[u8], loss: &mut Loss) -> Result<(), RecoveryError> {
+        if self.last + 1 != held.header.sequence {
+            self.cut.clear();
+        }
+        if self.is_sound(&held.header, records) {
+            return self.apply(&held.header, records, (held.segment, held.offset));
+        }
+        loss.untold_bytes += records.len() as u64;
+        Ok(())
+    }
+}
+
 /// Whether a frame is of a kind that is a record, and the queue can go on behind it: one incarnation more must be left.
-fn is_record(frame: Frame<'_>) -> bool {
+pub(crate) fn is_record(frame: Frame<'_>) -> bool {
     match frame.kind() {
         Kind::Submit | Kind::Done | Kind::Retry | Kind::Dead | Kind::Redrive => true,
         Kind::Incarnation => frame.stamp() < u64::from(u32::MAX),

@@ -14,6 +14,7 @@ const EXAMPLES: &str = "\
 Examples:
   millrace control --data-dir /var/lib/millrace
   millrace control --listen 0.0.0.0:7410 --admin 127.0.0.1:7411 --cpu 0
+  millrace control --data-dir /var/lib/millrace --recover salvage     # after a disk lost what it had confirmed
 
 SIGTERM drains it: no new calls, leases end, then it stops. What it has accepted is on disk at any moment.";
 
@@ -39,12 +40,32 @@ pub struct NodeArguments {
     /// Bytes of logs kept of each function
     #[arg(long, value_name = "BYTES", default_value = "16MiB", value_parser = bytes)]
     pub logs_function: u64,
+    /// What to do if the log is damaged: `strict` refuses to start, `salvage` goes on without what is lost, says what
+    /// that is and writes it to DIR/salvage-UNIXMS.json
+    #[arg(long, value_name = "HOW", default_value = "strict")]
+    pub recover: Recover,
     /// What this node calls itself among regions
     #[arg(long, value_name = "NAME", help_heading = "Regions")]
     pub region: Option<String>,
     /// Another region, whose calls this one may pull, and where its node listens; may be repeated
     #[arg(long, value_name = "NAME=ENDPOINT", value_parser = peer, requires = "region", help_heading = "Regions")]
     pub peer: Vec<(String, Endpoint)>,
+}
+
+/// What to do if the log is damaged.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Recover {
+    Strict,
+    Salvage,
+}
+
+impl From<Recover> for control::Recover {
+    fn from(how: Recover) -> control::Recover {
+        match how {
+            Recover::Strict => control::Recover::Strict,
+            Recover::Salvage => control::Recover::Salvage,
+        }
+    }
 }
 
 /// `b=tcp:10.78.0.2:7410`
@@ -86,6 +107,7 @@ impl Control {
             cpu: self.cpu,
             drain: self.node.drain,
             print: !self.quiet,
+            recover: self.node.recover.into(),
             logs: Bounds { total_bytes: self.node.logs_total, function_bytes: self.node.logs_function },
             region: self.node.region.unwrap_or_default(),
             peers: self.node.peer,

@@ -1,6 +1,6 @@
 //! `millrace up`
 
-use super::control::{NodeArguments, bytes};
+use super::control::{NodeArguments, Recover, bytes};
 use super::controllers::SteeringArguments;
 use super::jailer::{SandboxArguments, absolute};
 use super::up_regions::{self, RegionsArguments};
@@ -208,6 +208,9 @@ impl Platform {
         command.args(["--drain", &format!("{}ms", node.drain.as_millis())]);
         command.args(["--logs-total", &format!("{}B", node.logs_total)]);
         command.args(["--logs-function", &format!("{}B", node.logs_function)]);
+        if node.recover == Recover::Salvage {
+            command.args(["--recover", "salvage"]);
+        }
         if let Some(region) = &node.region {
             command.args(["--region", region]);
         }

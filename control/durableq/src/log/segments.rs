@@ -111,16 +111,18 @@ impl Segments {
         self.next_number = number + 1;
     }
 
-    /// A group of the log was found in the segment that was found last. Its ordinal.
-    pub fn found_group(&mut self, sequence: u64) -> u32 {
-        let number = self.next_number - 1;
+    /// A group of the log was found in the segment of this number, which is the one that holds the last group found, or a
+    /// later one. Its ordinal.
+    pub fn found_group(&mut self, number: u64, sequence: u64) -> u32 {
         if self.ring.back().is_none_or(|back| back.number != number) {
             let segment =
                 Segment { number, ours: false, stage: Stage::Ready, first: sequence, ..self.wanted() };
             self.ring.push_back(segment);
             self.current = self.next_ordinal();
         }
-        self.ring.back_mut().expect("at least this one").last = sequence;
+        let segment = self.ring.back_mut().expect("at least this one");
+        // The header of a damaged group may say anything.
+        (segment.first, segment.last) = (segment.first.min(sequence), segment.last.max(sequence));
         self.next_ordinal() - 1
     }
 
@@ -132,6 +134,11 @@ impl Segments {
     /// The ordinal of the segment that would come behind all.
     pub fn next_ordinal(&self) -> u32 {
         self.front + self.ring.len() as u32
+    }
+
+    /// The ordinal of the oldest.
+    pub fn oldest(&self) -> u32 {
+        self.front
     }
 
     /// How many there are, those to be made included.

@@ -105,6 +105,8 @@ pub struct DurableQ {
     dead_letters_max: u32,
     record_max: usize,
     segment_bytes: u64,
+    /// The log is copied until its oldest segment has this ordinal.
+    rewritten_from: u32,
 }
 
 impl DurableQ {
@@ -147,6 +149,7 @@ impl DurableQ {
             dead_letters_max: u32::try_from(limits.dead_letters_max).unwrap_or(u32::MAX),
             record_max: record_bytes_max(limits),
             segment_bytes: limits.segment_bytes,
+            rewritten_from: 0,
         }
     }
 

@@ -177,7 +177,8 @@ impl DurableQ {
     /// Copies live calls out of the oldest segment, if the log is longer than what is pending justifies: at most a
     /// quarter of a group at a time.
     fn relocate(&mut self, blocks: &mut impl Blocks) {
-        let allowed = SEGMENTS_SPARE + 2 * self.live_bytes() / self.segment_bytes;
+        let allowed =
+            if self.is_rewriting() { 0 } else { SEGMENTS_SPARE + 2 * self.live_bytes() / self.segment_bytes };
         let mut budget = crate::log::GROUP_ALIGN.max(self.record_max / 4);
         while self.log.segments.length() as u64 > allowed && budget > 0 {
             let Some(at) = self.log.segments.oldest_pin() else { break };
@@ -185,6 +186,17 @@ impl DurableQ {
             budget = budget.saturating_sub(bytes);
         }
         self.relocate_ends(blocks, allowed);
+    }
+
+    /// All that is on the log now is to be copied to its tail, since a break of it would be damage to the next start.
+    pub(crate) fn rewrite(&mut self) {
+        self.rewritten_from = self.log.segments.next_ordinal();
+    }
+
+    /// Whether segments are left that were on the log when it was salvaged. Until they are gone, the next start must
+    /// salvage it once more.
+    pub fn is_rewriting(&self) -> bool {
+        self.log.segments.oldest() < self.rewritten_from
     }
 
     /// Copies a call, and what happened to it, to the tail of the log. `None` if that cannot be done now.

@@ -46,6 +46,31 @@ impl DurableQ {
         Ok(())
     }
 
+    /// As [`DurableQ::replay`], for a record of a damaged group, whose neighbours may have happened before it or be lost.
+    /// `false` if that is not possible any more.
+    pub(crate) fn replay_salvaged(
+        &mut self,
+        frame: Frame<'_>,
+        place: (u32, u32),
+    ) -> Result<bool, RecoveryError> {
+        let held = self.held(frame.call());
+        let of = |at: CallRef| (self.calls[at].place() == Place::Dead, self.calls.progress(at).deliveries);
+        let possible = match (frame.kind(), held.map(of)) {
+            // A copy of what is there anyway.
+            (Kind::Submit, Some(_)) => return Ok(true),
+            (Kind::Submit, None) => self.end_of(frame.call()).is_none(),
+            (Kind::Done | Kind::Incarnation, _) => true,
+            (Kind::Dead, Some((dead, _))) => !dead,
+            // Later states have more deliveries.
+            (Kind::Retry, Some((dead, deliveries))) => !dead && deliveries < frame.attempt(),
+            _ => false,
+        };
+        if possible {
+            self.replay(frame, place)?;
+        }
+        Ok(possible)
+    }
+
     fn replay_submit(&mut self, frame: Frame<'_>, place: (u32, u32)) -> Result<(), RecoveryError> {
         let too_small = |limit, value| Err(RecoveryError::TooSmall { limit, value });
         if self.calls.is_full() {

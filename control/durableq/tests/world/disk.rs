@@ -4,7 +4,7 @@ use super::{KEY, Random, SECTOR};
 use call::frame::FrameBuf;
 use call::limits::Limits;
 use call::{Instant, WallTime};
-use durableq::{DurableQ, Recovery, RecoveryError};
+use durableq::{DurableQ, Loss, Recover, Recovery, RecoveryError};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) struct Read {
@@ -91,7 +91,17 @@ impl Disk {
     }
 
     pub fn recover(&self, limits: &Limits, now: u64) -> Result<DurableQ, RecoveryError> {
-        let mut recovery = Recovery::new(limits);
+        self.recover_by(limits, now, Recover::Strict).map(|(queue, _)| queue)
+    }
+
+    /// As [`Disk::recover`], with what was lost.
+    pub fn recover_by(
+        &self,
+        limits: &Limits,
+        now: u64,
+        recover: Recover,
+    ) -> Result<(DurableQ, Vec<Loss>), RecoveryError> {
+        let mut recovery = Recovery::with(limits, recover);
         let mut buffer = FrameBuf::new();
         recovery.segments(self.files.iter().map(|(number, file)| (*number, file.len() as u64)));
         while let Some((number, offset)) = recovery.next_read() {
@@ -101,6 +111,7 @@ impl Disk {
             buffer.extend_from_slice(&file[offset as usize..end]);
             recovery.feed(&buffer)?;
         }
-        Ok(recovery.finish(Instant(now), WallTime(now), KEY))
+        let losses = recovery.losses().to_vec();
+        Ok((recovery.finish(Instant(now), WallTime(now), KEY), losses))
     }
 }
