@@ -136,7 +136,8 @@ fn a_salvaged_log_is_rewritten() {
     let (queue, losses) = salvage(&world, &copy(&world.disk));
     assert_eq!(losses.len(), 2, "{losses:?}");
     assert!(queue.is_rewriting());
-    (world.leased.clear(), world.offered.clear());
+    world.leased.clear();
+    world.offered.clear();
     world.queue = queue;
     for of in 0..3 {
         assert!(world.queue.intern(world::function(of)).is_some());
