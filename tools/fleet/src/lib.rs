@@ -13,6 +13,7 @@ pub mod arithmetic;
 pub mod scenario;
 pub mod curve;
 pub mod workload;
+pub mod replay;
 pub mod plan;
 pub mod wheel;
 pub mod pool;
@@ -31,5 +32,6 @@ pub mod picture;
 
 pub use fleet::{Run, run};
 pub use plan::Plan;
+pub use replay::Traced;
 pub use scenario::{Error, Scenario};
-pub use study::{Study, study};
+pub use study::{Study, study, study_of};

@@ -2,6 +2,7 @@
 
 use crate::arithmetic::Random;
 use crate::curve::Curve;
+use crate::replay::{self, Replayed, Traced};
 use crate::scenario::{Error, Scenario};
 use crate::workload::{self, Function};
 
@@ -14,6 +15,16 @@ pub struct Stream {
     pub region: u16,
     /// Simulated calls a second, on average.
     pub per_s: f64,
+    /// Its calls, in order of time, if they are a trace's; none if they are drawn.
+    pub replayed: Vec<Replayed>,
+}
+
+impl Stream {
+    /// What the call that comes at this second costs, in thousandths of its function's mean, if a trace says it.
+    pub fn cost(&self, second: f64) -> Option<u16> {
+        let at = self.replayed.partition_point(|&(at_s, _)| at_s < second);
+        self.replayed.get(at).map(|&(_, cost)| cost)
+    }
 }
 
 /// A whole run, before it begins.
@@ -46,17 +57,22 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Draws the workload of a scenario.
+    /// Draws the workload of a scenario, or takes it from the trace that it replays.
     ///
     /// # Errors
-    /// If a downstream service asks for more functions than there are.
-    pub fn new(scenario: &Scenario, seed: u64) -> Result<Plan, Error> {
-        let mut functions = workload::draw(scenario, seed);
-        attach(&mut functions, scenario)?;
-        let watched = scenario.spike.as_ref().map(|spike| {
-            functions.push(workload::spiking(scenario, spike));
-            functions.len() as u32 - 1
-        });
+    /// If a downstream service asks for more functions than there are, or a trace has no calls.
+    ///
+    /// # Panics
+    /// If the scenario replays a trace, and none is given.
+    pub fn new(scenario: &Scenario, seed: u64, traced: Option<&Traced>) -> Result<Plan, Error> {
+        let (functions, watched, streams) = match &scenario.replay {
+            Some(spec) => {
+                let traced = traced.expect("who replays a trace reads it");
+                let (functions, streams) = replay::workload(traced, spec, scenario, seed)?;
+                (functions, None, streams)
+            }
+            None => drawn(scenario, seed)?,
+        };
         let time = &scenario.time;
         let ticks = |hours: f64| (hours * 3_600_000.0 / f64::from(time.tick_ms)) as u32;
         let (from, until) = (ticks(time.warm_up_h), ticks(time.warm_up_h + time.hours));
@@ -64,16 +80,6 @@ impl Plan {
         let begin_s = ((time.from_h - time.warm_up_h) * 3600.0) as i64;
         let span_s = (u64::from(end) * u64::from(time.tick_ms) / 1000) as u32 + 60;
         let curve = |spiky| Curve::new(&scenario.curve, begin_s, span_s, spiky);
-        let mut streams = vec![Vec::new(); scenario.fleet.regions as usize];
-        for (at, function) in functions.iter().enumerate() {
-            for &(region, share) in &function.origins {
-                let per_s = function.simulated_per_s() * share;
-                if per_s <= 0.0 {
-                    continue;
-                }
-                streams[usize::from(region)].push(Stream { function: at as u32, region, per_s });
-            }
-        }
         let users = (0..functions.len() as u32).filter(|&at| functions[at as usize].downstream.is_some());
         Ok(Plan {
             users: users.collect(),
@@ -96,6 +102,12 @@ impl Plan {
     pub fn arrival(&self, stream: &Stream, after_s: f64, random: &mut Random) -> Option<(u32, f64)> {
         if Some(stream.function) == self.watched {
             return self.arrival_in_spike(stream, after_s, random);
+        }
+        if !stream.replayed.is_empty() {
+            let next = stream.replayed.partition_point(|&(at_s, _)| at_s <= after_s);
+            let (second, _) = *stream.replayed.get(next)?;
+            let tick = (second * 1000.0 / f64::from(self.scenario.time.tick_ms)) as u32;
+            return (tick < self.end).then_some((tick, second));
         }
         let curve = if self.functions[stream.function as usize].spiky { &self.spiky } else { &self.plain };
         let mass = curve.mass(after_s) + random.exponential() / stream.per_s;
@@ -140,6 +152,29 @@ impl Plan {
     pub fn tick_at(&self, hours: f64) -> u32 {
         self.from + (hours * 3_600_000.0 / f64::from(self.scenario.time.tick_ms)) as u32
     }
+}
+
+/// Functions drawn from the published mix, the one that is watched, and streams by region.
+type Drawn = (Vec<Function>, Option<u32>, Vec<Vec<Stream>>);
+
+fn drawn(scenario: &Scenario, seed: u64) -> Result<Drawn, Error> {
+    let mut functions = workload::draw(scenario, seed);
+    attach(&mut functions, scenario)?;
+    let watched = scenario.spike.as_ref().map(|spike| {
+        functions.push(workload::spiking(scenario, spike));
+        functions.len() as u32 - 1
+    });
+    let mut streams = vec![Vec::new(); scenario.fleet.regions as usize];
+    for (at, function) in functions.iter().enumerate() {
+        for &(region, share) in &function.origins {
+            let per_s = function.simulated_per_s() * share;
+            if per_s > 0.0 {
+                let stream = Stream { function: at as u32, region, per_s, replayed: Vec::new() };
+                streams[usize::from(region)].push(stream);
+            }
+        }
+    }
+    Ok((functions, watched, streams))
 }
 
 /// Gives each downstream service its functions: the largest by calls, of reserved quota, that use none yet. What waits

@@ -43,6 +43,8 @@ pub struct Pending {
     pub home: u8,
     /// Earlier attempts.
     pub attempts: u8,
+    /// Whether another region than its home pulled it.
+    pub pulled: bool,
 }
 
 /// What passes between regions.
@@ -128,7 +130,7 @@ pub struct Region<'a> {
     /// Functions that have pending calls, by group, in the order in which others may take from them.
     backlogged: [VecDeque<u32>; GROUPS],
     is_backlogged: Vec<bool>,
-    /// Calls of each function that it pulled from others and that have not begun.
+    /// Calls of each function that it pulled from others and that have not begun: told by [`Pending::pulled`].
     pulled: Vec<u32>,
     streams: Wheel<u32>,
     /// When each stream's last call arrived, in seconds.
@@ -407,13 +409,18 @@ impl<'a> Region<'a> {
             self.record.ledger.lost_runs += if runs.is_some() { self.stands_for(function) } else { 0 };
             let to = u16::from(pending.home);
             let attempts = pending.attempts.saturating_add(u8::from(runs.is_some()));
-            self.outbox.push(Message { to, at: again, function, call: Pending { attempts, ..pending } });
+            self.outbox.push(Message {
+                to,
+                at: again,
+                function,
+                call: Pending { attempts, pulled: false, ..pending },
+            });
         }
         for pool in &mut self.pools {
             (pool.used, pool.held_mb, pool.up) = (0, 0, false);
         }
         for (pulled, queue) in self.pulled.iter_mut().zip(&self.queues) {
-            *pulled = queue.iter().filter(|pending| u16::from(pending.home) != self.index).count() as u32;
+            *pulled = queue.iter().filter(|pending| pending.pulled).count() as u32;
         }
     }
 

@@ -24,6 +24,7 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("graph-incident", include_str!("../scenarios/graph-incident.toml")),
     ("locality", include_str!("../scenarios/locality.toml")),
     ("code-push", include_str!("../scenarios/code-push.toml")),
+    ("azure", include_str!("../scenarios/azure.toml")),
     ("what-if", include_str!("../scenarios/what-if.toml")),
 ];
 
@@ -53,6 +54,8 @@ pub struct Scenario {
     pub events: Vec<EventSpec>,
     /// One function's calls that all come at once.
     pub spike: Option<SpikeSpec>,
+    /// A trace in place of the drawn workload.
+    pub replay: Option<ReplaySpec>,
     /// What is run beside it.
     #[serde(rename = "variant")]
     pub variants: Vec<VariantSpec>,
@@ -413,6 +416,25 @@ impl Default for SpikeSpec {
     }
 }
 
+/// A trace in place of the drawn workload and its curve.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReplaySpec {
+    /// What `millrace replay` reads; empty for the sample that comes with the program.
+    pub trace: String,
+    /// Triggers whose calls somebody waits for: these have reserved quota. The trace does not say.
+    pub reserved: Vec<String>,
+    /// Real calls for each of the trace.
+    pub times: u32,
+}
+
+impl Default for ReplaySpec {
+    fn default() -> ReplaySpec {
+        let reserved = ["http", "orchestration"].map(String::from).into();
+        ReplaySpec { trace: String::new(), reserved, times: 1 }
+    }
+}
+
 /// What is run beside a scenario.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -494,6 +516,19 @@ fn error(place: impl Into<String>, what: impl Into<String>) -> Error {
     Error { what: what.into(), place: place.into() }
 }
 
+/// What is wrong with a text, and in which line and column, from 1.
+fn at_line(text: &str, wrong: &toml::de::Error) -> Error {
+    let begin = wrong.span().map_or(0, |span| span.start.min(text.len()));
+    let before = text.get(..begin).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+    error(format!("line {line}, column {column}"), one_line(wrong))
+}
+
+fn one_line(wrong: &toml::de::Error) -> String {
+    wrong.message().lines().collect::<Vec<_>>().join(", ")
+}
+
 impl Scenario {
     /// Reads a scenario, with some keys (`fleet.workers=90000`) set to other values.
     ///
@@ -503,13 +538,17 @@ impl Scenario {
         if text.len() > BYTES_MAX {
             return Err(error("the file", format!("has {} bytes, at most {BYTES_MAX} are read", text.len())));
         }
-        let mut table: toml::Table =
-            text.parse().map_err(|e: toml::de::Error| error("the file", e.to_string()))?;
+        // By itself first: a table that was changed knows no lines.
+        let scenario: Scenario = toml::from_str(text).map_err(|e| at_line(text, &e))?;
+        let mut table: toml::Table = text.parse().map_err(|e| at_line(text, &e))?;
         for pair in set {
             change(&mut table, pair)?;
         }
-        let scenario: Scenario =
-            table.try_into().map_err(|e: toml::de::Error| error("the scenario", e.message().to_owned()))?;
+        let scenario = if set.is_empty() {
+            scenario
+        } else {
+            table.try_into().map_err(|e: toml::de::Error| error(set.join(" "), one_line(&e)))?
+        };
         scenario.validate()?;
         Ok(scenario)
     }
@@ -571,10 +610,15 @@ mod tests {
             let set: Vec<String> = set.iter().map(|&pair| pair.into()).collect();
             Scenario::read(text, &set).unwrap_err().to_string()
         };
-        assert!(wrong("[fleet]\nworker = 3", &[]).contains("worker"));
+        let told = wrong("[fleet]\nworker = 3", &[]);
+        assert!(told.starts_with("line 2, column 1: unknown field `worker`, expected"), "{told}");
+        let told = wrong("title = 'x'\n[fleet]\n  workers = many", &[]);
+        assert!(told.starts_with("line 3, column 13: "), "{told}");
+        assert!(!told.contains('\n'));
+        assert!(wrong("", &["fleet.worker=3"]).starts_with("fleet.worker=3: unknown field"));
         assert!(wrong("", &["fleet.workers"]).contains("key=value"));
         assert!(wrong("", &["fleet.regions=0"]).contains("fleet.regions: 0 is not from 1"));
-        assert!(wrong("title = 3", &["title.x=3"]).contains("is not a table"));
+        assert!(wrong("title = 'x'", &["title.x=3"]).contains("is not a table"));
     }
 
     proptest! {

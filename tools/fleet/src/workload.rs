@@ -65,7 +65,7 @@ const MIX: [Mix; 3] = [
 ];
 
 /// M instructions a second of one thread: a call that says it needs more in its time runs on several.
-const THREAD_MIPS: f64 = 3000.0;
+pub const THREAD_MIPS: f64 = 3000.0;
 
 /// Ranks by which Zipf's law is moved, so that the most frequent function has about a hundredth of its trigger's calls
 /// and not a tenth: the paper shows no function that is a large part of the fleet.

@@ -2,6 +2,9 @@
 
 use crate::exit::{Done, Exit, Failure};
 use crate::output::{Output, line, table};
+use crate::trace::{Arrival, Trace};
+use fleet::replay::{Traced, TracedCall, TracedFunction};
+use fleet::scenario::ReplaySpec;
 use fleet::{Study, picture, scenario};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -18,6 +21,7 @@ Examples:
   millrace simulate --scenario day --svg plots
   millrace simulate --scenario day --set fleet.workers=88000 --set time.hours=12
   millrace simulate --scenario mine.toml -o json
+  millrace simulate --scenario azure --set replay.trace=mine.csv
 
 With --seed alone: the whole platform, its deciders, node and cores as they run in production, on one thread over a simulated clock, disk
 and network that lose, tear and delay. With --scenario: the production scheduler and controllers under a fleet of regions
@@ -163,10 +167,9 @@ impl Simulate {
             bar.set_position((part.min(1.0) * 1000.0) as u64);
         };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let study = fleet::study(&text, &self.set, seed, threads, &mut progress).map_err(|error| {
-            let remedy = "correct the key; `millrace simulate --help` says where the keys are described";
-            Failure::input(error.what, format!("{name}, {}", error.place), remedy)
-        })?;
+        let mut read = |spec: &ReplaySpec| traced(spec, seed).map_err(Wrong::Trace);
+        let study = fleet::study_of(&text, &self.set, seed, threads, &mut read, &mut progress);
+        let study = study.map_err(|wrong| wrong.told(name))?;
         bar.finish_and_clear();
         if let Some(directory) = &self.svg {
             draw(&study, directory)?;
@@ -176,6 +179,50 @@ impl Simulate {
         let missed = study.rows.iter().any(|row| row.verdict == "MISSED");
         Ok(if missed { Exit::Failed } else { Exit::Ok })
     }
+}
+
+/// What may be wrong with a scenario: what it says, or the trace that it replays.
+enum Wrong {
+    Scenario(scenario::Error),
+    Trace(Failure),
+}
+
+impl From<scenario::Error> for Wrong {
+    fn from(error: scenario::Error) -> Wrong {
+        Wrong::Scenario(error)
+    }
+}
+
+impl Wrong {
+    fn told(self, name: &str) -> Failure {
+        match self {
+            Wrong::Trace(failure) => failure,
+            Wrong::Scenario(error) => {
+                let remedy = "correct the key; `millrace simulate --help` says where the keys are described";
+                Failure::input(error.what, format!("{name}, {}", error.place), remedy)
+            }
+        }
+    }
+}
+
+/// The trace that a scenario replays, as the fleet takes it.
+fn traced(spec: &ReplaySpec, seed: u64) -> Result<Traced, Failure> {
+    let trace = match spec.trace.as_str() {
+        "" => Trace::sample(seed),
+        path => Trace::read(Path::new(path), seed)?,
+    };
+    let functions = trace.functions.into_iter().map(|of| TracedFunction { trigger: of.trigger });
+    let call = |of: &Arrival| TracedCall {
+        at_s: of.at_us as f64 / 1e6,
+        function: of.function,
+        run_s: f64::from(of.run_us) / 1e6,
+        memory_mb: f64::from(of.memory_kib) / 1024.0,
+    };
+    Ok(Traced {
+        functions: functions.collect(),
+        calls: trace.arrivals.iter().map(call).collect(),
+        span_s: trace.span.as_secs_f64(),
+    })
 }
 
 fn scenario_file(name: &str) -> Result<String, Failure> {

@@ -8,7 +8,7 @@
 //!
 //! The two last are optional; without them run time or memory is zero.
 
-use super::{Arrival, Percentiles, Sheet, Trace, TraceFunction};
+use super::{Arrival, Percentiles, Sheet, Source, Trace, TraceFunction};
 use crate::exit::Failure;
 use crate::rows::at;
 use call::random::Random;
@@ -30,9 +30,21 @@ pub fn read(
     memory: Option<&Path>,
     seed: u64,
 ) -> Result<Trace, Failure> {
-    let runs = durations.map_or(Ok(HashMap::new()), |path| percentiles(path, "percentile_Average_"))?;
-    let memories = memory.map_or(Ok(HashMap::new()), |path| percentiles(path, "AverageAllocatedMb_pct"))?;
-    let mut sheet = Sheet::open(invocations)?;
+    let [durations, memory] = [durations, memory].map(|path| path.map(Source::File));
+    read_all(&Source::File(invocations), durations.as_ref(), memory.as_ref(), seed)
+}
+
+/// The same from files, or from what comes with the program.
+pub(super) fn read_all(
+    invocations: &Source<'_>,
+    durations: Option<&Source<'_>>,
+    memory: Option<&Source<'_>>,
+    seed: u64,
+) -> Result<Trace, Failure> {
+    let none = Ok(HashMap::new());
+    let runs = durations.map_or(none.clone(), |of| percentiles(of, "percentile_Average_"))?;
+    let memories = memory.map_or(none, |of| percentiles(of, "AverageAllocatedMb_pct"))?;
+    let mut sheet = Sheet::of(invocations)?;
     let minutes = minutes(&sheet)?;
     let first = minutes[0].0;
     let span = minutes.last().expect("one at least").0 - first + 1;
@@ -103,8 +115,8 @@ fn minutes(sheet: &Sheet) -> Result<Vec<(u64, usize)>, Failure> {
 }
 
 /// The distributions of a file, by function (or by app, where the file knows no functions).
-fn percentiles(path: &Path, prefix: &str) -> Result<HashMap<String, Percentiles>, Failure> {
-    let mut sheet = Sheet::open(path)?;
+fn percentiles(source: &Source<'_>, prefix: &str) -> Result<HashMap<String, Percentiles>, Failure> {
+    let mut sheet = Sheet::of(source)?;
     let key = sheet.column("HashFunction").or_else(|_| sheet.column("HashApp"))?;
     let percent = |name: &str| name.strip_prefix(prefix)?.parse::<u32>().ok();
     let mut columns: Vec<(u32, usize)> =

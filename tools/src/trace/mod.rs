@@ -15,6 +15,7 @@ use crate::rows::{at, csv_failure};
 use call::random::Random;
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -57,7 +58,21 @@ pub struct Trace {
     pub span: Duration,
 }
 
+/// The sample that comes with the program: `tests/data/azure2019-250`, whose README says where it is from.
+const SAMPLE: [(&str, &str); 3] = [
+    ("invocations.csv", include_str!("../../../tests/data/azure2019-250/invocations.csv")),
+    ("durations.csv", include_str!("../../../tests/data/azure2019-250/durations.csv")),
+    ("memory.csv", include_str!("../../../tests/data/azure2019-250/memory.csv")),
+];
+
 impl Trace {
+    /// The sample that comes with the program: eight hours of 250 functions of the Azure Functions 2019 trace.
+    pub fn sample(seed: u64) -> Trace {
+        let [invocations, durations, memory] = SAMPLE.map(|(name, text)| Source::Text(name, text));
+        azure2019::read_all(&invocations, Some(&durations), Some(&memory), seed)
+            .expect("a test reads the sample")
+    }
+
     /// Reads a trace: a directory with `invocations.csv`, `durations.csv` and `memory.csv` (2019), or one file in
     /// either format.
     ///
@@ -123,19 +138,35 @@ impl Trace {
     }
 }
 
+/// Where a sheet is: in a file, or in the program, by name.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    File(&'a Path),
+    Text(&'static str, &'static str),
+}
+
 /// A CSV file with its columns found by name: the published files differ in their order.
 struct Sheet {
     name: String,
-    reader: csv::Reader<File>,
+    reader: csv::Reader<Box<dyn Read>>,
     columns: HashMap<String, usize>,
     header: csv::StringRecord,
 }
 
 impl Sheet {
     fn open(path: &Path) -> Result<Sheet, Failure> {
-        let file = File::open(path).map_err(|error| Failure::file("read the trace", path, &error))?;
-        let name = path.display().to_string();
-        let mut reader = csv::Reader::from_reader(file);
+        Sheet::of(&Source::File(path))
+    }
+
+    fn of(source: &Source<'_>) -> Result<Sheet, Failure> {
+        let (name, bytes): (String, Box<dyn Read>) = match source {
+            Source::Text(name, text) => ((*name).to_owned(), Box::new(text.as_bytes())),
+            Source::File(path) => {
+                let file = File::open(path).map_err(|error| Failure::file("read the trace", path, &error))?;
+                (path.display().to_string(), Box::new(file))
+            }
+        };
+        let mut reader = csv::Reader::from_reader(bytes);
         let header = reader.headers().map_err(|error| csv_failure(&name, &error))?.clone();
         let columns = header.iter().enumerate().map(|(index, column)| (column.to_owned(), index)).collect();
         Ok(Sheet { name, reader, columns, header })

@@ -35,10 +35,14 @@ impl Region<'_> {
 
     /// A client submits a call.
     fn submit(&mut self, now: u32, stream: u32) {
-        let function = self.plan.streams[usize::from(self.index)][stream as usize].function;
-        // Costs vary by half around their mean.
-        let cost = 500 + self.random.below(1001) as u16;
-        let call = Pending { arrived: now, cost, home: self.submits_to as u8, attempts: 0 };
+        let of = &self.plan.streams[usize::from(self.index)][stream as usize];
+        let function = of.function;
+        // What is drawn varies by half around its mean.
+        let cost = match of.cost(self.seconds[stream as usize]) {
+            Some(cost) => cost,
+            None => 500 + self.random.below(1001) as u16,
+        };
+        let call = Pending { arrived: now, cost, home: self.submits_to as u8, attempts: 0, pulled: false };
         self.received(now, function, call);
         if self.submits_to == self.index {
             self.enqueue(function, call);
@@ -108,15 +112,20 @@ impl Region<'_> {
                 self.backlogged[in_group].push_back(function);
                 continue;
             }
-            match self.dequeue(function) {
-                None => self.is_backlogged[function as usize] = false,
-                Some(call) => {
-                    given += self.cpu(function, call);
-                    into.push(Message { to: to.index, at, function, call });
-                    to.pulled[function as usize] += 1;
-                    self.backlogged[in_group].push_back(function);
-                    refused = 0;
-                }
+            refused = 0;
+            // As a poll of a function does: as many as there is room for.
+            while given < cpu && to.has_room(function) {
+                let Some(call) = self.dequeue(function) else {
+                    self.is_backlogged[function as usize] = false;
+                    break;
+                };
+                given += self.cpu(function, call);
+                self.note_gone(function, call);
+                to.pulled[function as usize] += 1;
+                into.push(Message { to: to.index, at, function, call: Pending { pulled: true, ..call } });
+            }
+            if self.is_backlogged[function as usize] {
+                self.backlogged[in_group].push_back(function);
             }
         }
         given
@@ -128,10 +137,11 @@ impl Region<'_> {
         self.pulled[function as usize] < FUNC_BUFFER as u32
     }
 
-    /// A call leaves the queue and the scheduler: it begins.
-    pub(super) fn note_begun(&mut self, function: u32, call: Pending) {
-        if u16::from(call.home) != self.index {
+    /// A call is no longer one that waits here: it begins, or another region has it.
+    pub(super) fn note_gone(&mut self, function: u32, call: Pending) {
+        if call.pulled {
             let pulled = &mut self.pulled[function as usize];
+            // Of what was under way when the region was lost, nothing is counted.
             *pulled = pulled.saturating_sub(1);
         }
     }

@@ -61,7 +61,7 @@ impl Region<'_> {
         self.record.trace(now, 4, function);
         // Back-off doubles from a second to a minute.
         let wait_ms = 1000u64 << call.attempts.min(6);
-        let again = Pending { attempts: call.attempts.saturating_add(1), ..call };
+        let again = Pending { attempts: call.attempts.saturating_add(1), pulled: false, ..call };
         self.arriving.put(now + self.plan.ticks(wait_ms.min(60_000)), (function, again));
     }
 
@@ -161,7 +161,7 @@ impl Region<'_> {
             self.said.asked[usize::from(service)] += u64::from(of.gathered);
             self.said.began.push(function);
         }
-        self.note_begun(function, pending);
+        self.note_gone(function, pending);
         if pending.home != self.index as u8 {
             self.point.remote_cpu += self.cpu(function, pending);
         }
@@ -214,9 +214,13 @@ impl Region<'_> {
                 let pool = &self.pools[at];
                 (pool.capacity / 1000 * u64::from(admit)).saturating_sub(pool.used)
             };
-            let best = if room(two[1]) > room(two[0]) { two[1] } else { two[0] };
+            let mut best = if room(two[1]) > room(two[0]) { two[1] } else { two[0] };
             if room(best) == 0 {
-                return;
+                // Nothing waits while a pool is idle.
+                best = (0..self.pools.len()).max_by_key(|&at| room(at)).expect("a region has pools");
+                if room(best) == 0 {
+                    return;
+                }
             }
             let Some(function) = self.plain.pop() else { return };
             if let Some(pending) = self.dequeue(function) {

@@ -54,6 +54,12 @@ impl Scenario {
             within("spike.run_s", spike.run_s, 0.0, 86_400.0)?;
             within("spike.memory_mb", spike.memory_mb, 0.0, 1e6)?;
         }
+        if let Some(replay) = &self.replay {
+            within("replay.times", replay.times.into(), 1.0, 1e9)?;
+            if self.spike.is_some() || !self.downstreams.is_empty() {
+                return Err(error("replay", "a trace is replayed without a spike and without services"));
+            }
+        }
         for event in &self.events {
             self.validate_event(event)?;
         }
