@@ -43,8 +43,8 @@ impl fmt::Display for RecoveryError {
             RecoveryError::Damaged { segment, offset, missing } => write!(
                 f,
                 "the log is damaged: group {missing} is missing or broken, but {} has a group at byte {offset} that was \
-                 written when that one was on disk; put back the missing bytes, or start with --recover salvage, which goes on without what is lost and says \
-                 what that is",
+                 written when that one was on disk; put back the missing bytes, or start with --recover salvage, which \
+                 goes on without what is lost and says what that is",
                 crate::log::segment_name(*segment)
             ),
             RecoveryError::TooSmall { limit, value } => {
