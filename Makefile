@@ -1,6 +1,6 @@
 # Millrace: the two commands are `make demo` and `make test`.
 SHELL := /bin/bash
-PACKAGES := build-essential clang llvm libelf-dev zlib1g-dev pkg-config git python3-venv python3-pip cmake redis-server beanstalkd qemu-system-x86 busybox-static e2fsprogs iproute2
+PACKAGES := build-essential clang llvm libelf-dev zlib1g-dev pkg-config git python3-venv python3-pip cmake redis-server beanstalkd postgresql nats-server qemu-system-x86 busybox-static e2fsprogs iproute2
 export RUST_LIB_BACKTRACE := 0
 
 .PHONY: help setup build test soak vm lint bench bench-smoke demo fuzz-smoke clean

@@ -49,6 +49,8 @@ pub struct Submitter {
     pub refused: u64,
     /// From the intended send to the verdict, and to the write that took it.
     pub timed: Window,
+    /// Accepted calls that have not ended, at most.
+    pub on_the_way_max: u64,
 }
 
 impl Submitter {
@@ -75,6 +77,7 @@ impl Submitter {
             accepted: 0,
             refused: 0,
             timed: Window::default(),
+            on_the_way_max: ON_THE_WAY,
         })
     }
 
@@ -91,7 +94,7 @@ impl Submitter {
             }
             let settled = self.accepted + self.refused - settled_before;
             let on_the_way = settled.saturating_sub(completed.load(Relaxed) - ended_before);
-            let may_submit = self.in_flight.len() + BATCH <= WINDOW && on_the_way <= ON_THE_WAY;
+            let may_submit = self.in_flight.len() + BATCH <= WINDOW && on_the_way <= self.on_the_way_max;
             if now < until && self.out.is_empty() && may_submit {
                 (0..BATCH).for_each(|_| self.encode(now));
             }

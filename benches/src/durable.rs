@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 
 /// Bytes of arguments.
 pub const PAYLOAD: usize = 128;
+/// Those of larger calls, beside which rivals are measured too.
+pub const LARGE_PAYLOAD: usize = 4096;
+/// Of calls that are enqueued only.
+pub const ENQUEUED_PAYLOAD: usize = 256;
 /// Windows of an open loop that are to count.
 const WINDOWS: usize = 6;
 /// Calls submitted before anything is measured take this part of the time.
@@ -29,13 +33,44 @@ pub struct Cycle {
     pub log_bytes_per_call: f64,
 }
 
+/// What enqueuing alone took.
+#[derive(Clone, Copy, Debug)]
+pub struct Enqueued {
+    /// Accepted calls per second.
+    pub calls_per_s: f64,
+    /// CPU of the node and of its client, microseconds per call.
+    pub cpu_us: f64,
+}
+
+/// Submits calls of a paused function as fast as verdicts come for `span`: acknowledged when they are on disk, and
+/// nothing else.
+///
+/// # Errors
+/// As [`run`].
+pub fn enqueue(platform: &Platform, payload: usize, span: Duration) -> io::Result<Enqueued> {
+    platform.pause()?;
+    let mut client = Submitter::connect(&platform.socket(), platform.function, payload)?;
+    client.on_the_way_max = u64::MAX;
+    let nobody = AtomicU64::new(0);
+    client.saturate(span / WARM_UP, &nobody)?;
+    let (begun, accepted, cpu_before) = (Instant::now(), client.accepted, platform.cpu());
+    client.saturate(span, &nobody)?;
+    let (took, calls) = (begun.elapsed().as_secs_f64(), (client.accepted - accepted) as f64);
+    if client.refused > 0 {
+        return Err(io::Error::other(format!("{} submits were refused", client.refused)));
+    }
+    let spent = platform.cpu().into_iter().zip(cpu_before).map(|((_, new), (_, old))| new - old);
+    let cpu_us = spent.sum::<Duration>().as_secs_f64() * 1e6 / calls;
+    Ok(Enqueued { calls_per_s: calls / took, cpu_us })
+}
+
 /// Submits as fast as verdicts come for `span`, then waits until every accepted call has completed by the node's own
 /// count. The rate counts that wait: a backlog is not throughput.
 ///
 /// # Errors
 /// If a call is refused or fails, or if the platform is gone.
-pub fn run(platform: &Platform, span: Duration) -> io::Result<Cycle> {
-    let mut client = Submitter::connect(&platform.socket(), platform.function, PAYLOAD)?;
+pub fn run(platform: &Platform, payload: usize, span: Duration) -> io::Result<Cycle> {
+    let mut client = Submitter::connect(&platform.socket(), platform.function, payload)?;
     let before = platform.status()?;
     counting(platform, |completed| client.saturate(span / WARM_UP, completed))?;
     settle(platform, before.completed + client.accepted)?;

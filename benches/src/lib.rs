@@ -3,7 +3,7 @@
 //! `report` holds the figures and writes `target/bench/report.json`; `floors` measures what the machine itself can
 //! do (disk sync, loopback, shared memory); `rivals` runs other systems at their best setting; `leases` plays the
 //! node for a worker core alone; `generator` keeps a load generator honest; `cycle` is the client of the durable cycle, `platform` the processes it runs on, and
-//! `durable` what is measured there; `sandboxed` starts jailers and cores with process functions, and
+//! `durable` what is measured there, `versus` beside which rivals; `sandboxed` starts jailers and cores with process functions, and
 //! `process` is what is measured of those; `conductor` times the Global Traffic Conductor,
 //! `fleet` runs the simulated fleet. `README.md` says how to read the figures.
 
@@ -15,6 +15,7 @@ pub mod rivals;
 pub mod cycle;
 pub mod platform;
 pub mod durable;
+pub mod versus;
 pub mod core_process;
 pub mod sandboxed;
 pub mod process;

@@ -93,9 +93,20 @@ impl Platform {
         let (wasm, manifest) = (self.folder.join("echo.wasm"), self.folder.join("function.toml"));
         std::fs::write(wasm, wat::parse_str(ECHO).expect("the text above is right"))?;
         std::fs::write(&manifest, "name = \"echo\"\nartefact = \"echo.wasm\"\n")?;
+        self.order(&["deploy", &manifest.display().to_string()])
+    }
+
+    /// Has the function's calls wait.
+    ///
+    /// # Errors
+    /// If the node refuses.
+    pub fn pause(&self) -> io::Result<()> {
+        self.order(&["queue", "pause", "echo"])
+    }
+
+    fn order(&self, arguments: &[&str]) -> io::Result<()> {
         let mut command = Command::new(&self.binary);
-        let ran =
-            command.arg("deploy").arg(manifest).env("MILLRACE_DATA", self.folder.join("data")).output()?;
+        let ran = command.args(arguments).env("MILLRACE_DATA", self.folder.join("data")).output()?;
         if !ran.status.success() {
             return Err(io::Error::other(String::from_utf8_lossy(&ran.stderr).into_owned()));
         }

@@ -1,21 +1,18 @@
 //! `make bench`: every figure with bar, aim, floor and rival of the same run; see `benches/README.md`.
 //!
 //! `bench [--json PATH] [--smoke] [--only PART] [--scenario NAME] [--ms TIME] [--no-rivals]`: the parts are core, process,
-//! gtc, fleet (all scenarios, or that of the name) and durable, each measurement of the durable cycle lasts 3000 ms; `--smoke` measures for an instant only, to see that everything runs.
+//! gtc, fleet (all scenarios, or that of the name), waiting and durable, each measurement of the durable cycle lasts 3000 ms; `--smoke` measures for an instant only, to see that everything runs.
 
-use benches::durable::{self, Acknowledged, Cycle, PAYLOAD};
+use benches::durable::{self, Acknowledged, Cycle, ENQUEUED_PAYLOAD, LARGE_PAYLOAD, PAYLOAD};
 use benches::generator::quantile_us;
 use benches::platform::Platform;
-use benches::rivals::{Rate, beanstalkd, redis};
+use benches::versus::{PAIRS, Rivals};
 use benches::{Figure, Report, floors};
 use driver::topology;
 use std::io;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
-
-/// Pairs of clients that Redis is tried with, one number a round; its best counts.
-const REDIS_PAIRS: [usize; 3] = [1, 2, 4];
 
 /// What was asked for.
 struct Options {
@@ -88,6 +85,10 @@ fn bench() -> io::Result<Vec<String>> {
         )?;
         report.write(&options.json)?;
     }
+    if wanted("waiting") {
+        println!("== DurableQ with many calls that wait: one thread, plain reads and writes without syncs");
+        alone("waiting", &options)?;
+    }
     if wanted("durable") {
         println!(
             "== the durable cycle: client and node on one CPU, the worker core on another, rivals anywhere"
@@ -108,22 +109,51 @@ fn beside(name: &str) -> io::Result<PathBuf> {
 }
 
 fn durable_cycle(options: &Options) -> io::Result<Vec<String>> {
-    let (mut report, mut missing) = (Report::default(), Vec::new());
+    let mut report = Report::default();
+    // Before the others: they leave the disk busy for a while.
+    enqueue(options, &mut report)?;
     let platform = Platform::start(&beside("millrace")?)?;
-    let (mut rounds, mut redis_best, mut beanstalkd_best) = (Vec::new(), None, None);
-    for pairs in REDIS_PAIRS {
+    let (mut rounds, mut rivals) = (Vec::new(), Rivals::default());
+    for pairs in PAIRS {
         if options.rivals {
-            best(&mut redis_best, redis::run(pairs, PAYLOAD, options.span), &mut missing);
+            rivals.before(pairs, PAYLOAD, options.span);
         }
-        rounds.push(pinned(|| round(&platform, options.span))?);
+        rounds.push(pinned(0, || round(&platform, options.span))?);
         if options.rivals {
-            best(&mut beanstalkd_best, beanstalkd::run(PAYLOAD, options.span), &mut missing);
+            rivals.after(PAYLOAD, options.span);
         }
     }
-    add(&mut report, &rounds, redis_best, beanstalkd_best);
+    add(&mut report, &rounds, &rivals);
+    let (mut cycles, mut large) = (Vec::new(), Rivals::default());
+    for pairs in PAIRS {
+        if options.rivals {
+            large.before(pairs, LARGE_PAYLOAD, options.span);
+        }
+        cycles.push(pinned(0, || durable::run(&platform, LARGE_PAYLOAD, options.span))?);
+        if options.rivals {
+            large.after(LARGE_PAYLOAD, options.span);
+        }
+    }
+    let rate = median(&cycles, |cycle| cycle.calls_per_s);
+    report.add(Figure::new("durable-cycle-rate-4k", rate, "calls/s"));
+    report.add(Figure::new("durable-cycle-cpu-per-call-4k", median(&cycles, |cycle| cycle.cpu_us), "us"));
+    large.add(&mut report, "-4k", rate);
     report.write(&options.json)?;
+    let mut missing = [rivals.missing, large.missing].concat();
+    missing.sort();
     missing.dedup();
     Ok(if options.smoke { Vec::new() } else { missing })
+}
+
+/// Calls that only come: the node has the first CPU, its client the other one, where the worker core has nothing to do.
+fn enqueue(options: &Options, report: &mut Report) -> io::Result<()> {
+    let platform = Platform::start(&beside("millrace")?)?;
+    let enqueued = pinned(1, || durable::enqueue(&platform, ENQUEUED_PAYLOAD, options.span / 3))?;
+    let dsync_us = floors::dsync_us(&benches::scratch()?, 100)?;
+    let rate = Figure::new("durable-enqueue-rate", enqueued.calls_per_s, "calls/s").bar(400e3, 1e6);
+    report.add(rate.floor("disk sync us", dsync_us));
+    report.add(Figure::new("durable-enqueue-cpu-per-call", enqueued.cpu_us, "us"));
+    Ok(())
 }
 
 fn options() -> io::Result<Options> {
@@ -158,11 +188,12 @@ fn alone(name: &str, options: &Options) -> io::Result<()> {
     if status.success() { Ok(()) } else { Err(io::Error::other(format!("{}: {status}", binary.display()))) }
 }
 
-/// On a thread that has the first CPU, which `up` gives to the node.
-fn pinned<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+/// On a thread that has this one of the CPUs; `up` gives the first to the node.
+fn pinned<T: Send>(cpu: usize, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
-        let pinned = scope.spawn(|| {
-            topology::pin(topology::cpus()[0])?;
+        let pinned = scope.spawn(move || {
+            let cpus = topology::cpus();
+            topology::pin(cpus[cpu.min(cpus.len() - 1)])?;
             work()
         });
         pinned.join().expect("a measurement does not panic")
@@ -170,49 +201,31 @@ fn pinned<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T>
 }
 
 fn round(platform: &Platform, span: Duration) -> io::Result<Round> {
-    let cycle = durable::run(platform, span)?;
+    let cycle = durable::run(platform, PAYLOAD, span)?;
     let dsync_us = floors::dsync_us(&benches::scratch()?, 1 + span.as_millis() as usize / 10)?;
     let ack = durable::acknowledge(platform, cycle.calls_per_s / 2.0, dsync_us, span)?;
     println!("   acknowledgements: {}", ack.told);
     Ok(Round { cycle, ack, dsync_us })
 }
 
-/// Keeps the better of a rival's runs. One that is not installed is said loudly and left out.
-fn best(of: &mut Option<Rate>, run: io::Result<Rate>, missing: &mut Vec<String>) {
-    match run {
-        Ok(rate) if of.is_none_or(|before| rate.jobs_per_s > before.jobs_per_s) => *of = Some(rate),
-        Ok(_) => {}
-        Err(error) => {
-            println!("   SKIPPED: {error}");
-            missing.push(error.to_string());
-        }
-    }
-}
-
 /// The middle one of the rounds.
-fn median(rounds: &[Round], of: impl Fn(&Round) -> f64) -> f64 {
+fn median<T>(rounds: &[T], of: impl Fn(&T) -> f64) -> f64 {
     let mut values: Vec<f64> = rounds.iter().map(of).collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-fn add(report: &mut Report, rounds: &[Round], redis: Option<Rate>, beanstalkd: Option<Rate>) {
+fn add(report: &mut Report, rounds: &[Round], rivals: &Rivals) {
     let rate = median(rounds, |round| round.cycle.calls_per_s);
     let cpu_us = median(rounds, |round| round.cycle.cpu_us);
     let dsync_us = median(rounds, |round| round.dsync_us);
     let mut figure = Figure::new("durable-cycle-rate", rate, "calls/s").bar(250e3, 800e3);
     let mut cpu = Figure::new("durable-cycle-cpu-per-call", cpu_us, "us").bar(6.0, 2.0);
-    if let Some(redis) = redis {
+    if let Some(redis) = rivals.of("redis") {
         figure = figure.rival("redis jobs/s", redis.jobs_per_s);
         cpu = cpu.rival("redis us", redis.cpu_us);
-        let times = Figure::new("durable-cycle-over-redis", rate / redis.jobs_per_s, "x").bar(2.5, 8.0);
-        report.add(times.rival("redis jobs/s", redis.jobs_per_s));
     }
-    if let Some(beanstalkd) = beanstalkd {
-        let times = rate / beanstalkd.jobs_per_s;
-        let figure = Figure::new("durable-cycle-over-beanstalkd", times, "x").bar(50.0, 200.0);
-        report.add(figure.rival("beanstalkd jobs/s", beanstalkd.jobs_per_s));
-    }
+    rivals.add(report, "", rate);
     report.add(figure);
     report.add(cpu);
     for (at, (name, _)) in rounds[0].cycle.cpu_us_of.iter().enumerate() {
@@ -238,6 +251,6 @@ fn add_acknowledgements(report: &mut Report, rounds: &[Round]) {
     let counted = rounds.iter().map(|round| round.ack.windows.count.0).sum::<usize>();
     report.add(Figure::new("submit-ack-p99-at-half-load-windows", counted as f64, "counted"));
     let syncs = median(rounds, |round| p99_us(round) / round.dsync_us);
-    let figure = Figure::new("submit-ack-p99-at-half-load", syncs, "syncs").bar(10.0, 5.0);
+    let figure = Figure::new("submit-ack-p99-at-half-load", syncs, "syncs").bar(6.0, 3.0);
     report.add(figure.floor("disk sync us", dsync_us));
 }

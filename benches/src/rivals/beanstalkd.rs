@@ -1,12 +1,10 @@
 //! beanstalkd with `-f 0` (a sync for each write to its log): pipelined put, reserve and delete.
 
-use super::{Rate, Server, patiently, process_cpu};
+use super::{BATCH, Rate, Server, patiently, process_cpu};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
-
-const BATCH: usize = 64;
 
 /// Runs one producer and one consumer for `span`, with payloads of `bytes`.
 pub fn run(bytes: usize, span: Duration) -> io::Result<Rate> {
@@ -14,7 +12,7 @@ pub fn run(bytes: usize, span: Duration) -> io::Result<Rate> {
     let server = Server::start("beanstalkd", "beanstalkd", |folder| {
         let mut command = Command::new("beanstalkd");
         command.args(["-l", "127.0.0.1", "-p", &port.to_string(), "-f", "0", "-b"]).arg(folder);
-        command
+        Ok(command)
     })?;
     let connect = || patiently(|| TcpStream::connect(("127.0.0.1", port)));
     let (producer, consumer) = (connect()?, connect()?);

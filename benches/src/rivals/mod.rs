@@ -8,7 +8,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub mod beanstalkd;
+pub mod nats;
+pub mod postgres;
 pub mod redis;
+
+/// Jobs of one round trip.
+const BATCH: usize = 64;
 
 /// What a rival reached.
 #[derive(Clone, Copy, Debug)]
@@ -31,19 +36,31 @@ impl Server {
     ///
     /// # Errors
     /// If the program is not installed: the message names the Debian package to install.
-    pub fn start(name: &str, package: &str, command: impl FnOnce(&PathBuf) -> Command) -> io::Result<Server> {
+    pub fn start(
+        name: &str,
+        package: &str,
+        command: impl FnOnce(&PathBuf) -> io::Result<Command>,
+    ) -> io::Result<Server> {
         let folder = crate::scratch()?.join(format!("rival-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder)?;
-        let child = command(&folder).current_dir(&folder).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let child =
-            child.map_err(|e| io::Error::new(e.kind(), format!("{name}: {e}; apt-get install {package}")))?;
+        let child = command(&folder).and_then(|mut command| {
+            command.current_dir(&folder).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+        });
+        let child = child.map_err(|e| {
+            let _ = std::fs::remove_dir_all(&folder);
+            io::Error::new(e.kind(), format!("{name}: {e}; apt-get install {package}"))
+        })?;
         Ok(Server { child, folder })
     }
 
-    /// CPU time the server has used.
+    /// CPU time that the server and its children have used.
     pub fn cpu(&self) -> Duration {
-        process_cpu(self.child.id())
+        let pid = self.child.id();
+        let children =
+            std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let children = children.split_whitespace().filter_map(|child| child.parse().ok()).map(process_cpu);
+        process_cpu(pid) + children.sum::<Duration>()
     }
 }
 

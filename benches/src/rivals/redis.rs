@@ -2,13 +2,11 @@
 //!
 //! The client writes the protocol by hand, since a general client would cost more CPU than the server.
 
-use super::{Rate, Server, patiently, process_cpu};
+use super::{BATCH, Rate, Server, patiently, process_cpu};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
-
-const BATCH: usize = 64;
 
 /// Runs `pairs` of one producer and one consumer for `span`, with payloads of `bytes`.
 pub fn run(pairs: usize, bytes: usize, span: Duration) -> io::Result<Rate> {
@@ -17,7 +15,7 @@ pub fn run(pairs: usize, bytes: usize, span: Duration) -> io::Result<Rate> {
         let socket = folder.join("redis.sock");
         command.args(["--port", "0", "--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
         command.arg("--unixsocket").arg(socket);
-        command
+        Ok(command)
     })?;
     let socket = server.folder.join("redis.sock");
     let connect = || patiently(|| UnixStream::connect(&socket)).map(Connection::new);

@@ -2,8 +2,9 @@
 //! part of them falls due. On real files, by plain reads and writes of one thread: a disk's speed is in it, a ring's
 //! overlap is not.
 //!
-//! `cargo run --release -p durableq --example waiting -- CALLS DIRECTORY`; the directory must not exist.
+//! `waiting [--json PATH] [--smoke] [--calls N]`: 10 M calls of 128 B in 10,000 functions, a tenth of which falls due.
 
+use benches::{Figure, Report};
 use call::body::{Arguments, Reply, Submit, append_outcome, append_submit};
 use call::frame::FrameBuf;
 use call::function::RetrySpec;
@@ -13,6 +14,7 @@ use durableq::log::segment_name;
 use durableq::{Blocks, Defaults, DurableQ, HolderRef, LogOp, Origin, Recovery, block_count};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -24,6 +26,11 @@ impl Blocks for Memory {
     }
 }
 
+/// Calls that wait.
+const CALLS: usize = 10_000_000;
+/// As many, to see that it runs.
+const SMOKE_CALLS: usize = 50_000;
+/// Calls between two waits for the disk.
 const BATCH: usize = 1024;
 const FUNCTIONS: usize = 10_000;
 const DEFAULTS: Defaults = Defaults { criticality: 100, deadline_ns: 1_000_000_000 };
@@ -42,11 +49,29 @@ struct Bench {
     calls: u128,
 }
 
-fn main() {
+fn main() -> io::Result<()> {
+    let (mut json, mut calls) = (benches::scratch()?.join("report.json"), CALLS);
     let mut arguments = std::env::args().skip(1);
-    let calls: usize = arguments.next().and_then(|text| text.parse().ok()).expect("CALLS DIRECTORY");
-    let directory = PathBuf::from(arguments.next().expect("CALLS DIRECTORY"));
-    std::fs::create_dir(&directory).expect("a directory that does not exist");
+    while let Some(argument) = arguments.next() {
+        let mut value =
+            || arguments.next().ok_or_else(|| io::Error::other(format!("{argument} wants a value")));
+        match argument.as_str() {
+            "--smoke" => calls = SMOKE_CALLS,
+            "--json" => json = value()?.into(),
+            "--calls" => calls = value()?.parse().map_err(io::Error::other)?,
+            other => return Err(io::Error::other(format!("`{other}` is no option of this"))),
+        }
+    }
+    let directory = benches::scratch()?.join(format!("waiting-{}", std::process::id()));
+    std::fs::create_dir(&directory)?;
+    let mut report = Report::default();
+    let measured = measure(calls, directory.clone(), &mut report);
+    std::fs::remove_dir_all(&directory)?;
+    measured?;
+    report.write(&json)
+}
+
+fn measure(calls: usize, directory: PathBuf, report: &mut Report) -> io::Result<()> {
     // Of what waits, so many fall due at once.
     let burst = calls / 10;
     let mut bench = Bench::new(calls, directory);
@@ -57,22 +82,21 @@ fn main() {
     bench.settle_disk();
     let counters = bench.queue.counters();
     println!(
-        "{} waiting, {} on disk only, {} segments",
+        "   {} waiting, {} on disk only, {} segments",
         counters.pending_now, counters.parked_now, counters.segments_now
     );
-    println!("memory per waiting call: {:.1} B", (resident_bytes() - before) as f64 / calls as f64);
+    let each = |bytes: u64| bytes.saturating_sub(before) as f64 / calls as f64;
+    report.add(Figure::new("waiting-memory-per-call", each(resident_bytes()), "bytes").bar(96.0, 48.0));
     let (start, cpu) = (std::time::Instant::now(), cpu_seconds());
     bench.restart();
-    println!(
-        "recovery: {:.2} s, {:.2} s of CPU, for {} calls",
-        start.elapsed().as_secs_f64(),
-        cpu_seconds() - cpu,
-        bench.queue.counters().recovered
-    );
-    println!("memory after it: {:.1} B per call", (resident_bytes() - before) as f64 / calls as f64);
-    bench.cycles(calls.min(2_000_000));
-    bench.fall_due(burst);
-    std::fs::remove_dir_all(&bench.directory).expect("ours");
+    let recovery = Figure::new("waiting-recovery", start.elapsed().as_secs_f64(), "s").bar(15.0, 5.0);
+    report.add(recovery);
+    let us = (cpu_seconds() - cpu) * 1e6 / calls as f64;
+    report.add(Figure::new("waiting-recovery-cpu-per-call", us, "us"));
+    report.add(Figure::new("waiting-memory-per-call-after-recovery", each(resident_bytes()), "bytes"));
+    bench.cycles(calls.min(2_000_000), report);
+    bench.fall_due(burst, report);
+    Ok(())
 }
 
 impl Bench {
@@ -186,8 +210,20 @@ impl Bench {
     }
 
     /// Calls that come and go beside those that wait.
-    fn cycles(&mut self, count: usize) {
-        let (start, cpu) = (std::time::Instant::now(), cpu_seconds());
+    fn cycles(&mut self, count: usize, report: &mut Report) {
+        // What a process needs once, it has after the first of them.
+        self.cycle(count / 10);
+        let (start, cpu, allocated) = (std::time::Instant::now(), cpu_seconds(), counting::allocations());
+        let done = self.cycle(count) as f64;
+        let rate = done / start.elapsed().as_secs_f64();
+        report.add(Figure::new("waiting-cycle-rate", rate, "calls/s").bar(300e3, 600e3));
+        let us = (cpu_seconds() - cpu) * 1e6 / done;
+        report.add(Figure::new("waiting-cycle-cpu-per-call", us, "us"));
+        let each = (counting::allocations() - allocated) as f64 / done;
+        report.add(Figure::new("waiting-cycle-allocations-per-call", each, "allocations").bar(0.0, 0.0));
+    }
+
+    fn cycle(&mut self, count: usize) -> usize {
         let mut done = 0;
         while done < count {
             for n in 0..BATCH {
@@ -196,13 +232,11 @@ impl Bench {
             self.settle_disk();
             done += self.run();
         }
-        let rate = done as f64 / start.elapsed().as_secs_f64();
-        let us = (cpu_seconds() - cpu) * 1e6 / done as f64;
-        println!("submit + lease + ACK beside them: {:.0} K/s, {us:.2} us of CPU each", rate / 1e3);
+        done
     }
 
     /// Many fall due at once.
-    fn fall_due(&mut self, count: usize) {
+    fn fall_due(&mut self, count: usize, report: &mut Report) {
         let start = std::time::Instant::now();
         self.queue.advance(Instant(2), WallTime(SOON));
         let due = start.elapsed().as_secs_f64();
@@ -210,12 +244,10 @@ impl Bench {
         while done < count {
             done += self.run();
         }
-        let (all, counters) = (start.elapsed().as_secs_f64(), self.queue.counters());
-        println!(
-            "{count} due at once: {due:.2} s until all are, {all:.2} s until all have ended; {} read back",
-            counters.read_back
-        );
-        assert_eq!(counters.damaged, 0);
+        let all = start.elapsed().as_secs_f64();
+        report.add(Figure::new("waiting-due-at-once", all, "s").bar(5.0, 2.0));
+        report.add(Figure::new("waiting-due-at-once-until-all-are", due, "s"));
+        assert_eq!(self.queue.counters().damaged, 0);
     }
 
     /// Leases what is due and in memory, and ends it. How many.
