@@ -114,7 +114,8 @@ fn durable_cycle(options: &Options) -> io::Result<Vec<String>> {
     enqueue(options, &mut report)?;
     let platform = Platform::start(&beside("millrace")?)?;
     let (mut rounds, mut rivals) = (Vec::new(), Rivals::default());
-    for pairs in PAIRS {
+    let pairs_of = if options.smoke { &PAIRS[..1] } else { &PAIRS[..] };
+    for &pairs in pairs_of {
         if options.rivals {
             rivals.before(pairs, PAYLOAD, options.span);
         }
@@ -125,7 +126,7 @@ fn durable_cycle(options: &Options) -> io::Result<Vec<String>> {
     }
     add(&mut report, &rounds, &rivals);
     let (mut cycles, mut large) = (Vec::new(), Rivals::default());
-    for pairs in PAIRS {
+    for &pairs in pairs_of {
         if options.rivals {
             large.before(pairs, LARGE_PAYLOAD, options.span);
         }
