@@ -16,6 +16,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Submits in flight: enough that a group commit always has a next group to fill.
 const WINDOW: usize = 8192;
+/// And bytes of their arguments: the node keeps what is not on disk yet in memory, and refuses more.
+const WINDOW_BYTES: usize = 1 << 20;
 /// Frames written at once.
 const BATCH: usize = 256;
 /// Accepted calls that have not ended: a queue of ordinary length, so that no backlog hides what the rest costs.
@@ -49,6 +51,8 @@ pub struct Submitter {
     pub refused: u64,
     /// From the intended send to the verdict, and to the write that took it.
     pub timed: Window,
+    /// Submits in flight at most.
+    window: usize,
     /// Accepted calls that have not ended, at most.
     pub on_the_way_max: u64,
 }
@@ -77,7 +81,8 @@ impl Submitter {
             accepted: 0,
             refused: 0,
             timed: Window::default(),
-            on_the_way_max: ON_THE_WAY,
+            window: WINDOW.min(WINDOW_BYTES / payload_bytes.max(1)),
+            on_the_way_max: ON_THE_WAY.min((2 * WINDOW_BYTES / payload_bytes.max(1)) as u64),
         })
     }
 
@@ -94,7 +99,7 @@ impl Submitter {
             }
             let settled = self.accepted + self.refused - settled_before;
             let on_the_way = settled.saturating_sub(completed.load(Relaxed) - ended_before);
-            let may_submit = self.in_flight.len() + BATCH <= WINDOW && on_the_way <= self.on_the_way_max;
+            let may_submit = self.in_flight.len() + BATCH <= self.window && on_the_way <= self.on_the_way_max;
             if now < until && self.out.is_empty() && may_submit {
                 (0..BATCH).for_each(|_| self.encode(now));
             }

@@ -16,7 +16,7 @@ const OF_PROCESSES: [&str; 8] = [
     "neighbour-wasm-beside-network",
 ];
 /// One of each other part.
-const FIGURES: [&str; 18] = [
+const FIGURES: [&str; 17] = [
     "core-tcp-rate",
     "core-shm-rate",
     "core-shm-fresh-rate",
@@ -30,7 +30,6 @@ const FIGURES: [&str; 18] = [
     "durable-cycle-cpu-per-call",
     "submit-ack-p99-at-half-load",
     "durable-enqueue-rate",
-    "durable-cycle-rate-4k",
     "waiting-memory-per-call",
     "waiting-recovery",
     "waiting-cycle-allocations-per-call",

@@ -47,6 +47,8 @@ struct Bench {
     limits: Limits,
     frame: FrameBuf,
     calls: u128,
+    /// Allocations for names of files, which are this program's.
+    own: u64,
 }
 
 fn main() -> io::Result<()> {
@@ -112,8 +114,17 @@ impl Bench {
         let functions = (0..FUNCTIONS).map(|n| FunctionId::of("bench", &n.to_string())).collect();
         let queue = Recovery::new(&limits).finish(Instant(1), WallTime(NOW), 7);
         let files = BTreeMap::new();
-        let mut bench =
-            Bench { queue, memory, directory, files, functions, limits, frame: FrameBuf::new(), calls: 0 };
+        let mut bench = Bench {
+            queue,
+            memory,
+            directory,
+            files,
+            functions,
+            limits,
+            frame: FrameBuf::new(),
+            calls: 0,
+            own: 0,
+        };
         bench.intern();
         bench
     }
@@ -152,6 +163,7 @@ impl Bench {
 
     fn settle_disk(&mut self) {
         while let Some(op) = self.queue.next_op(&mut self.memory) {
+            let allocated = counting::allocations();
             match op {
                 LogOp::Create { segment, bytes } => {
                     let path = self.directory.join(segment_name(segment));
@@ -159,6 +171,7 @@ impl Bench {
                         OpenOptions::new().read(true).write(true).create_new(true).open(path).expect("made");
                     file.set_len(bytes).expect("room");
                     self.files.insert(segment, file);
+                    self.own += counting::allocations() - allocated;
                     self.queue.created(segment, Ok(()));
                 }
                 LogOp::Write { segment, offset, block, bytes, group } => {
@@ -178,11 +191,13 @@ impl Bench {
                         .expect("renamed");
                     let file = self.files.remove(&from).expect("there");
                     self.files.insert(segment, file);
+                    self.own += counting::allocations() - allocated;
                     self.queue.created(segment, Ok(()));
                 }
                 LogOp::Remove { segment } => {
                     std::fs::remove_file(self.directory.join(segment_name(segment))).expect("removed");
                     self.files.remove(&segment);
+                    self.own += counting::allocations() - allocated;
                     self.queue.removed(segment, Ok(()));
                 }
             }
@@ -213,13 +228,14 @@ impl Bench {
     fn cycles(&mut self, count: usize, report: &mut Report) {
         // What a process needs once, it has after the first of them.
         self.cycle(count / 10);
-        let (start, cpu, allocated) = (std::time::Instant::now(), cpu_seconds(), counting::allocations());
+        let allocations = |own: u64| counting::allocations() - own;
+        let (start, cpu, allocated) = (std::time::Instant::now(), cpu_seconds(), allocations(self.own));
         let done = self.cycle(count) as f64;
+        let each = (allocations(self.own) - allocated) as f64 / done;
         let rate = done / start.elapsed().as_secs_f64();
         report.add(Figure::new("waiting-cycle-rate", rate, "calls/s").bar(300e3, 600e3));
         let us = (cpu_seconds() - cpu) * 1e6 / done;
         report.add(Figure::new("waiting-cycle-cpu-per-call", us, "us"));
-        let each = (counting::allocations() - allocated) as f64 / done;
         report.add(Figure::new("waiting-cycle-allocations-per-call", each, "allocations").bar(0.0, 0.0));
     }
 
