@@ -6,9 +6,7 @@ use crate::outcomes::explanation;
 use crate::schedule::defaults;
 use crate::session::SessionRef;
 use crate::walk::Only;
-use call::admin::{
-    Answer, Ask, CallState, CoreState, FunctionState, NodeStatus, QueueState, ShardState, Verb,
-};
+use call::admin::{Answer, Ask, CallState, CoreState, FunctionState, NodeStatus, QueueState, Verb};
 use call::body::reply;
 use call::frame::{Frame, FrameBuf, Header, Kind, append};
 use call::{CallId, Instant, Status, WallTime};
@@ -133,6 +131,7 @@ impl<D: Driver> Node<D> {
     pub(crate) fn ask(&mut self, session: SessionRef, frame: &Frame<'_>) {
         let stamp = frame.stamp();
         let answer = match serde_json::from_slice(frame.body()) {
+            Ok(ask) if self.relay(session, stamp, &ask, frame.body()) => return,
             Ok(ask) => self.answer_to(session, stamp, ask),
             Err(error) => Err(Refusal::new("bad-request", format!("not a question: {error}"))),
         };
@@ -172,8 +171,8 @@ impl<D: Driver> Node<D> {
             Ask::Region => Answer::Region(self.region_state()),
             Ask::Matrix { matrix } => self.matrix_published(matrix)?,
             Ask::RegionDrain { drained } => self.region_drains(drained),
-            Ask::Shards => Answer::Shards(ShardState::default()),
-            Ask::ShardMap { .. } => return Err(Refusal::new("conflict", "this node is alone, and no shard")),
+            Ask::Shards => Answer::Shards(self.shard_state()),
+            Ask::ShardMap { map } => self.map_published(map)?,
             Ask::Hold { ms } => Answer::Held(self.hold(ms)),
             Ask::Drain => {
                 self.drain();
@@ -363,6 +362,7 @@ impl<D: Driver> Node<D> {
             usage: said.map(|reply| reply.usage()),
             output: said.map(|reply| text(reply.output)),
             stderr,
+            shard: self.options.shards.number,
         }
     }
 
@@ -402,6 +402,7 @@ impl<D: Driver> Node<D> {
                 bytes: depth.bytes,
                 paused: self.paused_by(FunctionRef(function.0)).into(),
                 closed: self.shapes.is_closed(self.queue.function_id(function)),
+                shard: self.options.shards.number,
             })
         });
         states.collect()
@@ -438,6 +439,7 @@ impl<D: Driver> Node<D> {
     pub fn status(&self) -> NodeStatus {
         let queue = self.queue.counters();
         let mut status = NodeStatus {
+            shard: self.options.shards.number,
             version: env!("CARGO_PKG_VERSION").into(),
             pid: self.options.pid,
             uptime_s: self.driver.now().since(self.started).as_secs(),

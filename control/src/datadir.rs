@@ -11,9 +11,11 @@
 //! | `usage/` | what functions used |
 //! | `logs/` | what calls wrote |
 //! | `salvage-UNIXMS.json` | what was lost of a damaged log |
+//! | `SHARD` | the number of the shard whose it is; absent if its node never was one |
 //! | `run/` | sockets, and `control.json` with endpoints and process id |
 
 use crate::start::StartError;
+use call::ShardId;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -64,6 +66,29 @@ impl DataDir {
     /// An entry of it.
     pub fn path(&self, entry: &str) -> PathBuf {
         self.root.join(entry)
+    }
+
+    /// Takes the directory for a shard, or for a node alone. Whoever has been a shard may not be alone again: it would take
+    /// calls that are another shard's.
+    ///
+    /// # Errors
+    /// It is another shard's, or a shard's and the node is to be alone.
+    pub fn belong(&self, shard: Option<ShardId>) -> Result<(), StartError> {
+        let path = self.path("SHARD");
+        let failed = |source| StartError::Io { path: path.clone(), source };
+        let known = match fs::read_to_string(&path) {
+            Ok(text) => Some(text.trim_end().to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(error)),
+        };
+        match (known, shard.map(|shard| shard.to_string())) {
+            (None, None) => Ok(()),
+            (None, Some(shard)) => {
+                write_durably(&self.root, "SHARD", format!("{shard}\n").as_bytes()).map_err(failed)
+            }
+            (Some(known), Some(shard)) if known == shard => Ok(()),
+            (Some(known), _) => Err(StartError::OtherShard { path: self.root.clone(), known }),
+        }
     }
 
     /// Refuses a disk with less room than `needed_bytes`.
@@ -177,6 +202,19 @@ mod tests {
         let error = DataDir::open(temp.path()).unwrap_err().to_string();
         assert!(error.contains("not a millrace data directory"), "{error}");
         assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_shard_stays_the_same_shard() {
+        let temp = tempfile::tempdir().unwrap();
+        let data = DataDir::open(temp.path()).unwrap();
+        data.belong(None).unwrap();
+        data.belong(Some(2)).unwrap();
+        data.belong(Some(2)).unwrap();
+        for other in [None, Some(1)] {
+            let error = data.belong(other).unwrap_err().to_string();
+            assert!(error.contains("shard 2") && error.contains("millrace up"), "{error}");
+        }
     }
 
     #[test]

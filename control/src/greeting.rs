@@ -43,9 +43,7 @@ impl<D: Driver> Node<D> {
                 self.greet_core(session, Introduction { host, cpu, pid, slots, backends })
             }
             Ok(Hello::Region { region, slots }) => self.greet_region(session, &region, slots),
-            Ok(Hello::Shard { .. }) => {
-                self.close(session, "it says that it is a shard, and this node is alone")
-            }
+            Ok(Hello::Shard { shard, secret }) => self.greet_shard(session, shard, &secret),
             Ok(Hello::Host { host, .. }) => self.greet_host(session, &host),
             Ok(Hello::Admin { secret }) if secret == self.options.secret => {
                 self.welcome(session, Role::Admin);

@@ -13,6 +13,7 @@ pub mod node;
 mod session;
 mod greeting;
 mod submitter;
+pub mod shards;
 mod queue;
 mod schedule;
 mod shaping;

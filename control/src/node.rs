@@ -19,6 +19,7 @@ use crate::recovery::{Disk, LogError};
 use crate::regions::{RegionOptions, Regions, scheduler_limits};
 use crate::session::{Role, Session, SessionRef, Sessions};
 use crate::shaping::Shapes;
+use crate::shards::{ShardOptions, Shards, region_name};
 use crate::stats::Stats;
 use crate::utilization::Load;
 use crate::walk::Walks;
@@ -51,6 +52,8 @@ pub struct NodeOptions {
     pub regions: RegionOptions,
     /// Whether its log may be damaged.
     pub recover: durableq::Recover,
+    /// The shards that this one belongs to.
+    pub shards: ShardOptions,
     /// What operators said beside manifests.
     pub shaping: call::admin::Shaping,
     /// Its process, for people. Given, not asked for: a simulation must say the same in every process.
@@ -67,6 +70,7 @@ impl Default for NodeOptions {
             logs: None,
             regions: RegionOptions::default(),
             recover: durableq::Recover::Strict,
+            shards: ShardOptions::default(),
             shaping: call::admin::Shaping::default(),
             pid: 0,
         }
@@ -122,6 +126,7 @@ pub struct Node<D> {
     pub(crate) stalled: bool,
     pub(crate) workers: Workers,
     pub(crate) regions: Regions,
+    pub(crate) shards: Shards,
     pub(crate) waiters: Waiters,
     pub(crate) walks: Walks,
     /// Until when the log is held for a copy; zero if it is not.
@@ -144,13 +149,16 @@ impl<D: Driver> Node<D> {
     /// A node on a recovered queue; see [`crate::recovery::Booting`].
     pub(crate) fn new(
         limits: Limits,
-        options: NodeOptions,
+        mut options: NodeOptions,
         driver: D,
         queue: DurableQ,
         disk: Disk,
         functions: Vec<FunctionSpec>,
     ) -> Result<Node<D>, LogError> {
         let now = driver.now();
+        if let Some(number) = options.shards.number {
+            options.regions = RegionOptions { name: region_name(number), siblings: true, ..options.regions };
+        }
         let mut node = Node {
             sessions: Sessions::new(&limits),
             publishing: Vec::new(),
@@ -164,6 +172,7 @@ impl<D: Driver> Node<D> {
             stalled: false,
             workers: Workers::new(&limits),
             regions: Regions::new(&limits, &options.regions),
+            shards: Shards::new(&options.shards),
             waiters: Waiters::default(),
             walks: Walks::default(),
             held_until: Instant(0),
@@ -185,6 +194,7 @@ impl<D: Driver> Node<D> {
         for spec in functions {
             node.deploy(spec).map_err(|_| LogError::Functions(node.limits.functions_max))?;
         }
+        node.pull_from_siblings();
         Ok(node)
     }
 
@@ -215,6 +225,7 @@ impl<D: Driver> Node<D> {
         self.end_hold(now);
         self.schedule();
         self.turn_links(now);
+        self.turn_siblings(now);
         self.commit();
         self.answer_waiters(now);
         self.sessions.send_verdicts(&mut self.driver);
@@ -279,7 +290,7 @@ impl<D: Driver> Node<D> {
         let Some(session) = self.sessions.find(connection) else { return };
         let Some(entry) = self.sessions.get(session).filter(|entry| !entry.is_closing()) else { return };
         match (&entry.role, frame.kind()) {
-            (Role::Client { .. } | Role::Admin, Kind::Submit) => self.submit(session, frame),
+            (Role::Client { .. } | Role::Admin | Role::Shard(_), Kind::Submit) => self.submit(session, frame),
             (Role::Core(core), Kind::Outcome | Kind::Credit | Kind::Drain) => self.hear_core(*core, frame),
             (Role::Core(core), Kind::Hello) => self.hear_again(session, *core, frame),
             (Role::Core(core), Kind::Ready | Kind::Return) if self.is_far(*core) => {
@@ -287,7 +298,9 @@ impl<D: Driver> Node<D> {
             }
             (Role::Host(host), Kind::Ready) => self.ready(*host, frame),
             (Role::Home(link), _) => self.hear_home(session, *link, frame),
-            (Role::Admin, Kind::Ask) => self.ask(session, frame),
+            (Role::Shard(_), Kind::Recall) => self.recalled(session, frame),
+            (Role::Sibling(shard), _) => self.hear_sibling(session, *shard, frame),
+            (Role::Admin | Role::Shard(_), Kind::Ask) => self.ask(session, frame),
             (Role::Stranger, _) => self.greet(session, frame),
             (_, kind) => self.close(session, &format!("it sent a {kind:?}, which is not its to say")),
         }
@@ -318,7 +331,8 @@ impl<D: Driver> Node<D> {
                 }
             }
             Role::Home(link) => self.link_down(link, &reason.to_string()),
-            Role::Stranger | Role::Client { .. } | Role::Admin => {}
+            Role::Sibling(shard) => self.sibling_down(shard, &reason.to_string()),
+            Role::Stranger | Role::Client { .. } | Role::Admin | Role::Shard(_) => {}
         }
         if let Closed::Malformed(error) = reason {
             self.note(&format!("a peer was cut off: {error}"));
@@ -346,7 +360,8 @@ impl<D: Driver> Node<D> {
         let gates = self.scheduler.next_wake().unwrap_or(Instant::NEVER);
         let own = self.look_at.min(drain).min(gates).min(self.queue_until());
         let asked = self.waiters.next().min(self.walks.next(self.driver.now()));
-        own.min(asked).min(self.links_until()).min(self.hold_until())
+        let links = self.links_until().min(self.siblings_until());
+        own.min(asked).min(links).min(self.hold_until())
     }
 
     /// Ends a connection and says why.
@@ -391,6 +406,7 @@ impl<D: Driver> Node<D> {
         self.scheduler.check();
         self.queue.check();
         self.regions.check();
+        self.shards.check();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::accounts::book::{Keeper, wall};
 use crate::accounts::{Book, Ledger, rows_max};
-use crate::admin::{self, AdminOptions, CatalogFile, RegionFile, ShapingFile, signals};
+use crate::admin::{self, AdminOptions, CatalogFile, RegionFile, ShapingFile, ShardFile, signals};
 use crate::artefacts::ArtefactStore;
 use crate::datadir::{DataDir, write_durably};
 use crate::logs::{self, Bounds, Sink};
@@ -10,10 +10,11 @@ use crate::node::{Node, NodeOptions, Phase};
 use crate::recovery::{Booting, LogError};
 use crate::regions::RegionOptions;
 use crate::salvage::write_report;
+use crate::shards::{SESSIONS_MAX, ShardOptions};
 use crate::start::StartError;
-use call::FunctionSpec;
 use call::admin::Shaping;
 use call::limits::Limits;
+use call::{FunctionSpec, ShardId};
 use driver::notes::say;
 use driver::shell::{self, Shell};
 use driver::uring::{self, Uring};
@@ -58,6 +59,8 @@ pub struct ControlOptions {
     pub region: String,
     /// The other regions, and where their nodes listen.
     pub peers: Vec<(String, Endpoint)>,
+    /// Its number among shards, and their file; none if it is alone.
+    pub shard: Option<(ShardId, PathBuf)>,
     /// Bounds of everything.
     pub limits: Limits,
 }
@@ -77,6 +80,7 @@ impl Default for ControlOptions {
             recover: durableq::Recover::Strict,
             region: String::new(),
             peers: Vec::new(),
+            shard: None,
             limits: Limits::default(),
         }
     }
@@ -128,6 +132,7 @@ struct Prepared {
     ledger: Arc<Ledger>,
     logs: Sink,
     region: RegionFile,
+    shards: ShardOptions,
 }
 
 /// What is written beside the log, by threads of its own, while the ring turns.
@@ -168,11 +173,13 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
         signals::endings().thread_block().map_err(|errno| StartError::Driver(errno.into()))?;
     }
     let data = DataDir::open(&options.data)?;
+    data.belong(options.shard.as_ref().map(|(number, _)| *number))?;
     data.check_room(2 * options.limits.segment_bytes)?;
     let catalog = CatalogFile::open(data.root().to_owned(), options.limits.functions_max)?;
     let functions = catalog.functions().cloned().collect();
     let failed = |source| StartError::Io { path: data.root().join("region.json"), source };
     let region = RegionFile::read(data.root()).map_err(failed)?;
+    let shards = shard_options(&options)?;
     let shaping = ShapingFile::open(data.root().to_owned())?;
     let said = shaping.contents().clone();
     let artefacts = data.path("artefacts");
@@ -193,6 +200,7 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
         root: data.root().to_owned(),
         region: region.clone(),
         shaping,
+        shards: options.shard.as_ref().map(|(_, path)| path.clone()),
         store,
         book: records.book.clone(),
         logs: admin::Logs::new(data.path("logs"), &records.logs),
@@ -201,12 +209,22 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
     };
     // Before the ring thread is pinned: the cold side may run on any CPU.
     let (begin, thread) = cold_side().map_err(StartError::Driver)?;
-    let prepared = Prepared { options, data, functions, shaping: said, admin, secret, ledger, logs, region };
+    let shaping = said;
+    let prepared =
+        Prepared { options, data, functions, shaping, admin, secret, ledger, logs, region, shards };
     let result = run(prepared, || drop(begin.send(cold)));
     drop((begin, stop));
     let _ = thread.join();
     records.stop();
     result
+}
+
+/// What the file of all shards says, if this node is one.
+fn shard_options(options: &ControlOptions) -> Result<ShardOptions, StartError> {
+    let Some((number, path)) = &options.shard else { return Ok(ShardOptions::default()) };
+    let failed = |source| StartError::Io { path: path.clone(), source };
+    let ShardFile { secret, map } = ShardFile::read(path).map_err(failed)?;
+    Ok(ShardOptions { number: Some(*number), map, secret })
 }
 
 /// A thread that serves the admin API as soon as it is told how, and ends if it never is.
@@ -262,8 +280,10 @@ async fn turn(
             peers: prepared.options.peers.clone(),
             matrix: prepared.region.matrix.clone(),
             drained: prepared.region.drained,
+            siblings: false,
         },
         recover: prepared.options.recover,
+        shards: prepared.shards.clone(),
         shaping: prepared.shaping.clone(),
         pid: std::process::id(),
     };
@@ -329,7 +349,7 @@ fn driver_options(prepared: &Prepared) -> uring::Options {
         blocks: durableq::block_count(limits),
         block_bytes: limits.group_bytes,
         spin: prepared.options.spin,
-        connections_max: (limits.clients_max + 2 * limits.cores_max + 16).min(65_535),
+        connections_max: (limits.clients_max + 2 * limits.cores_max + SESSIONS_MAX + 16).min(65_535),
         ..uring::Options::default()
     }
 }

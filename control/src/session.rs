@@ -7,7 +7,7 @@
 use call::body::Verdict;
 use call::frame::{FrameBuf, frame_bytes, padded};
 use call::limits::{BODY_BYTES_MAX, FRAME_ALIGN, HEADER_BYTES, Limits};
-use call::{CallId, Instant};
+use call::{CallId, Instant, ShardId};
 use driver::{ConnectionId, Driver, SendError};
 use durableq::Origin;
 use scheduler::{CoreRef, HostRef};
@@ -37,6 +37,10 @@ pub enum Role {
     Host(HostRef),
     /// Another region's node, from which this one pulls: the number of the link.
     Home(u16),
+    /// Another shard, which passes calls on to this one.
+    Shard(ShardId),
+    /// Another shard, to which this one passes calls on.
+    Sibling(ShardId),
     /// The node's own admin side.
     Admin,
 }
@@ -85,6 +89,11 @@ impl Session {
     /// Whether a frame sent now would wait.
     pub fn is_congested(&self) -> bool {
         !self.outbox.is_empty()
+    }
+
+    /// Bytes that wait for room, so far.
+    pub fn waiting_bytes(&self) -> usize {
+        self.outbox.bytes()
     }
 
     /// Closed by this side: what still arrives is not heard.
@@ -161,9 +170,9 @@ struct Place {
 }
 
 impl Sessions {
-    /// Room for all clients, cores, their hosts, and the admin side.
+    /// Room for all clients, cores, their hosts, other shards, and the admin side.
     pub fn new(limits: &Limits) -> Sessions {
-        let places = limits.clients_max + 2 * limits.cores_max + 2;
+        let places = limits.clients_max + 2 * limits.cores_max + crate::shards::SESSIONS_MAX + 2;
         Sessions {
             places: (0..places).map(|_| Place::default()).collect(),
             free: (0..places as u32).rev().collect(),
@@ -236,6 +245,13 @@ impl Sessions {
             self.clients += 1;
         }
         fits
+    }
+
+    /// Room for the verdicts of a peer that is no client and submits calls.
+    pub fn will_be_judged(&mut self, session: SessionRef) {
+        if let Some(entry) = self.get_mut(session) {
+            entry.verdicts.reserve_exact(VERDICTS_PER_FRAME);
+        }
     }
 
     /// The connection is gone: forgets the session and gives it back.
@@ -314,6 +330,14 @@ impl Sessions {
     pub fn send_verdict_first<D: Driver>(&mut self, to: SessionRef, call: CallId, driver: &mut D) {
         let Some(session) = self.get_mut(to) else { return };
         if session.verdicts.last().is_some_and(|verdict| verdict.is_of(call)) {
+            self.judged.retain(|place| *place != to.place);
+            self.send_verdicts_of(to.place, driver);
+        }
+    }
+
+    /// Sends the verdicts so far, since something is to follow that must not overtake them.
+    pub fn send_verdicts_to<D: Driver>(&mut self, to: SessionRef, driver: &mut D) {
+        if self.get(to).is_some_and(|session| !session.verdicts.is_empty()) {
             self.judged.retain(|place| *place != to.place);
             self.send_verdicts_of(to.place, driver);
         }
@@ -413,6 +437,8 @@ fn describe(role: &Role) -> String {
         Role::Core(core) => format!("core {}", core.0),
         Role::Host(host) => format!("host {}", host.0),
         Role::Home(link) => format!("link {link}, to another region"),
+        Role::Shard(shard) => format!("shard {shard}"),
+        Role::Sibling(shard) => format!("the link to shard {shard}"),
         Role::Admin => "the admin side".into(),
     }
 }

@@ -28,6 +28,13 @@ pub enum StartError {
         /// What its `VERSION` says.
         found: String,
     },
+    /// The directory is of another shard, or of one while the node is to be alone.
+    OtherShard {
+        /// Which.
+        path: PathBuf,
+        /// Whose it is.
+        known: String,
+    },
     /// Another node uses the directory.
     InUse {
         /// Which.
@@ -101,6 +108,12 @@ impl fmt::Display for StartError {
                  use the build that wrote it, or choose another directory with --data",
                 path.display(),
                 crate::datadir::VERSION
+            ),
+            StartError::OtherShard { path, known } => write!(
+                f,
+                "{}: the data directory is that of shard {known}; start all shards with `millrace up` on the directory of \
+                 shard 0, or this one with --shard {known} --shard-file FILE",
+                path.display()
             ),
             StartError::InUse { path, pid } => {
                 write!(f, "{}: the data directory is in use", path.display())?;

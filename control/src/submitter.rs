@@ -16,23 +16,32 @@ const BACKLOG_MS: u32 = 1000;
 /// When a client that was told "draining" should come back, ms: a restart takes about as long.
 const RESTART_MS: u32 = 1000;
 
+/// When a client that was refused should come back, ms; 0 if that is of no use.
+pub(crate) fn retry_after_ms(code: VerdictCode) -> u32 {
+    match code {
+        VerdictCode::Full | VerdictCode::DiskFailed => RETRY_AFTER_MS,
+        VerdictCode::Backlog => BACKLOG_MS,
+        VerdictCode::Draining => RESTART_MS,
+        _ => 0,
+    }
+}
+
 impl<D: Driver> Node<D> {
     /// A client submits a call. Its verdict leaves with the others of the round in which it is known.
     pub(crate) fn submit(&mut self, session: SessionRef, frame: &Frame<'_>) {
-        if let Err(code) = self.accept(session, frame) {
-            let retry_after_ms = match code {
-                VerdictCode::Full | VerdictCode::DiskFailed => RETRY_AFTER_MS,
-                VerdictCode::Backlog => BACKLOG_MS,
-                VerdictCode::Draining => RESTART_MS,
-                _ => 0,
-            };
+        let taken = match self.shards.is_divided() {
+            true => self.route(session, frame),
+            false => self.accept(session, frame),
+        };
+        if let Err(code) = taken {
             self.stats.refused += 1;
-            self.sessions.judge(session, Verdict::new(frame.call(), code, retry_after_ms), &mut self.driver);
+            let verdict = Verdict::new(frame.call(), code, retry_after_ms(code));
+            self.sessions.judge(session, verdict, &mut self.driver);
         }
     }
 
     /// Hands the call to the durable queue, whose verdict follows when it is on disk.
-    fn accept(&mut self, session: SessionRef, frame: &Frame<'_>) -> Result<(), VerdictCode> {
+    pub(crate) fn accept(&mut self, session: SessionRef, frame: &Frame<'_>) -> Result<(), VerdictCode> {
         if self.phase != Phase::Serving {
             return Err(VerdictCode::Draining);
         }

@@ -35,7 +35,8 @@ fn home(directory: &Path) -> Running {
 /// The region that pulls this share of its pulls from the home.
 fn puller(directory: &Path, home: &Running, share: u32, functions: Vec<FunctionSpec>) -> Running {
     let peers = vec![("a".to_owned(), Endpoint::Unix(home.socket.clone()))];
-    let regions = RegionOptions { name: "b".into(), peers, matrix: matrix(1, share), drained: false };
+    let regions =
+        RegionOptions { name: "b".into(), peers, matrix: matrix(1, share), ..RegionOptions::default() };
     Running::start_region(directory, Limits::small(), functions, regions)
 }
 
@@ -313,7 +314,7 @@ fn a_peer_that_leases_more_than_it_was_granted_is_cut_off() {
     let socket = directories[0].path().join("false.sock");
     let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let peers = vec![("a".to_owned(), Endpoint::Unix(socket))];
-    let regions = RegionOptions { name: "b".into(), peers, matrix: matrix(1, 0), drained: false };
+    let regions = RegionOptions { name: "b".into(), peers, matrix: matrix(1, 0), ..RegionOptions::default() };
     let b = Running::start_region(directories[1].path(), Limits::small(), vec![function("echo")], regions);
     let mut home = Peer::accept(&listener);
     let hello = Hello::Node { version: "0".into(), incarnation: 1, admin: String::new() };

@@ -3,7 +3,9 @@
 use crate::admin::Admin;
 use crate::exit::{Done, Exit, Failure};
 use crate::output::Output;
+use crate::regions::everywhere::Everywhere;
 use crate::settings::{Connection, Environment};
+use crate::shards::Each;
 use crate::watch::Watch;
 use serde::Serialize;
 
@@ -24,6 +26,46 @@ impl Asked {
     /// If the data directory names no node.
     pub fn admin(&self, environment: &Environment) -> Result<Admin, Failure> {
         self.node.admin(environment)
+    }
+
+    /// All shards, or the one node.
+    ///
+    /// # Errors
+    /// Those of [`Each::ask`].
+    pub fn each<T>(
+        &self,
+        environment: &Environment,
+        ask: impl Fn(&Admin) -> Result<T, Failure>,
+    ) -> Result<Each<T>, Failure> {
+        Each::ask(&self.node, environment, ask)
+    }
+
+    /// Orders something of all regions or shards, or the one node.
+    ///
+    /// # Errors
+    /// Those of [`Everywhere::order`].
+    pub fn everywhere<T>(
+        &self,
+        environment: &Environment,
+        order: impl Fn(&Admin) -> Result<T, Failure>,
+    ) -> Result<Everywhere<T>, Failure> {
+        Everywhere::order(&self.node, environment, order)
+    }
+
+    /// Asks all shards, and prints what their answers come to.
+    ///
+    /// # Errors
+    /// Those of `ask` and `sum`.
+    pub fn print_each<T, U: Serialize>(
+        &self,
+        environment: &Environment,
+        ask: impl Fn(&Admin) -> Result<T, Failure>,
+        sum: impl Fn(&mut Each<T>) -> Result<U, Failure>,
+        table: impl Fn(&U) -> String,
+    ) -> Done {
+        let mut each = self.each(environment, ask)?;
+        self.output.print(&sum(&mut each)?, table);
+        each.end()
     }
 
     /// Asks, and prints the answer.
@@ -51,6 +93,20 @@ pub struct Look {
 }
 
 impl Look {
+    /// As [`Asked::print_each`], once or until Ctrl-C.
+    ///
+    /// # Errors
+    /// Those of `ask` and `sum`.
+    pub fn each<T, U: Serialize>(
+        &self,
+        environment: &Environment,
+        ask: impl Fn(&Admin) -> Result<T, Failure>,
+        sum: impl Fn(&mut Each<T>) -> Result<U, Failure>,
+        table: impl Fn(&U) -> String,
+    ) -> Done {
+        self.watch.run(|| self.asked.print_each(environment, &ask, &sum, &table))
+    }
+
     /// Asks and prints the answer, once or until Ctrl-C.
     ///
     /// # Errors

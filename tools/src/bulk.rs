@@ -4,8 +4,9 @@ use crate::admin::{Admin, query};
 use crate::asked::Asked;
 use crate::exit::{Done, Exit, Failure};
 use crate::interrupt;
-use crate::output::Output;
-use call::admin::{CallPage, Ordered};
+use crate::settings::Environment;
+use crate::shards::Each;
+use call::admin::{CallPage, CallState, Ordered};
 use call::filter::Filter;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -93,28 +94,74 @@ pub struct Act {
     pub done: &'static str,
 }
 
-/// Does it to all calls that `which` (a part of a query) means: counts them, asks, and does it.
+/// Does it to all calls that `which` (a part of a query) means, at each shard: counts them, asks, and does it.
 ///
 /// # Errors
 /// Those of the API; if nobody can be asked and nobody said yes.
-pub fn order(admin: &Admin, act: Act, which: &str, consent: Consent, output: &Output) -> Done {
-    let tried = all(admin, act, which, true)?;
+pub fn order(asked: &Asked, environment: &Environment, act: Act, which: &str, consent: Consent) -> Done {
+    let output = &asked.output;
+    let each = |dry_run| asked.each(environment, |admin| all(admin, act, which, dry_run));
+    let tries = each(true)?;
+    let tried = sum(&tries);
     note_unknown(tried.unknown);
     if consent.dry_run {
         output.print(&tried, |tried| format!("{} calls would be {}", tried.matched, act.done));
-        return Ok(Exit::Ok);
+        return tries.end();
     }
     if tried.matched > 0 && !consent.yes && !agreed(act, tried.matched)? {
         eprintln!("millrace: nothing was changed");
         return Ok(Exit::Ok);
     }
-    let done = if tried.matched == 0 { tried } else { all(admin, act, which, false)? };
-    output.print(&done, |done| {
+    let ends = if tried.matched == 0 { tries } else { each(false)? };
+    output.print(&sum(&ends), |done| {
         let left = done.matched - done.count.min(done.matched);
         let left = if left == 0 { String::new() } else { format!(", {left} could not be") };
         format!("{} calls {}{left}", done.count, act.done)
     });
-    Ok(Exit::Ok)
+    ends.end()
+}
+
+fn sum(each: &Each<Ordered>) -> Ordered {
+    each.said.iter().fold(Ordered::default(), |sum, part| Ordered {
+        count: sum.count + part.count,
+        matched: sum.matched + part.matched,
+        examined: sum.examined + part.examined,
+        unknown: sum.unknown + part.unknown,
+        of: sum.of + part.of,
+        next: None,
+    })
+}
+
+/// The page of all shards: the first of their calls by start time, up to `limit`.
+pub fn page(each: &mut Each<CallPage>, limit: u32) -> CallPage {
+    let mut pages = std::mem::take(&mut each.said);
+    if !each.is_divided {
+        return pages.pop().expect("it answered");
+    }
+    let mut whole = CallPage::default();
+    for page in pages {
+        whole.calls.extend(page.calls);
+        whole.matched += page.matched;
+        whole.examined += page.examined;
+        whole.unknown += page.unknown;
+    }
+    first(&mut whole.calls, limit);
+    whole
+}
+
+/// The list of all shards: the first of their calls by start time, up to `limit`.
+pub fn list(each: &mut Each<Vec<CallState>>, limit: u32) -> Vec<CallState> {
+    let mut calls = each.said.drain(..).flatten().collect();
+    if each.is_divided {
+        first(&mut calls, limit);
+    }
+    calls
+}
+
+/// Leaves the first calls by start time.
+fn first(calls: &mut Vec<CallState>, limit: u32) {
+    calls.sort_by(|a, b| (a.start_at, &a.call).cmp(&(b.start_at, &b.call)));
+    calls.truncate(limit as usize);
 }
 
 /// Whether whoever sits there agrees.

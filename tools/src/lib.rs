@@ -11,6 +11,7 @@ pub mod exit;
 pub mod settings;
 pub mod admin;
 pub mod regions;
+pub mod shards;
 pub mod packing;
 pub mod deployment;
 pub mod output;

@@ -3,9 +3,12 @@
 use crate::admin::Admin;
 use crate::exit::{Exit, Failure};
 use crate::regions::Regions;
+use crate::shards;
+use call::shards::ShardPlace;
 pub use control::Endpoints;
 use millrace_client::Endpoint;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 /// The variable that names the data directory. Read by `main` only.
@@ -31,6 +34,9 @@ impl Environment {
     }
 }
 
+/// The admin API of a shard, or why there is none.
+pub type Reached = Result<Admin, Failure>;
+
 /// Which node to speak to.
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Node")]
@@ -48,6 +54,9 @@ pub struct Connection {
 
 /// The endpoints of the node that uses this data directory; `None` if there is none.
 fn found(data_dir: &Path) -> Result<Option<Endpoints>, Failure> {
+    if let Some(endpoints) = found_in_shards(data_dir)? {
+        return Ok(Some(endpoints));
+    }
     match Endpoints::read(data_dir) {
         Ok(endpoints) => Ok(Some(endpoints)),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -61,6 +70,16 @@ fn found(data_dir: &Path) -> Result<Option<Endpoints>, Failure> {
     }
 }
 
+/// Those of the first shard that takes connections, if the directory is of several: any of them will do.
+fn found_in_shards(data_dir: &Path) -> Result<Option<Endpoints>, Failure> {
+    let Some(file) = shards::find(data_dir)? else { return Ok(None) };
+    let serves = |endpoints: &Endpoints| {
+        endpoints.unix.strip_prefix("unix:").is_some_and(|path| UnixStream::connect(path).is_ok())
+    };
+    let endpoints = |place: &ShardPlace| Endpoints::read(Path::new(&place.data_dir)).ok();
+    Ok(file.map.shards.iter().filter_map(endpoints).find(serves))
+}
+
 /// Those of the first region that runs, if the directory is of several.
 fn found_in_regions(data_dir: &Path) -> Result<Option<Endpoints>, Failure> {
     let regions = Regions::find(data_dir)?.map_or(Vec::new(), |regions| regions.regions);
@@ -68,17 +87,37 @@ fn found_in_regions(data_dir: &Path) -> Result<Option<Endpoints>, Failure> {
 }
 
 impl Connection {
-    /// The admin APIs of all regions by name, if the data directory is of several and no other node is named.
+    /// All nodes that are told what holds for all: of regions or shards by name, if the data directory is of several and no
+    /// other node is named; none if there is one.
     ///
     /// # Errors
-    /// A list of regions that cannot be read.
-    pub fn regions(&self, environment: &Environment) -> Result<Vec<(String, Admin)>, Failure> {
+    /// A list of regions or a shard map that cannot be read.
+    pub fn everyone(
+        &self,
+        environment: &Environment,
+    ) -> Result<(&'static str, Vec<(String, Reached)>), Failure> {
+        if let Some(shards) = self.shards(environment)? {
+            return Ok(("shard", shards));
+        }
         if self.admin.is_some() || self.endpoint.is_some() {
-            return Ok(Vec::new());
+            return Ok(("region", Vec::new()));
         }
         let regions = Regions::find(&environment.data_dir(self.data_dir.as_deref()))?;
         let regions = regions.map_or(Vec::new(), |regions| regions.regions);
-        regions.iter().map(|region| Ok((region.name.clone(), region.admin()?))).collect()
+        Ok(("region", regions.iter().map(|region| (region.name.clone(), region.admin())).collect()))
+    }
+
+    /// The admin APIs of all shards by number, if the data directory is of several and no other node is named.
+    ///
+    /// # Errors
+    /// A shard map that cannot be read.
+    pub fn shards(&self, environment: &Environment) -> Result<Option<Vec<(String, Reached)>>, Failure> {
+        if self.admin.is_some() || self.endpoint.is_some() {
+            return Ok(None);
+        }
+        let file = shards::find(&environment.data_dir(self.data_dir.as_deref()))?;
+        let reach = |(number, place): (usize, &ShardPlace)| (number.to_string(), shards::admin_of(place));
+        Ok(file.map(|file| file.map.shards.iter().enumerate().map(reach).collect()))
     }
 
     fn found(&self, environment: &Environment) -> Result<Option<Endpoints>, Failure> {

@@ -104,7 +104,7 @@ impl ApiError {
             "conflict" => (StatusCode::CONFLICT, "resolve the conflict, or force where the route allows it"),
             "bad-request" => (StatusCode::UNPROCESSABLE_ENTITY, "correct the named field"),
             "full" => (StatusCode::TOO_MANY_REQUESTS, "retry after the time given"),
-            "draining" => (StatusCode::SERVICE_UNAVAILABLE, "retry after the time given"),
+            "draining" | "unavailable" => (StatusCode::SERVICE_UNAVAILABLE, "retry after the time given"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "see the node's output"),
         };
         let error = ApiError::new(status, &code, message, remedy);

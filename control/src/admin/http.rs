@@ -8,7 +8,7 @@ use crate::admin::logs::Logs;
 use crate::admin::region::RegionFile;
 use crate::admin::shaping_file::ShapingFile;
 use crate::admin::{
-    artefacts, calls, functions, invoke, logs, metrics, operations, region, shaping, signals, usage,
+    artefacts, calls, functions, invoke, logs, metrics, operations, region, shaping, shards, signals, usage,
 };
 use crate::artefacts::ArtefactStore;
 use axum::Router;
@@ -39,6 +39,8 @@ pub struct AdminOptions {
     pub region: RegionFile,
     /// What operators said beside manifests.
     pub shaping: ShapingFile,
+    /// The file of all shards, if this node is one.
+    pub shards: Option<PathBuf>,
     /// The artefact store.
     pub store: ArtefactStore,
     /// What functions use.
@@ -69,6 +71,10 @@ pub(super) struct Admin {
     pub region: Mutex<RegionFile>,
     /// Held over a whole change: one after the other.
     pub shaping: Mutex<ShapingFile>,
+    /// The file of all shards, if this node is one.
+    pub shards: Option<PathBuf>,
+    /// Held while that file is looked at and written.
+    pub shard_file: Mutex<()>,
 }
 
 pub(super) type Shared = Arc<Admin>;
@@ -134,6 +140,8 @@ fn routes() -> Vec<Route> {
         route(Method::PUT, "/v1/region/matrix", put(region::matrix)),
         route(Method::POST, "/v1/region/drain", post(region::drain)),
         route(Method::POST, "/v1/region/resume", post(region::resume)),
+        route(Method::GET, "/v1/shards", get(shards::show)),
+        route(Method::PUT, "/v1/shards", put(shards::publish)),
         route(Method::GET, "/v1/usage", get(usage::show)),
         route(Method::GET, "/v1/functions/{namespace}/{name}/logs", get(logs::show)),
         route(Method::GET, "/metrics", get(metrics::show)),
@@ -176,6 +184,8 @@ pub fn serve(options: AdminOptions) -> io::Result<()> {
             root: options.root,
             region: Mutex::new(options.region),
             shaping: Mutex::new(options.shaping),
+            shards: options.shards,
+            shard_file: Mutex::new(()),
         };
         options.listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(options.listener)?;
@@ -265,6 +275,8 @@ mod tests {
         same("RegionState", serde_json::to_value(call::admin::RegionState::default()).unwrap());
         same("LinkState", serde_json::to_value(call::admin::LinkState::default()).unwrap());
         same("TrafficMatrix", serde_json::to_value(call::admin::TrafficMatrix::default()).unwrap());
+        same("ShardState", serde_json::to_value(call::admin::ShardState::default()).unwrap());
+        same("ShardMap", serde_json::to_value(call::ShardMap::default()).unwrap());
         same("Hold", serde_json::to_value(call::admin::Hold::default()).unwrap());
         same("CallPage", serde_json::to_value(call::admin::CallPage::default()).unwrap());
         same("Ordered", serde_json::to_value(call::admin::Ordered::default()).unwrap());

@@ -56,7 +56,7 @@ impl<D: Driver> Node<D> {
             return Err(Refusal::new("conflict", message));
         }
         let name = self.regions.name.clone();
-        for link in &mut self.regions.links {
+        for link in self.regions.links.iter_mut().filter(|link| !link.sibling) {
             link.share = matrix.share(&name, &link.region);
         }
         self.regions.matrix = matrix;

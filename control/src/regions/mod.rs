@@ -51,6 +51,8 @@ pub struct RegionOptions {
     pub matrix: TrafficMatrix,
     /// As it was when the node last ran.
     pub drained: bool,
+    /// It is a shard: others of its node may join, from whom it pulls, too.
+    pub siblings: bool,
 }
 
 /// Between two tries to connect: a tenth of a lease, so that a link that is there again is used before the calls that
@@ -79,6 +81,8 @@ struct Link {
     /// When to connect, without a connection.
     connect_at: Instant,
     share: u32,
+    /// It is another shard, of which the matrix says nothing.
+    sibling: bool,
     /// What the other side has deployed, and whether it was told that we are ready for it.
     functions: BTreeMap<FunctionId, Offered>,
     leased: u64,
@@ -104,20 +108,30 @@ struct Offered {
     told_ready: bool,
 }
 
-impl Regions {
-    /// Not connected to anybody. A node that is alone takes no memory for pulled calls.
-    pub(crate) fn new(limits: &Limits, options: &RegionOptions) -> Regions {
-        let link = |(region, endpoint): &(String, Endpoint)| Link {
-            region: region.clone(),
-            endpoint: endpoint.clone(),
+impl Link {
+    fn to(region: String, endpoint: Endpoint) -> Link {
+        Link {
+            region,
+            endpoint,
             connection: None,
             generation: 0,
             connect_at: Instant(0),
-            share: options.matrix.share(&options.name, region),
+            share: 0,
+            sibling: false,
             functions: BTreeMap::new(),
             leased: 0,
             ended: 0,
             returned: 0,
+        }
+    }
+}
+
+impl Regions {
+    /// Not connected to anybody. A node that is alone takes no memory for pulled calls.
+    pub(crate) fn new(limits: &Limits, options: &RegionOptions) -> Regions {
+        let link = |(region, endpoint): &(String, Endpoint)| Link {
+            share: options.matrix.share(&options.name, region),
+            ..Link::to(region.clone(), endpoint.clone())
         };
         Regions {
             name: options.name.clone(),
@@ -128,6 +142,17 @@ impl Regions {
             base: u32::try_from(limits.calls_max).expect("calls are numbered by 32 bits"),
             ended: 0,
         }
+    }
+
+    /// These are the other shards now, of whom each gives an equal share; those that were there stay.
+    pub(crate) fn join(&mut self, siblings: Vec<(String, Endpoint)>) {
+        let share = 1000 / (siblings.len() as u32 + 1);
+        for (region, endpoint) in siblings {
+            if !self.links.iter().any(|link| link.region == region) {
+                self.links.push(Link { sibling: true, ..Link::to(region, endpoint) });
+            }
+        }
+        self.links.iter_mut().filter(|link| link.sibling).for_each(|link| link.share = share);
     }
 
     /// Whether a call of the scheduler's is a pulled one.
@@ -158,5 +183,5 @@ pub(crate) fn scheduler_limits(limits: &Limits, options: &RegionOptions) -> Limi
 }
 
 fn places(options: &RegionOptions) -> usize {
-    if options.peers.is_empty() { 0 } else { PULLED_MAX }
+    if options.peers.is_empty() && !options.siblings { 0 } else { PULLED_MAX }
 }

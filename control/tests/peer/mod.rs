@@ -36,6 +36,15 @@ impl Peer {
         peer
     }
 
+    /// Whether a node closes the connection of whoever says this.
+    pub fn refused(socket: &Path, hello: &Hello) -> bool {
+        let stream = UnixStream::connect(socket).expect("the node listens");
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut peer = Peer { stream, received: FrameBuf::new(), waiting: VecDeque::new() };
+        peer.send(&Header::new(Kind::Hello), &serde_json::to_vec(hello).unwrap());
+        peer.is_closed() && peer.waiting.is_empty()
+    }
+
     /// Takes a node's connection; its hello is read.
     pub fn accept(listener: &UnixListener) -> Peer {
         let stream = listener.accept().expect("a node connects").0;

@@ -50,6 +50,16 @@ impl Running {
         functions: Vec<FunctionSpec>,
         regions: RegionOptions,
     ) -> Running {
+        Running::start_with(directory, limits, functions, NodeOptions { regions, ..NodeOptions::default() })
+    }
+
+    /// With what a node is told at its start; secret and drain are the tests' own.
+    pub fn start_with(
+        directory: &Path,
+        limits: Limits,
+        functions: Vec<FunctionSpec>,
+        options: NodeOptions,
+    ) -> Running {
         let socket = directory.join("node.sock");
         let _ = std::fs::remove_file(&socket);
         let log = directory.join("log");
@@ -60,7 +70,7 @@ impl Running {
             let (killed, at) = (killed.clone(), Endpoint::Unix(socket.clone()));
             move || {
                 let mut arrivals = Arrivals::new();
-                let mut node = open(&log, limits, functions, regions, &mut arrivals);
+                let mut node = open(&log, limits, functions, options, &mut arrivals);
                 node.listen(&at).unwrap();
                 listening.send(()).unwrap();
                 turn(node, arrivals, &killed)
@@ -134,7 +144,7 @@ fn open(
     log: &Path,
     limits: Limits,
     functions: Vec<FunctionSpec>,
-    regions: RegionOptions,
+    options: NodeOptions,
     arrivals: &mut Arrivals,
 ) -> Node<Uring> {
     let driver = Uring::new(Options {
@@ -144,12 +154,7 @@ fn open(
         spin: Duration::ZERO,
         ..Options::default()
     });
-    let options = NodeOptions {
-        secret: SECRET.into(),
-        drain: Duration::from_secs(5),
-        regions,
-        ..NodeOptions::default()
-    };
+    let options = NodeOptions { secret: SECRET.into(), drain: Duration::from_secs(5), ..options };
     Booting::new(limits, options, driver.unwrap(), functions).unwrap().run(arrivals).unwrap()
 }
 

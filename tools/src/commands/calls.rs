@@ -1,6 +1,6 @@
 //! `millrace calls`
 
-use crate::admin::query;
+use crate::admin::{Admin, query};
 use crate::asked::{Asked, Look};
 use crate::bulk::{self, Act, Bulk, Where};
 use crate::exit::{Done, Exit, Failure};
@@ -71,7 +71,8 @@ impl Calls {
         match self {
             Calls::List { which, limit, look } => {
                 let filter = which.checked()?.unwrap_or("not state=done");
-                look.run(environment, |admin| bulk::find(admin, filter, limit), |page| list(&page.calls))
+                let find = |admin: &Admin| bulk::find(admin, filter, limit);
+                look.each(environment, find, |each| Ok(bulk::page(each, limit)), |page| list(&page.calls))
             }
             Calls::Show { id, wait, asked } => {
                 let path = format!("/v1/calls/{id}?wait_ms={}", wait.as_millis());
@@ -87,15 +88,15 @@ impl Several {
     /// Calls by name one by one, each at once; the first that fails ends it.
     fn order(&self, act: Act, environment: &Environment) -> Done {
         let Bulk { which, consent, asked } = &self.bulk;
-        let admin = asked.admin(environment)?;
         if let Some(filter) = which.checked()? {
             let which = format!("where={}", query(filter));
-            return bulk::order(&admin, act, &which, *consent, &asked.output);
+            return bulk::order(asked, environment, act, &which, *consent);
         }
         if consent.dry_run {
             let remedy = "leave it out, or give --where";
             return Err(Failure::new(Exit::Usage, "a named call is not counted first", "--dry-run", remedy));
         }
+        let admin = asked.admin(environment)?;
         let mut sum = Ordered::default();
         for id in &self.ids {
             let one: Ordered = admin.post(&format!("{}?call={id}", act.path))?;
@@ -116,6 +117,7 @@ pub fn show(call: &CallState) -> String {
         ("criticality", call.criticality.to_string()),
         ("deliveries", call.attempts.to_string()),
     ];
+    rows.extend(call.shard.map(|shard| ("shard", shard.to_string())));
     rows.extend(call.status.map(|status| ("status", status.name().to_owned())));
     if !call.reason.is_empty() {
         rows.push(("reason", call.reason.clone()));
@@ -163,8 +165,15 @@ pub fn list(calls: &[CallState]) -> String {
             call.reason.clone(),
         ]
     };
-    table(
-        ["call", "function", "state", "start", "criticality", "deliveries", "reason"],
-        calls.iter().map(row),
-    )
+    let headings = ["call", "function", "state", "start", "criticality", "deliveries", "reason"];
+    if calls.iter().all(|call| call.shard.is_none()) {
+        return table(headings, calls.iter().map(row));
+    }
+    let placed = |call: &CallState| {
+        let [id, function, state, start, criticality, deliveries, reason] = row(call);
+        let shard = call.shard.map_or("-".into(), |shard| shard.to_string());
+        [id, function, shard, state, start, criticality, deliveries, reason]
+    };
+    let headings = ["call", "function", "shard", "state", "start", "criticality", "deliveries", "reason"];
+    table(headings, calls.iter().map(placed))
 }

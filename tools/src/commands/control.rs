@@ -3,6 +3,7 @@
 use crate::exit::{Done, Exit, Failure};
 use crate::settings::{ADMIN_PORT, Environment, TCP_PORT};
 use crate::times::duration;
+use ::call::ShardId;
 use control::logs::Bounds;
 use control::{ControlOptions, StartError};
 use driver::Endpoint;
@@ -50,6 +51,18 @@ pub struct NodeArguments {
     /// Another region, whose calls this one may pull, and where its node listens; may be repeated
     #[arg(long, value_name = "NAME=ENDPOINT", value_parser = peer, requires = "region", help_heading = "Regions")]
     pub peer: Vec<(String, Endpoint)>,
+    /// This node's number among the shards of one node; `up --shards` says it
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        requires = "shard_file",
+        conflicts_with = "region",
+        help_heading = "Shards"
+    )]
+    pub shard: Option<ShardId>,
+    /// The file of all shards, in the data directory of shard 0
+    #[arg(long, value_name = "FILE", requires = "shard", help_heading = "Shards")]
+    pub shard_file: Option<PathBuf>,
 }
 
 /// What to do if the log is damaged.
@@ -111,6 +124,7 @@ impl Control {
             logs: Bounds { total_bytes: self.node.logs_total, function_bytes: self.node.logs_function },
             region: self.node.region.unwrap_or_default(),
             peers: self.node.peer,
+            shard: self.node.shard.zip(self.node.shard_file),
             ..ControlOptions::default()
         };
         match control::serve(options) {
@@ -121,7 +135,7 @@ impl Control {
 }
 
 /// The start's errors carry their remedy behind a semicolon, and mostly begin with the place.
-fn failure(error: &StartError) -> Failure {
+pub(super) fn failure(error: &StartError) -> Failure {
     let text = error.to_string();
     let (what, remedy) = text.split_once("; ").unwrap_or((&text, "see the node's output"));
     let place = match error {
@@ -130,6 +144,7 @@ fn failure(error: &StartError) -> Failure {
         | StartError::OtherVersion { path, .. }
         | StartError::InUse { path, .. }
         | StartError::NoSpace { path, .. }
+        | StartError::OtherShard { path, .. }
         | StartError::Catalog { path, .. }
         | StartError::Log { path, .. }
         | StartError::LogFailed { path, .. } => path.display().to_string(),

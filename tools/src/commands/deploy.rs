@@ -2,12 +2,11 @@
 
 use super::arguments::spinner;
 use super::function::show;
-use crate::admin::Admin;
 use crate::deployment::{Code, Package, wait_until_ready};
 use crate::exit::{Done, Exit, Failure};
 use crate::interrupt;
 use crate::output::{Output, table};
-use crate::settings::{Connection, Environment};
+use crate::settings::{Connection, Environment, Reached};
 use crate::times::duration;
 use ::call::FunctionSpec;
 use serde::Serialize;
@@ -67,9 +66,9 @@ impl Deploy {
             self.output.print(&Plan::of(&package), Plan::show);
             return Ok(Exit::Ok);
         }
-        let regions = self.node.regions(environment)?;
-        if !regions.is_empty() {
-            return self.deploy_everywhere(&package, &regions);
+        let (kind, places) = self.node.everyone(environment)?;
+        if !places.is_empty() {
+            return self.deploy_everywhere(&package, kind, places);
         }
         let admin = self.node.admin(environment)?;
         interrupt::flag();
@@ -88,18 +87,22 @@ impl Deploy {
 }
 
 impl Deploy {
-    /// To all regions: a call may run in each. Those that have it keep it when another cannot be reached.
-    fn deploy_everywhere(&self, package: &Package, regions: &[(String, Admin)]) -> Done {
+    /// To all regions or shards: a call may run in each. Those that have it keep it when another cannot be reached.
+    fn deploy_everywhere(&self, package: &Package, kind: &str, places: Vec<(String, Reached)>) -> Done {
         interrupt::flag();
+        let all = places.len();
         let (mut states, mut missed) = (Vec::new(), Vec::new());
-        for (name, admin) in regions {
-            let deployed = package.deploy(admin).and_then(|state| match self.no_wait {
-                true => Ok(state),
-                false => wait_until_ready(admin, &state.spec, self.timeout, |_| {}),
+        for (name, admin) in places {
+            let deployed = admin.and_then(|admin| {
+                let state = package.deploy(&admin)?;
+                match self.no_wait {
+                    true => Ok(state),
+                    false => wait_until_ready(&admin, &state.spec, self.timeout, |_| {}),
+                }
             });
             match deployed {
                 Ok(state) => states.push(state),
-                Err(failure) if failure.exit == Exit::Connect => missed.push((name.as_str(), failure)),
+                Err(failure) if failure.exit == Exit::Connect => missed.push((name, failure)),
                 Err(failure) => return Err(failure),
             }
         }
@@ -107,10 +110,10 @@ impl Deploy {
             self.output.print(state, show);
         }
         let Some((_, first)) = missed.first() else { return Ok(Exit::Ok) };
-        let names: Vec<&str> = missed.iter().map(|(name, _)| *name).collect();
-        let what = format!("{} of {} regions have it: {}", states.len(), regions.len(), first.what);
-        let remedy = "calls run in the other regions; deploy again when these are back";
-        Err(Failure::new(Exit::Connect, what, format!("region {}", names.join(", ")), remedy))
+        let names: Vec<&str> = missed.iter().map(|(name, _)| name.as_str()).collect();
+        let what = format!("{} of {all} {kind}s have it: {}", states.len(), first.what);
+        let remedy = format!("calls run in the other {kind}s; deploy again when these are back");
+        Err(Failure::new(Exit::Connect, what, format!("{kind} {}", names.join(", ")), remedy))
     }
 }
 

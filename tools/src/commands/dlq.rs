@@ -81,7 +81,12 @@ impl Dlq {
                     Some(_) => Ok(bulk::find(admin, &filter, limit)?.calls),
                     None => first(admin, only.as_deref(), limit),
                 };
-                look.run(environment, letters, |letters| calls::list(letters))
+                look.each(
+                    environment,
+                    letters,
+                    |each| Ok(bulk::list(each, limit)),
+                    |letters| calls::list(letters),
+                )
             }
             Dlq::Show { id, asked } => {
                 let letter = |admin: &Admin| {
@@ -108,8 +113,8 @@ impl Letters {
         let Bulk { which, consent, asked } = &self.bulk;
         let filter = which.checked()?;
         let only = only(self.function.as_deref())?;
-        let admin = asked.admin(environment)?;
         if let Some(call) = self.call {
+            let admin = asked.admin(environment)?;
             let one: Ordered = admin.post(&format!("{}?call={call}", act.path))?;
             asked.output.print(&one, |one| format!("{} calls are {}", one.count, act.done));
             return Ok(Exit::Ok);
@@ -119,7 +124,7 @@ impl Letters {
         let which: Vec<String> = [only, filter.clone(), all].into_iter().flatten().collect();
         let harmless = act.path == REDRIVE.path && filter.is_none();
         let consent = Consent { yes: consent.yes || harmless, ..*consent };
-        bulk::order(&admin, act, &which.join("&"), consent, &asked.output)
+        bulk::order(asked, environment, act, &which.join("&"), consent)
     }
 }
 

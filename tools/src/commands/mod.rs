@@ -3,6 +3,7 @@
 mod arguments;
 mod up;
 mod up_regions;
+mod up_shards;
 mod control;
 mod worker;
 mod core;
@@ -27,6 +28,7 @@ mod explain;
 mod controllers;
 mod workers;
 mod region;
+mod shard;
 mod gtc;
 mod status;
 mod doctor;
@@ -122,6 +124,9 @@ pub enum Command {
     /// Look at the regions of this machine, drain one, or make one fail
     #[command(subcommand)]
     Region(region::Region),
+    /// Look at the shards of a node, or add some
+    #[command(subcommand)]
+    Shard(shard::Shard),
     /// Show or set who pulls how much from whom: the Global Traffic Conductor
     #[command(subcommand)]
     Gtc(gtc::GtcCommand),
@@ -175,6 +180,7 @@ impl Command {
             Command::Controllers(command) => command.run(environment),
             Command::Workers(command) => command.run(environment),
             Command::Region(command) => command.run(environment),
+            Command::Shard(command) => command.run(environment),
             Command::Gtc(command) => command.run(environment),
             Command::Status(command) => command.run(environment),
             Command::Doctor(command) => command.run(environment),

@@ -8,8 +8,10 @@ use crate::exit::{Done, Exit, Failure};
 use crate::interrupt;
 use crate::output::{pairs, table};
 use crate::settings::Environment;
+use crate::shards::Each;
 use crate::times::duration;
 use ::call::admin::{CallState, QueueState};
+use serde::Serialize;
 use std::time::{Duration, Instant};
 
 /// Between two looks at a queue that drains.
@@ -112,43 +114,95 @@ impl Whose {
             0 => "nothing changed".into(),
             count => format!("{count} functions {done}"),
         };
-        self.asked.print(environment, |admin| admin.post(&path), say)
+        let everywhere = self.asked.everywhere(environment, |admin| admin.post::<Touched>(&path))?;
+        // The same functions are everywhere.
+        let count = everywhere.done.iter().map(|touched| touched.count).max().unwrap_or(0);
+        self.asked.output.print(&Touched { count }, say);
+        everywhere.end()?;
+        Ok(Exit::Ok)
     }
 }
 
 impl Queue {
     pub fn run(self, environment: &Environment) -> Done {
         match self {
-            Queue::List { look } => {
-                let queues = |admin: &Admin| admin.get::<Vec<QueueState>>("/v1/queues");
-                look.run(environment, queues, |queues| list(queues))
+            Queue::List { look } => look.each(environment, queues, |each| Ok(sums(each)), |sums| list(sums)),
+            Queue::Show { function, look } => {
+                look.each(environment, queues, |each| one(each, &function), show)
             }
-            Queue::Show { function, look } => look.run(environment, |admin| one(admin, &function), show),
             Queue::Peek { function, which, limit, asked } => {
                 let peeked = |admin: &Admin| peek(admin, &function, &which, limit);
-                asked.print(environment, peeked, |peeked| calls::list(peeked))
+                asked.print_each(
+                    environment,
+                    peeked,
+                    |each| Ok(bulk::list(each, limit)),
+                    |peeked| calls::list(peeked),
+                )
             }
             Queue::Pause(whose) => whose.order("pause", "are held", environment),
             Queue::Resume(whose) => whose.order("resume", "run again", environment),
             Queue::Drain { function, due, open, timeout, asked } => {
-                let drained = |admin: &Admin| {
-                    if !open {
-                        let (namespace, name) = function_name(&function)?;
-                        admin.post::<Touched>(&format!("/v1/queues/{namespace}/{name}/drain"))?;
-                    }
-                    drain(admin, &function, due, timeout)
-                };
-                asked.print(environment, drained, show)
+                if !open {
+                    let (namespace, name) = function_name(&function)?;
+                    let path = format!("/v1/queues/{namespace}/{name}/drain");
+                    asked.everywhere(environment, |admin| admin.post::<Touched>(&path))?.end()?;
+                }
+                let whole = drain(&asked, environment, &function, due, timeout)?;
+                asked.output.print(&whole, show);
+                Ok(Exit::Ok)
             }
         }
     }
 }
 
+/// A function's queue, of all shards together, and each shard's part of it.
+#[derive(Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    sum: QueueState,
+    /// Empty if the node is not divided.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shards: Vec<QueueState>,
+}
+
+/// The queues as one shard has them.
+fn queues(admin: &Admin) -> Result<Vec<QueueState>, Failure> {
+    admin.get("/v1/queues")
+}
+
+/// The queues by function.
+fn sums(each: &Each<Vec<QueueState>>) -> Vec<Whole> {
+    let mut sums: Vec<Whole> = Vec::new();
+    for queue in each.said.iter().flatten() {
+        let known = sums.iter_mut().find(|whole| whole.sum.function == queue.function);
+        match known {
+            Some(Whole { sum, shards }) => {
+                sum.scheduled += queue.scheduled;
+                sum.due += queue.due;
+                sum.leased += queue.leased;
+                sum.dead += queue.dead;
+                sum.oldest_due_ms = sum.oldest_due_ms.max(queue.oldest_due_ms);
+                sum.bytes += queue.bytes;
+                sum.closed |= queue.closed;
+                if sum.paused.is_empty() {
+                    sum.paused = queue.paused.clone();
+                }
+                shards.push(queue.clone());
+            }
+            None => {
+                let shards = if each.is_divided { vec![queue.clone()] } else { Vec::new() };
+                sums.push(Whole { sum: QueueState { shard: None, ..queue.clone() }, shards });
+            }
+        }
+    }
+    sums
+}
+
 /// The queue of one function.
-fn one(admin: &Admin, function: &str) -> Result<QueueState, Failure> {
+fn one(each: &Each<Vec<QueueState>>, function: &str) -> Result<Whole, Failure> {
     let (namespace, name) = function_name(function)?;
-    let (whole, queues) = (format!("{namespace}/{name}"), admin.get::<Vec<QueueState>>("/v1/queues")?);
-    queues.into_iter().find(|queue| queue.function == whole).ok_or_else(|| {
+    let whole = format!("{namespace}/{name}");
+    sums(each).into_iter().find(|queue| queue.sum.function == whole).ok_or_else(|| {
         let what = format!("no function {whole} has a queue");
         Failure::new(Exit::NotFound, what, function, "`millrace queue list` shows those that have")
     })
@@ -164,15 +218,24 @@ fn peek(admin: &Admin, function: &str, which: &Where, limit: u32) -> Result<Vec<
     Ok(bulk::find(admin, &which.and(&format!("function={namespace}/{name} and {waits}"))?, limit)?.calls)
 }
 
-fn drain(admin: &Admin, function: &str, due: bool, timeout: Duration) -> Result<QueueState, Failure> {
+fn drain(
+    asked: &Asked,
+    environment: &Environment,
+    function: &str,
+    due: bool,
+    timeout: Duration,
+) -> Result<Whole, Failure> {
     interrupt::flag();
     let until = Instant::now() + timeout;
     let mut progress = Progress::new();
     loop {
-        let state = one(admin, function)?;
+        let each = asked.each(environment, queues)?;
+        let whole = one(&each, function)?;
+        let state = &whole.sum;
         let left = state.due + state.leased + if due { 0 } else { state.scheduled };
-        if left == 0 {
-            return Ok(state);
+        // What a shard holds that does not answer is not known: it is waited for.
+        if left == 0 && each.is_whole() {
+            return Ok(whole);
         }
         let held = if state.paused.is_empty() { "" } else { "; a pause holds them: `millrace queue resume`" };
         progress.say(|| format!("{left} calls are left, {} of them run{held}", state.leased));
@@ -192,8 +255,9 @@ fn drain(admin: &Admin, function: &str, due: bool, timeout: Duration) -> Result<
     }
 }
 
-fn show(queue: &QueueState) -> String {
-    pairs([
+fn show(whole: &Whole) -> String {
+    let queue = &whole.sum;
+    let text = pairs([
         ("function", queue.function.clone()),
         ("scheduled", queue.scheduled.to_string()),
         ("due", queue.due.to_string()),
@@ -202,10 +266,14 @@ fn show(queue: &QueueState) -> String {
         ("oldest due", format!("{} ms", queue.oldest_due_ms)),
         ("paused", if queue.paused.is_empty() { "no".into() } else { format!("by {}", queue.paused) }),
         ("new calls", if queue.closed { "refused: it drains" } else { "taken" }.into()),
-    ])
+    ]);
+    match whole.shards.is_empty() {
+        true => text,
+        false => format!("{text}\n{}", list(std::slice::from_ref(whole))),
+    }
 }
 
-fn list(queues: &[QueueState]) -> String {
+fn list(queues: &[Whole]) -> String {
     let row = |queue: &QueueState| {
         [
             queue.function.clone(),
@@ -217,8 +285,16 @@ fn list(queues: &[QueueState]) -> String {
             queue.paused.clone(),
         ]
     };
-    table(
-        ["function", "scheduled", "due", "leased", "dead", "oldest due", "paused by"],
-        queues.iter().map(row),
-    )
+    if queues.iter().all(|whole| whole.shards.is_empty()) {
+        let headings = ["function", "scheduled", "due", "leased", "dead", "oldest due", "paused by"];
+        return table(headings, queues.iter().map(|whole| row(&whole.sum)));
+    }
+    let placed = |queue: &QueueState| {
+        let [function, scheduled, due, leased, dead, oldest, paused] = row(queue);
+        let shard = queue.shard.map_or("all".into(), |shard| shard.to_string());
+        [function, shard, scheduled, due, leased, dead, oldest, paused]
+    };
+    let headings = ["function", "shard", "scheduled", "due", "leased", "dead", "oldest due", "paused by"];
+    let all = queues.iter().flat_map(|whole| std::iter::once(&whole.sum).chain(&whole.shards));
+    table(headings, all.map(placed))
 }

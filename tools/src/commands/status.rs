@@ -1,10 +1,12 @@
 //! `millrace status`
 
-use crate::exit::{Done, Exit};
-use crate::output::{Output, pairs};
+use crate::exit::Done;
+use crate::output::{Output, pairs, table};
 use crate::settings::{Connection, Environment};
+use crate::shards::Each;
 use crate::times::short;
 use ::call::admin::{NodeStatus, Quantiles};
+use serde::Serialize;
 use std::time::Duration;
 
 /// Shows the node's counters.
@@ -19,10 +21,73 @@ pub struct Status {
 
 impl Status {
     pub fn run(self, environment: &Environment) -> Done {
-        let status: NodeStatus = self.node.admin(environment)?.get("/v1/status")?;
-        self.output.print(&status, show);
-        Ok(Exit::Ok)
+        let each = Each::ask(&self.node, environment, |admin| admin.get::<NodeStatus>("/v1/status"))?;
+        match &each.said[..] {
+            [status] if !each.is_divided => self.output.print(status, show),
+            shards => self.output.print(&Whole { sum: sum(shards), shards }, list),
+        }
+        each.end()
     }
+}
+
+/// The counters of all shards together, and each shard's own.
+#[derive(Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    sum: NodeStatus,
+    shards: &'a [NodeStatus],
+}
+
+/// What can be added up. Quantiles, backends and the like are each shard's own.
+fn sum(shards: &[NodeStatus]) -> NodeStatus {
+    shards.iter().fold(NodeStatus::default(), |sum, s| NodeStatus {
+        version: s.version.clone(),
+        accepted: sum.accepted + s.accepted,
+        refused: sum.refused + s.refused,
+        duplicates: sum.duplicates + s.duplicates,
+        leased: sum.leased + s.leased,
+        completed: sum.completed + s.completed,
+        retried: sum.retried + s.retried,
+        dead: sum.dead + s.dead,
+        leases_lost: sum.leases_lost + s.leases_lost,
+        fenced: sum.fenced + s.fenced,
+        pending: sum.pending + s.pending,
+        leased_now: sum.leased_now + s.leased_now,
+        dead_letters: sum.dead_letters + s.dead_letters,
+        recovered: sum.recovered + s.recovered,
+        groups: sum.groups + s.groups,
+        log_bytes: sum.log_bytes + s.log_bytes,
+        segments: sum.segments + s.segments,
+        cold_starts: sum.cold_starts + s.cold_starts,
+        foreseen: sum.foreseen + s.foreseen,
+        slow_clients: sum.slow_clients + s.slow_clients,
+        draining: sum.draining || s.draining,
+        ..NodeStatus::default()
+    })
+}
+
+fn list(whole: &Whole<'_>) -> String {
+    let row = |s: &NodeStatus| {
+        let name = s.shard.map_or("all".into(), |shard| shard.to_string());
+        let counts =
+            [s.pending, s.leased_now, s.dead_letters, s.accepted, s.duplicates, s.refused, s.completed];
+        let [pending, leased, dead, accepted, duplicates, refused, completed] =
+            counts.map(|count| count.to_string());
+        let log = format!("{} MiB", s.log_bytes >> 20);
+        [name, pending, leased, dead, accepted, duplicates, refused, completed, log]
+    };
+    let headings = [
+        "shard",
+        "pending",
+        "leased",
+        "dead letters",
+        "accepted",
+        "duplicates",
+        "refused",
+        "completed",
+        "log",
+    ];
+    table(headings, std::iter::once(&whole.sum).chain(whole.shards).map(row))
 }
 
 fn show(s: &NodeStatus) -> String {

@@ -4,12 +4,14 @@ use super::control::{NodeArguments, Recover, bytes};
 use super::controllers::SteeringArguments;
 use super::jailer::{SandboxArguments, absolute};
 use super::up_regions::{self, RegionsArguments};
+use super::up_shards::{self, ShardsArguments};
 use crate::admin::Admin;
 use crate::children::{Child, ending};
 use crate::exit::{Done, Exit, Failure};
 use crate::interrupt;
 use crate::output::pairs;
 use crate::settings::Environment;
+use crate::shards::file_of;
 use ::call::admin::{CoreState, NodeStatus, SOON};
 use control::Endpoints;
 use driver::notes::say;
@@ -26,6 +28,7 @@ Examples:
   millrace up
   millrace up --data-dir /var/lib/millrace --cores 6
   millrace up --allow-files /srv/models                    # what wasm functions may be granted to read
+  millrace up --shards 3                                   # three logs on cores of their own, one node for clients
   millrace up --regions 3                                  # three platforms that help each other; as root
   millrace up --listen 127.0.0.1:0 --admin 127.0.0.1:0     # any free ports; see run/up.json in the data directory
 
@@ -61,6 +64,8 @@ pub struct Up {
     steering: SteeringArguments,
     #[command(flatten)]
     pub(super) regions: RegionsArguments,
+    #[command(flatten)]
+    pub(super) shards: ShardsArguments,
     /// Run no process functions: no jailer, no BPF programs, WebAssembly only
     #[arg(long, help_heading = "Process functions")]
     no_process_functions: bool,
@@ -103,12 +108,22 @@ impl Up {
             let data_dir = environment.data_dir(self.node.data_dir.as_deref());
             return up_regions::run(&self, &data_dir, count);
         }
-        let (control_cpu, worker_cpus) = self.cpus()?;
+        let data_dir = environment.data_dir(self.node.data_dir.as_deref());
+        // A node that was divided stays so.
+        if self.node.shard.is_none() && (self.shards.shards.is_some() || file_of(&data_dir).exists()) {
+            return up_shards::run(&self, &data_dir);
+        }
+        let (control_cpu, worker_cpus) = match &self.shards.core_cpus[..] {
+            [] => {
+                let (free, taken) = self.cpus(1)?;
+                (free.first().copied(), taken)
+            }
+            own => (self.shards.node_cpu, own.to_vec()),
+        };
         let executable = std::env::current_exe().map_err(|error| {
             Failure::new(Exit::Machine, "cannot find this program", error.to_string(), "")
         })?;
         interrupt::flag();
-        let data_dir = environment.data_dir(self.node.data_dir.as_deref());
         let platform = Platform { data_dir, executable, options: self, control_cpu, worker_cpus };
         platform.run()
     }
@@ -139,17 +154,22 @@ impl Up {
         words
     }
 
-    /// CPUs of the node and of the cores. The cores get the last ones: interrupts like the first.
-    fn cpus(&self) -> Result<(Option<usize>, Vec<usize>), Failure> {
+    /// Where the node listens, and its admin API.
+    pub(super) fn addresses(&self) -> (SocketAddr, SocketAddr) {
+        (self.node.listen, self.node.admin)
+    }
+
+    /// CPUs of so many nodes and of the cores. The cores get the last ones: interrupts like the first.
+    pub(super) fn cpus(&self, nodes: usize) -> Result<(Vec<usize>, Vec<usize>), Failure> {
         let all = driver::topology::cpus();
-        let cores = self.cores.map_or((all.len() - 1).max(1), usize::from);
+        let cores = self.cores.map_or(all.len().saturating_sub(nodes).max(1), usize::from);
         if let Err(error) = driver::topology::choose_cpus(cores) {
             let text = error.to_string();
             let (what, remedy) = text.split_once("; ").unwrap_or((&text, "ask for fewer"));
             return Err(Failure::new(Exit::Machine, what, "--cores", remedy));
         }
         let (free, taken) = all.split_at(all.len() - cores);
-        Ok((free.first().copied(), taken.to_vec()))
+        Ok((free.to_vec(), taken.to_vec()))
     }
 }
 
@@ -216,6 +236,9 @@ impl Platform {
         }
         for (name, at) in &node.peer {
             command.arg("--peer").arg(format!("{name}={at}"));
+        }
+        if let (Some(shard), Some(file)) = (node.shard, &node.shard_file) {
+            command.args(["--shard", &shard.to_string(), "--shard-file"]).arg(file);
         }
         if let Some(cpu) = self.control_cpu {
             command.args(["--cpu", &cpu.to_string()]);

@@ -1,4 +1,4 @@
-//! One order to all regions: what is said about a function or a service holds wherever its calls may run.
+//! One order to all regions or shards: what is said about a function or a service holds wherever its calls may run.
 
 use crate::admin::Admin;
 use crate::exit::{Exit, Failure};
@@ -6,14 +6,17 @@ use crate::settings::{Connection, Environment};
 
 /// What became of an order.
 pub struct Everywhere<T> {
-    /// What those answered that did it, in the order of the regions.
+    /// What those answered that did it, in order.
     pub done: Vec<T>,
-    /// Regions that did not, and why.
+    /// What they are: `region` or `shard`.
+    kind: &'static str,
+    /// Those that did not, and why.
     refused: Vec<(String, Failure)>,
 }
 
 impl<T> Everywhere<T> {
-    /// Orders something of the node; of all regions, if the data directory is of several and no other node is named.
+    /// Orders something of the node; of all regions or shards, if the data directory is of several and no other node is
+    /// named.
     ///
     /// # Errors
     /// There is one node, and it did not do it; it is not known where the node is.
@@ -22,21 +25,22 @@ impl<T> Everywhere<T> {
         environment: &Environment,
         order: impl Fn(&Admin) -> Result<T, Failure>,
     ) -> Result<Everywhere<T>, Failure> {
-        let regions = node.regions(environment)?;
-        if regions.is_empty() {
-            return Ok(Everywhere { done: vec![order(&node.admin(environment)?)?], refused: Vec::new() });
+        let (kind, places) = node.everyone(environment)?;
+        if places.is_empty() {
+            let done = vec![order(&node.admin(environment)?)?];
+            return Ok(Everywhere { done, kind, refused: Vec::new() });
         }
         let (mut done, mut refused) = (Vec::new(), Vec::new());
-        for (name, admin) in regions {
-            match order(&admin) {
+        for (name, admin) in places {
+            match admin.and_then(|admin| order(&admin)) {
                 Ok(answer) => done.push(answer),
                 Err(failure) => refused.push((name, failure)),
             }
         }
-        Ok(Everywhere { done, refused })
+        Ok(Everywhere { done, kind, refused })
     }
 
-    /// Counts a region as done in which there was nothing to do it to, if there was in another one: so that what was
+    /// Counts a place as done in which there was nothing to do it to, if there was in another one: so that what was
     /// half done can be said again.
     pub fn or_absent(mut self) -> Everywhere<T> {
         let is_absent = |(_, failure): &(String, Failure)| failure.exit == Exit::NotFound;
@@ -47,14 +51,14 @@ impl<T> Everywhere<T> {
     }
 
     /// # Errors
-    /// The regions that did not do it, by name, with the first one's reason.
+    /// Those that did not do it, by name, with the first one's reason.
     pub fn end(self) -> Result<(), Failure> {
         let names: Vec<&str> = self.refused.iter().map(|(name, _)| name.as_str()).collect();
         let (places, all) = (names.join(", "), self.done.len() + self.refused.len());
         let Some((_, first)) = self.refused.into_iter().next() else { return Ok(()) };
-        let what = format!("{} of {all} regions did it: {}", self.done.len(), first.what);
+        let what = format!("{} of {all} {}s did it: {}", self.done.len(), self.kind, first.what);
         let remedy = "what others did holds there; say it again when these can do it, too";
-        Err(Failure::new(first.exit, what, format!("region {places}"), remedy))
+        Err(Failure::new(first.exit, what, format!("{} {places}", self.kind), remedy))
     }
 }
 
@@ -70,23 +74,29 @@ mod tests {
     fn a_region_that_refused_is_named() {
         let half = Everywhere {
             done: vec![1],
+            kind: "region",
             refused: vec![refused("b", Exit::Connect), refused("c", Exit::Refused)],
         };
         let failure = half.end().unwrap_err();
         assert_eq!(failure.exit, Exit::Connect);
         let text = failure.to_string();
         assert!(text.contains("1 of 3 regions did it: away") && text.contains("region b, c"), "{text}");
-        assert!(Everywhere { done: vec![1, 2], refused: Vec::new() }.end().is_ok());
+        assert!(Everywhere { done: vec![1, 2], kind: "region", refused: Vec::new() }.end().is_ok());
     }
 
     #[test]
     fn what_is_absent_somewhere_was_done_there_before() {
         let absent = || refused("b", Exit::NotFound);
-        assert!(Everywhere { done: vec![1], refused: vec![absent()] }.or_absent().end().is_ok());
-        let nowhere = Everywhere::<()> { done: Vec::new(), refused: vec![absent(), absent()] };
+        assert!(
+            Everywhere { done: vec![1], kind: "shard", refused: vec![absent()] }.or_absent().end().is_ok()
+        );
+        let nowhere = Everywhere::<()> { done: Vec::new(), kind: "shard", refused: vec![absent(), absent()] };
         assert_eq!(nowhere.or_absent().end().unwrap_err().exit, Exit::NotFound);
-        let away =
-            Everywhere::<()> { done: Vec::new(), refused: vec![absent(), refused("c", Exit::Connect)] };
+        let away = Everywhere::<()> {
+            done: Vec::new(),
+            kind: "shard",
+            refused: vec![absent(), refused("c", Exit::Connect)],
+        };
         assert_eq!(away.or_absent().end().unwrap_err().exit, Exit::Connect);
     }
 }

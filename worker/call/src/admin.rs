@@ -346,6 +346,9 @@ pub enum Answer {
 /// The node as a whole. Counters count since its start.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct NodeStatus {
+    /// Its number among shards; absent if it is alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<ShardId>,
     /// Software version.
     pub version: String,
     /// Process id.
@@ -476,6 +479,9 @@ pub struct CallState {
     pub output: Option<String>,
     /// Stderr, if kept.
     pub stderr: Option<String>,
+    /// The shard that holds it; absent if the node is alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<ShardId>,
 }
 
 /// Depth of one function's queue.
@@ -502,6 +508,9 @@ pub struct QueueState {
     /// Whether it takes no new calls, since somebody drains it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub closed: bool,
+    /// The shard that speaks of its part; absent if the node is alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<ShardId>,
 }
 
 /// A backend whose text begins so is not in force yet; what is will be told within seconds.

@@ -106,7 +106,7 @@ pub enum VerdictCode {
     BadTime = 4,
     /// The arguments are too large or the body is malformed.
     Malformed = 5,
-    /// The node is draining; another node, or later.
+    /// The node is draining, or the shard of the call is away; another node, or later.
     Draining = 6,
     /// The disk refused the write; nothing was accepted.
     DiskFailed = 7,
@@ -160,7 +160,9 @@ impl VerdictCode {
                 "the start time is more than 7 days ahead, or the deadline before the start, or the call would have expired"
             }
             VerdictCode::Malformed => "the arguments are malformed or larger than 1 MiB",
-            VerdictCode::Draining => "the node is draining and takes no new calls",
+            VerdictCode::Draining => {
+                "the node is draining, or the shard of this call is away; try again later"
+            }
             VerdictCode::Backlog => {
                 "the backlog of the function or its tenant is full; try again later, or see `millrace queue list`"
             }

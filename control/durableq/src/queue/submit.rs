@@ -5,7 +5,7 @@ use crate::table::calls::{Call, Place, flag};
 use crate::words::{Blocks, CallRef, Event, FunctionRef, Origin};
 use call::frame::flag::{EXPIRES, WANT_OUTCOME};
 use call::limits::{HEADER_BYTES, START_AHEAD_MAX};
-use call::{Frame, Kind, Status, VerdictCode, WallTime};
+use call::{CallId, Frame, Kind, Status, VerdictCode, WallTime};
 
 impl DurableQ {
     /// Takes a call. `frame` is of [`call::Kind::Submit`], its body validated, its function deployed.
@@ -30,7 +30,8 @@ impl DurableQ {
         if self.waits.len() + 1 >= self.waits_max {
             return Err(VerdictCode::Full);
         }
-        if self.duplicate(frame, origin) {
+        let want = frame.flags() & WANT_OUTCOME != 0;
+        if self.duplicate(frame.call(), want, origin) {
             return Ok(());
         }
         self.check_time(frame)?;
@@ -68,6 +69,21 @@ impl DurableQ {
         Ok(())
     }
 
+    /// Whether a call of this id is held, or its end remembered. If so, its verdict and, if wanted, its outcome are under
+    /// way, as if it had been submitted again. If not, nothing is.
+    ///
+    /// # Errors
+    /// [`VerdictCode::DiskFailed`] or [`VerdictCode::Full`]: it cannot be told now.
+    pub fn recall(&mut self, id: CallId, want: bool, origin: Origin) -> Result<bool, VerdictCode> {
+        if self.log.failed().is_some() {
+            return Err(VerdictCode::DiskFailed);
+        }
+        if self.waits.len() + 1 >= self.waits_max {
+            return Err(VerdictCode::Full);
+        }
+        Ok(self.duplicate(id, want, origin))
+    }
+
     fn check_time(&self, frame: Frame<'_>) -> Result<(), VerdictCode> {
         let (start, deadline) = (frame.start_at(), frame.deadline());
         let too_far = start > self.wall + START_AHEAD_MAX;
@@ -81,8 +97,7 @@ impl DurableQ {
 
     /// Whether the id is held, or was until recently. Then its verdict is under way, and its outcome goes to the last who
     /// wanted it.
-    fn duplicate(&mut self, frame: Frame<'_>, origin: Origin) -> bool {
-        let (id, want) = (frame.call(), frame.flags() & WANT_OUTCOME != 0);
+    fn duplicate(&mut self, id: CallId, want: bool, origin: Origin) -> bool {
         let (group, end) = if let Some(at) = self.held(id) {
             if want {
                 self.calls.progress_mut(at).origin = origin;

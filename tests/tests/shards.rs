@@ -1,0 +1,198 @@
+//! A node of three shards, real processes on a real disk. A ledger outside says which calls were acknowledged; shards are
+//! killed and join under load, and in the end each call has ended well, once accepted and by one shard.
+
+use call::body::Submit;
+use call::{CallId, FunctionId, Status, VerdictCode, WallTime};
+use millrace_client::Options;
+use millrace_client::blocking::Client;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tests::harness::{PATIENCE, Process, Site, until};
+
+/// Returns its arguments.
+const ECHO: &str = r#"(module
+  (memory (export "memory") 2)
+  (func (export "millrace_alloc") (param i32) (result i32) (i32.const 1024))
+  (func (export "millrace_call") (param $at i32) (param $bytes i32) (result i64)
+    (i64.or (i64.shl (i64.extend_i32_u (local.get $at)) (i64.const 32)) (i64.extend_i32_u (local.get $bytes)))))"#;
+
+/// Calls that each phase submits.
+const CALLS: usize = 200;
+
+struct World {
+    site: Site,
+    up: Process,
+}
+
+impl World {
+    fn new() -> World {
+        let site = Site::new();
+        let up = site.up(&["--shards", "3", "--slots", "8", "--drain", "5s"]);
+        let world = World { site, up };
+        until("three shards", || (world.live() == 3).then_some(()));
+        world.site.deploy("echo", ECHO, "");
+        world
+    }
+
+    fn shards(&self) -> Vec<Value> {
+        self.site.json(&["shard", "list"]).as_array().expect("rows").clone()
+    }
+
+    fn live(&self) -> usize {
+        let ran = self.site.run(&["shard", "list", "-o", "json"]);
+        let rows = serde_json::from_str::<Vec<Value>>(&ran.stdout()).unwrap_or_default();
+        rows.iter().filter(|row| row["state"] == "live").count()
+    }
+
+    fn data(&self, shard: usize) -> PathBuf {
+        if shard == 0 { self.site.data() } else { self.site.data().join(format!("shard-{shard}")) }
+    }
+
+    fn endpoint(&self, shard: usize) -> String {
+        format!("unix:{}", self.data(shard).join("run/submit.sock").display())
+    }
+
+    /// A client that knows one shard only, and stays with its calls whatever happens.
+    fn client(&self, shard: usize) -> Client {
+        let options = Options { name: "ledger".into(), patience: PATIENCE, ..Options::default() };
+        Client::connect(&self.endpoint(shard).parse().expect("an endpoint"), options).expect("it serves")
+    }
+
+    /// A process of a shard: `control`, or `pid` of its keeper.
+    fn pid(&self, shard: usize, what: &str) -> Pid {
+        let bytes = std::fs::read(self.data(shard).join("run/up.json")).expect("it serves");
+        let file: Value = serde_json::from_slice(&bytes).expect("it is written whole");
+        Pid::from_raw(file[what].as_i64().expect("it runs") as i32)
+    }
+
+    /// The queue of the function: all together, and each shard's part.
+    fn queue(&self) -> (Value, Vec<Value>) {
+        let queues = self.site.json(&["queue", "list"]);
+        (queues[0].clone(), queues[0]["shards"].as_array().expect("parts").clone())
+    }
+}
+
+fn echo() -> FunctionId {
+    FunctionId::of("default", "echo")
+}
+
+/// Submits calls whose outcome is wanted; all are acknowledged.
+fn submit(client: &mut Client, count: usize) -> Vec<(CallId, String)> {
+    let one = |n: usize| {
+        let payload = format!("{n}");
+        let submit = client.call(echo(), payload.as_bytes());
+        let call = submit.call;
+        let receipt = client.submit(&Submit { want_outcome: true, ..submit }).expect("an answer");
+        receipt.accepted().expect("it is held");
+        (call, payload)
+    };
+    (0..count).map(one).collect()
+}
+
+fn settle(client: &mut Client, ledger: Vec<(CallId, String)>) {
+    for (call, payload) in ledger {
+        let outcome = client.wait(call, PATIENCE).expect("it ends");
+        assert_eq!((outcome.status, &outcome.output[..]), (Status::Ok, payload.as_bytes()), "{call}");
+    }
+}
+
+/// Calls of a later time, which stay where they are.
+fn submit_later(client: &mut Client, ids: &[CallId]) -> Vec<VerdictCode> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970") + Duration::from_secs(3600);
+    let start_at = WallTime(now.as_nanos() as u64);
+    let one = |call: &CallId| {
+        let submit = Submit { call: *call, start_at, ..client.call(echo(), b"later") };
+        client.submit(&submit).expect("an answer").code
+    };
+    ids.iter().map(one).collect()
+}
+
+#[test]
+fn shards_are_one_node_whatever_is_killed_or_joins() {
+    let mut world = World::new();
+    let (mut client, mut other) = (world.client(0), world.client(2));
+
+    // Through one endpoint calls reach all shards, and the sum is that of the parts.
+    let later: Vec<CallId> = (0..60).map(|_| client.call(echo(), b"").call).collect();
+    assert!(submit_later(&mut client, &later).iter().all(|code| *code == VerdictCode::Accepted));
+    let (sum, parts) = world.queue();
+    let scheduled: Vec<u64> =
+        parts.iter().map(|part| part["scheduled"].as_u64().expect("a number")).collect();
+    assert!(scheduled.len() == 3 && scheduled.iter().all(|count| *count > 0), "{scheduled:?}");
+    assert_eq!((sum["scheduled"].as_u64(), scheduled.iter().sum::<u64>()), (Some(60), 60));
+    assert!(submit_later(&mut other, &later).iter().all(|code| *code == VerdictCode::Duplicate));
+
+    // The same key at two shards is one call, and any shard tells of it.
+    let keyed = |shard: usize| {
+        let at = world.endpoint(shard);
+        let arguments = ["submit", "echo", "--in", "1h", "--idempotency-key", "order-7", "--endpoint", &at];
+        world.site.json(&arguments)["call"].as_str().expect("an id").to_owned()
+    };
+    let call = keyed(0);
+    assert_eq!((keyed(1), keyed(2)), (call.clone(), call.clone()));
+    let shown = world.site.json(&["calls", "show", &call]);
+    assert_eq!(shown["state"], "scheduled", "{shown}");
+    assert_eq!(world.site.json(&["calls", "list"])["matched"], 61);
+    world.site.ok(&["calls", "cancel", &call]);
+
+    // A shard is killed under load: nothing is lost, and all outcomes come to whoever waits.
+    let mut ledger = submit(&mut client, CALLS);
+    kill(world.pid(1, "control"), Signal::SIGKILL).expect("it runs");
+    ledger.extend(submit(&mut client, CALLS));
+    settle(&mut client, ledger);
+
+    // While one is away (and nobody starts it again) the verbs say so, and the others go on.
+    until("three shards", || (world.live() == 3).then_some(()));
+    let keeper = world.pid(2, "pid");
+    world.up.signal(Signal::SIGSTOP);
+    kill(keeper, Signal::SIGKILL).expect("it runs");
+    until("shard 2 to be away", || (world.live() == 2).then_some(()));
+    let ran = world.site.run(&["queue", "list", "-o", "json"]);
+    ran.fails(4, &["shard 2 does not answer"]);
+    world.site.run(&["queue", "pause", "echo"]).fails(4, &["2 of 3 shards", "shard 2"]);
+    world.site.run(&["queue", "resume", "echo"]).fails(4, &["2 of 3 shards"]);
+    let row = &world.shards()[2];
+    assert_eq!((&row["state"], &row["slots"]), (&Value::from("unreachable"), &Value::from(85)));
+    world.up.signal(Signal::SIGCONT);
+    until("three shards", || (world.live() == 3).then_some(()));
+
+    // One joins under load. Nobody is started again, and the ids of before are known wherever they are said.
+    let pids = [0, 1, 2].map(|shard| world.pid(shard, "control"));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let mut loaded = world.client(1);
+        let load = scope.spawn({
+            let stop = &stop;
+            move || {
+                let mut ledger = Vec::new();
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    ledger.extend(submit(&mut loaded, 20));
+                }
+                settle(&mut loaded, ledger);
+            }
+        });
+        world.site.ok(&["shard", "add"]);
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        load.join().expect("all of it ended well");
+    });
+    assert_eq!([0, 1, 2].map(|shard| world.pid(shard, "control")), pids, "the same processes");
+    let mut joined = world.client(3);
+    assert!(submit_later(&mut joined, &later).iter().all(|code| *code == VerdictCode::Duplicate));
+    settle(&mut client, Vec::new());
+    let ledger = submit(&mut client, CALLS);
+    settle(&mut client, ledger);
+    let shards = world.site.json(&["status"])["shards"].clone();
+    assert!(shards[3]["accepted"].as_u64() > Some(0) && shards[3]["shard"] == 3, "{shards}");
+    let (sum, parts) = world.queue();
+    assert_eq!((sum["scheduled"].as_u64(), parts.len()), (Some(60), 4));
+    let status = world.site.json(&["status"]);
+    assert_eq!(
+        (&status["pending"], &status["dead_letters"]),
+        (&Value::from(60), &Value::from(0)),
+        "{status}"
+    );
+    assert_eq!(world.up.stop(), 0, "{}", world.up.output());
+}

@@ -1,0 +1,155 @@
+//! `millrace shard`
+
+use super::up_shards::WANTED;
+use crate::exit::{Done, Exit, Failure};
+use crate::output::{Output, table};
+use crate::settings::Environment;
+use crate::shards::{self, ShardFile};
+use crate::times::duration;
+use ::call::admin::ShardState;
+use ::call::shards::{SHARDS_MAX, ShardPlace};
+use serde::Serialize;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Between two looks at shards that join.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Looks at the shards of a node, or adds some.
+#[derive(clap::Subcommand, Debug)]
+pub enum Shard {
+    /// List the shards: where they are, which part of all calls is theirs, whether they answer
+    #[command(after_help = "Examples:\n  millrace shard list\n  millrace shard list -o json")]
+    List {
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        site: Site,
+    },
+    /// Let more shards join a node that runs; no other is started again
+    #[command(after_help = "Examples:\n  millrace shard add\n  millrace shard add --count 2\n\n\
+        They take their part of new calls; older calls stay where they are, and end there.")]
+    Add {
+        /// How many
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..SHARDS_MAX as i64))]
+        count: u16,
+        /// How long to wait until all shards know of them
+        #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration)]
+        timeout: Duration,
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        site: Site,
+    },
+}
+
+/// Where the shards are.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Site {
+    /// Data directory of `millrace up --shards` [default: $MILLRACE_DATA, ./millrace-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl Site {
+    fn data_dir(&self, environment: &Environment) -> PathBuf {
+        environment.data_dir(self.data_dir.as_deref())
+    }
+
+    fn file(&self, environment: &Environment) -> Result<ShardFile, Failure> {
+        let data_dir = self.data_dir(environment);
+        shards::find(&data_dir)?.ok_or_else(|| {
+            let remedy = "divide it with `millrace up --shards 2`, or name its directory with --data-dir";
+            Failure::new(Exit::NotFound, "the node has no shards", data_dir.display().to_string(), remedy)
+        })
+    }
+}
+
+/// A row of the list.
+#[derive(Serialize)]
+struct Row {
+    shard: usize,
+    #[serde(flatten)]
+    place: ShardPlace,
+    /// Slots that are its own.
+    slots: usize,
+    /// `live` or `unreachable`.
+    state: &'static str,
+    /// As the shard says, if it can be asked; without the map, which is the same for all.
+    said: Option<ShardState>,
+    /// Version of the map it goes by.
+    map: Option<u64>,
+}
+
+impl Shard {
+    pub fn run(self, environment: &Environment) -> Done {
+        match self {
+            Shard::List { output, site } => {
+                output.print(&rows(&site.file(environment)?)[..], show);
+                Ok(Exit::Ok)
+            }
+            Shard::Add { count, timeout, output, site } => {
+                let before = site.file(environment)?;
+                let wanted = before.map.shards.len() + usize::from(count);
+                if wanted > SHARDS_MAX {
+                    let what = format!("{wanted} shards would be more than {SHARDS_MAX}");
+                    return Err(Failure::new(Exit::Usage, what, "--count", "ask for fewer"));
+                }
+                let path = site.data_dir(environment).join(WANTED);
+                std::fs::write(&path, format!("{wanted}\n"))
+                    .map_err(|error| Failure::file("ask for shards", &path, &error))?;
+                let until = Instant::now() + timeout;
+                loop {
+                    let file = site.file(environment)?;
+                    let rows = rows(&file);
+                    let knows = |row: &Row| row.map == Some(file.map.version);
+                    if file.map.shards.len() >= wanted && rows.iter().all(knows) {
+                        output.print(&rows[..], show);
+                        return Ok(Exit::Ok);
+                    }
+                    if Instant::now() >= until {
+                        let _ = std::fs::remove_file(&path);
+                        let remedy =
+                            "is `millrace up` running there, and what does it say? `millrace shard list`";
+                        let place = path.display().to_string();
+                        return Err(Failure::new(
+                            Exit::TimedOut,
+                            "not all shards know of them",
+                            place,
+                            remedy,
+                        ));
+                    }
+                    std::thread::sleep(LOOK);
+                }
+            }
+        }
+    }
+}
+
+fn rows(file: &ShardFile) -> Vec<Row> {
+    let row = |(shard, (place, slots)): (usize, (&ShardPlace, usize))| {
+        let said = shards::state(place).ok();
+        let map = said.as_ref().map(|said| said.map.version);
+        let said = said.map(|said| ShardState { map: Default::default(), ..said });
+        let state = if said.is_some() { "live" } else { "unreachable" };
+        Row { shard, place: place.clone(), slots, state, said, map }
+    };
+    file.map.shards.iter().zip(file.map.counts()).enumerate().map(row).collect()
+}
+
+fn show(rows: &[Row]) -> String {
+    let number = |number: Option<u64>| number.map_or("-".into(), |number| number.to_string());
+    let row = |row: &Row| {
+        let said = row.said.as_ref();
+        [
+            row.shard.to_string(),
+            row.state.to_owned(),
+            row.slots.to_string(),
+            number(row.map),
+            number(said.map(|said| said.passed)),
+            number(said.map(|said| said.asked)),
+            row.place.data_dir.clone(),
+        ]
+    };
+    table(["shard", "state", "slots", "map", "passed on", "asked", "data directory"], rows.iter().map(row))
+}
