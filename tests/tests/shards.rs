@@ -61,11 +61,11 @@ impl World {
         Client::connect(&self.endpoint(shard).parse().expect("an endpoint"), options).expect("it serves")
     }
 
-    /// A process of a shard: `control`, or `pid` of its keeper.
-    fn pid(&self, shard: usize, what: &str) -> Pid {
-        let bytes = std::fs::read(self.data(shard).join("run/up.json")).expect("it serves");
+    /// A process of a shard: its node (`control.json`), or that one's keeper (`up.json`).
+    fn pid(&self, shard: usize, file: &str) -> Pid {
+        let bytes = std::fs::read(self.data(shard).join("run").join(file)).expect("it serves");
         let file: Value = serde_json::from_slice(&bytes).expect("it is written whole");
-        Pid::from_raw(file[what].as_i64().expect("it runs") as i32)
+        Pid::from_raw(file["pid"].as_i64().expect("it runs") as i32)
     }
 
     /// The queue of the function: all together, and each shard's part.
@@ -140,13 +140,13 @@ fn shards_are_one_node_whatever_is_killed_or_joins() {
 
     // A shard is killed under load: nothing is lost, and all outcomes come to whoever waits.
     let mut ledger = submit(&mut client, CALLS);
-    kill(world.pid(1, "control"), Signal::SIGKILL).expect("it runs");
+    kill(world.pid(1, "control.json"), Signal::SIGKILL).expect("it runs");
     ledger.extend(submit(&mut client, CALLS));
     settle(&mut client, ledger);
 
     // While one is away (and nobody starts it again) the verbs say so, and the others go on.
     until("three shards", || (world.live() == 3).then_some(()));
-    let keeper = world.pid(2, "pid");
+    let keeper = world.pid(2, "up.json");
     world.up.signal(Signal::SIGSTOP);
     kill(keeper, Signal::SIGKILL).expect("it runs");
     until("shard 2 to be away", || (world.live() == 2).then_some(()));
@@ -160,7 +160,7 @@ fn shards_are_one_node_whatever_is_killed_or_joins() {
     until("three shards", || (world.live() == 3).then_some(()));
 
     // One joins under load. Nobody is started again, and the ids of before are known wherever they are said.
-    let pids = [0, 1, 2].map(|shard| world.pid(shard, "control"));
+    let pids = [0, 1, 2].map(|shard| world.pid(shard, "control.json"));
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let mut loaded = world.client(1);
@@ -178,7 +178,7 @@ fn shards_are_one_node_whatever_is_killed_or_joins() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         load.join().expect("all of it ended well");
     });
-    assert_eq!([0, 1, 2].map(|shard| world.pid(shard, "control")), pids, "the same processes");
+    assert_eq!([0, 1, 2].map(|shard| world.pid(shard, "control.json")), pids, "the same processes");
     let mut joined = world.client(3);
     assert!(submit_later(&mut joined, &later).iter().all(|code| *code == VerdictCode::Duplicate));
     settle(&mut client, Vec::new());
