@@ -16,12 +16,14 @@ const OF_PROCESSES: [&str; 8] = [
     "neighbour-wasm-beside-network",
 ];
 /// One of each other part.
-const FIGURES: [&str; 17] = [
+const FIGURES: [&str; 19] = [
     "core-tcp-rate",
     "core-shm-rate",
     "core-shm-fresh-rate",
     "core-first-call",
     "core-idle-resident",
+    "scheduler-buffered-decisions",
+    "scheduler-add-function-beside-20000",
     "gtc-matrix-30-regions-1000-groups",
     "fleet-peak-to-trough-by-fifo",
     "fleet-policy-ours-mean-utilisation",

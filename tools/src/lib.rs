@@ -22,6 +22,7 @@ pub mod watch;
 pub mod times;
 pub mod interrupt;
 pub mod children;
+pub mod pages;
 pub mod rows;
 pub mod batch;
 pub mod spread;

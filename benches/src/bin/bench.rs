@@ -1,7 +1,7 @@
 //! `make bench`: every figure with bar, aim, floor and rival of the same run; see `benches/README.md`.
 //!
 //! `bench [--json PATH] [--smoke] [--only PART] [--scenario NAME] [--ms TIME] [--no-rivals]`: the parts are core, process,
-//! gtc, fleet (all scenarios, or that of the name), waiting and durable, each measurement of the durable cycle lasts 3000 ms; `--smoke` measures for an instant only, to see that everything runs.
+//! scheduler, gtc, fleet (all scenarios, or that of the name), waiting and durable, each measurement of the durable cycle lasts 3000 ms; `--smoke` measures for an instant only, to see that everything runs.
 
 use benches::durable::{self, Acknowledged, Cycle, ENQUEUED_PAYLOAD, LARGE_PAYLOAD, PAYLOAD};
 use benches::generator::quantile_us;
@@ -65,6 +65,10 @@ fn bench() -> io::Result<Vec<String>> {
         if let Err(error) = alone("process_alone", &options) {
             missing.push(error.to_string());
         }
+    }
+    if wanted("scheduler") {
+        println!("== the scheduler alone: 20,000 functions, a million calls, one core");
+        alone("scheduler_alone", &options)?;
     }
     if wanted("gtc") {
         println!(

@@ -149,6 +149,11 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether it is one of those that look into hundreds of MiB all the time.
+    pub fn has_large_tables(&self) -> bool {
+        matches!(self, Command::Control(_))
+    }
+
     /// Does it.
     ///
     /// # Errors

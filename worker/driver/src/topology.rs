@@ -74,6 +74,29 @@ pub fn precedence() -> String {
     }
 }
 
+/// The variable from which glibc reads its tunables when a program starts.
+pub const TUNABLES: &str = "GLIBC_TUNABLES";
+/// The tunable that has its allocator ask for large pages (glibc 2.35 and later).
+pub const HUGE: &str = "glibc.malloc.hugetlb=1";
+
+/// Whether the kernel gives large pages to who asks for them.
+pub fn gives_huge_pages() -> bool {
+    std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled")
+        .is_ok_and(|how| how.contains("[madvise]") || how.contains("[always]"))
+}
+
+/// In which pages this process has its tables, for people.
+pub fn pages() -> String {
+    let asked = std::env::var(TUNABLES).is_ok_and(|tunables| tunables.contains(HUGE));
+    match (gives_huge_pages(), asked) {
+        (true, true) => "2 MiB where the kernel has them free".into(),
+        (true, false) => format!("4 KiB: {HUGE} is not in {TUNABLES}"),
+        (false, _) => {
+            "4 KiB: the kernel gives no large ones on advice (transparent_hugepage is `never`)".into()
+        }
+    }
+}
+
 fn set_scheduling(nice: i32) -> io::Result<()> {
     // SAFETY: all zero is a valid value of a struct of numbers; policy 0 is that of ordinary threads.
     let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };

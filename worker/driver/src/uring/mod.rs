@@ -480,6 +480,7 @@ impl Driver for Uring {
             say("disk", self.disk.backend()),
             say("waiting", self.spin.backend()),
             say("precedence", crate::topology::precedence()),
+            say("pages", crate::topology::pages()),
         ]
     }
 }

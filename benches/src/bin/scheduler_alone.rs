@@ -1,6 +1,6 @@
-//! How many decisions a second the scheduler makes on one core, and how often it allocates for one: none.
+//! The scheduler alone: how many decisions a second it makes on one core, and how often it allocates for one: never.
 //!
-//! `cargo run --release -p scheduler --example decisions [ROW] [DECISIONS]`
+//! `scheduler_alone [--json PATH] [--smoke] [--only ROW] [--decisions N]`
 //!
 //! 20,000 functions with a million pending calls, and a few functions with few calls, on 16 cores. Each round the cores
 //! grant credits, one turn decides, the durable queue answers the polls, and what was dispatched ends and is submitted
@@ -15,6 +15,7 @@
 //! - `few`: 10 functions, for what the instructions cost when all data is near.
 //! - `adding`: a function deployed, given a policy, made ready and offered its first call, beside 1,000 and 20,000 others.
 
+use benches::{Figure, Report};
 use call::limits::Limits;
 use call::{Instant, WallTime};
 use counting::allocations;
@@ -23,6 +24,7 @@ use scheduler::{
     RetryRule, Rule, Scheduler, SlowStartRule, TenantRef,
 };
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const CORES: u16 = 16;
@@ -32,6 +34,8 @@ const HOST: HostRef = HostRef(0);
 /// With gates: who the functions belong to.
 const TENANTS: u32 = 100;
 const DECISIONS: u64 = 5_000_000;
+/// To see that everything runs.
+const DECISIONS_SMOKE: u64 = 20_000;
 /// What the node's clock shows more in each round: about what 1024 decisions take.
 const ROUND: Duration = Duration::from_micros(500);
 
@@ -161,15 +165,43 @@ struct Row {
     keys: bool,
 }
 
-fn main() {
-    let only = std::env::args().nth(1);
-    let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
-    let decisions = std::env::args().nth(2).map_or(DECISIONS, |count| count.parse().expect("a number"));
-    println!("row       functions    calls   decisions/s of CPU   ns of CPU each   allocations each");
-    rows().iter().filter(|row| wanted(row.name)).for_each(|row| run(row, decisions));
-    if wanted("adding") {
-        [1_000, 20_000].into_iter().for_each(add);
+/// What was asked for.
+struct Options {
+    json: PathBuf,
+    only: Option<String>,
+    decisions: u64,
+    smoke: bool,
+}
+
+fn main() -> std::io::Result<()> {
+    let options = options()?;
+    let wanted = |name: &str| options.only.as_deref().is_none_or(|only| only == name);
+    let mut report = Report::default();
+    for row in rows().iter().filter(|row| wanted(row.name)) {
+        run(row, &options, &mut report);
     }
+    if wanted("adding") {
+        [1_000, 20_000].into_iter().for_each(|others| add(others, &mut report));
+    }
+    report.write(&options.json)
+}
+
+fn options() -> std::io::Result<Options> {
+    let wrong = |what: String| std::io::Error::other(what);
+    let json = benches::scratch()?.join("report.json");
+    let mut options = Options { json, only: None, decisions: DECISIONS, smoke: false };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| wrong(format!("{argument} wants a value")));
+        match argument.as_str() {
+            "--smoke" => (options.smoke, options.decisions) = (true, DECISIONS_SMOKE),
+            "--json" => options.json = value()?.into(),
+            "--only" => options.only = Some(value()?),
+            "--decisions" => options.decisions = value()?.parse().map_err(std::io::Error::other)?,
+            other => return Err(wrong(format!("`{other}` is no option of the bench"))),
+        }
+    }
+    Ok(options)
 }
 
 fn rows() -> [Row; 5] {
@@ -198,8 +230,10 @@ fn gates(rate: u32) -> Policy {
     }
 }
 
-fn run(row: &Row, wanted: u64) {
-    let mut node = Node::new(row.functions, row.calls, row.keys);
+fn run(row: &Row, options: &Options, report: &mut Report) {
+    let wanted = options.decisions;
+    let calls = if options.smoke { row.calls / 10 } else { row.calls };
+    let mut node = Node::new(row.functions, calls, row.keys);
     node.deploy(row);
     // Until the buffers are full and every branch has been taken.
     let mut warm = 0;
@@ -212,15 +246,20 @@ fn run(row: &Row, wanted: u64) {
     }
     let (counted, ns) = (allocations() - before, cpu_ns() - start);
     let (each, allocations) = (ns as f64 / decisions as f64, counted as f64 / decisions as f64);
-    let Row { name, functions, calls, .. } = row;
-    println!("{name:<9} {functions:>9} {calls:>8} {:>20.0} {each:>16.1} {allocations:>18.6}", 1e9 / each);
+    let name = |what: &str| format!("scheduler-{}-{what}", row.name);
+    let rate = Figure::new(&name("decisions"), 1e9 / each, "decisions/s");
+    // The bar is for a million calls; 10 functions are beside it for what instructions cost.
+    let is_barred = row.functions == 20_000;
+    report.add(if is_barred { rate.bar(1e6, 3e6) } else { rate });
+    report.add(Figure::new(&name("cpu-per-decision"), each / 1000.0, "us"));
+    report.add(Figure::new(&name("allocations-per-decision"), allocations, "").bar(0.0, 0.0));
     let buffered: u64 =
-        (0..*functions as u32).map(|at| u64::from(node.scheduler.depth(FunctionRef(at)).buffered)).sum();
-    println!("          {buffered} calls are in FuncBuffers, {} functions are held by a gate", node.held());
+        (0..row.functions as u32).map(|at| u64::from(node.scheduler.depth(FunctionRef(at)).buffered)).sum();
+    println!("   {buffered} calls are in FuncBuffers, {} functions are held by a gate", node.held());
 }
 
 /// What one function more costs, beside so many others.
-fn add(others: usize) {
+fn add(others: usize, report: &mut Report) {
     const ADDED: u32 = 5_000;
     let mut node = Node::new(others + ADDED as usize, others + ADDED as usize, false);
     let row = Row { functions: others, policy: Some(gates(100)), ..rows()[0] };
@@ -231,10 +270,9 @@ fn add(others: usize) {
     let (start, before) = (cpu_ns(), allocations());
     (0..ADDED).for_each(|at| node.add(FunctionRef(others as u32 + at), row.policy));
     let (counted, ns) = (allocations() - before, cpu_ns() - start);
-    println!(
-        "adding a function beside {others:>6}: {:.0} ns of CPU, {counted} allocations",
-        ns as f64 / f64::from(ADDED)
-    );
+    let each = ns as f64 / f64::from(ADDED);
+    report.add(Figure::new(&format!("scheduler-add-function-beside-{others}"), each / 1000.0, "us"));
+    println!("   {counted} allocations");
 }
 
 /// CPU time of this process: what other processes take does not count.
