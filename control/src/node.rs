@@ -246,17 +246,23 @@ impl<D: Driver> Node<D> {
 
     /// Brings what the next frames will be looked up by into the cache, all at once.
     fn glimpse<'a>(&self, coming: impl Iterator<Item = Event<'a>>) {
-        let mut calls = [CallId(0); AHEAD];
-        let mut count = 0;
+        let (mut calls, mut ended) = ([CallId(0); AHEAD], [scheduler::CallRef(0); AHEAD]);
+        let (mut count, mut ends) = (0, 0);
         for event in coming {
-            if let Event::Frame { frame, .. } = event
-                && matches!(frame.kind(), Kind::Submit | Kind::Outcome)
-            {
-                calls[count] = frame.call();
-                count += 1;
+            let Event::Frame { frame, .. } = event else { continue };
+            // Ends from the back, so that all of them stand together.
+            match frame.kind() {
+                Kind::Submit => (calls[count], count) = (frame.call(), count + 1),
+                Kind::Outcome => (calls[AHEAD - 1 - ends], ends) = (frame.call(), ends + 1),
+                _ => {}
             }
         }
         self.queue.glimpse(&calls[..count]);
+        let outcomes = &calls[AHEAD - ends..];
+        self.queue.glimpse(outcomes);
+        let numbers = outcomes.iter().filter_map(|call| self.queue.number(*call));
+        let found = ended.iter_mut().zip(numbers).map(|(end, at)| *end = scheduler::CallRef(at.0)).count();
+        self.scheduler.glimpse(&ended[..found]);
     }
 
     fn take(&mut self, event: Event<'_>) {

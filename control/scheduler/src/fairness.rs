@@ -111,6 +111,19 @@ impl Fairness {
         Some((level as u8, FunctionRef(function)))
     }
 
+    /// The functions whose turn comes next at the highest level, if nothing changes: how many were found. A tenant that has
+    /// fewer than its weight is counted once round.
+    pub fn coming(&self, into: &mut [FunctionRef]) -> usize {
+        let Some(level) = self.occupied.highest() else { return 0 };
+        let first = self.left[level] as usize;
+        let of = |(n, tenant): (usize, u32)| {
+            let most = if n == 0 { first } else { self.weights[tenant as usize / MASK_BITS] as usize };
+            self.functions.iter(tenant as usize).take(most)
+        };
+        let coming = self.tenants.iter(level).enumerate().flat_map(of);
+        into.iter_mut().zip(coming).map(|(slot, function)| *slot = FunctionRef(function)).count()
+    }
+
     /// Whether the tenant stands in a level.
     pub fn stands(&self, level: u8, tenant: TenantRef) -> bool {
         self.tenants.is_linked(ring(level, tenant) as u32)

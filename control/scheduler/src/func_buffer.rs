@@ -286,6 +286,20 @@ impl Calls {
         self.entry(call).function
     }
 
+    /// Touches a call's entry, and its marks; see [`crate::glimpse`].
+    pub fn glimpse(&self, call: CallRef) -> u32 {
+        self.entry(call).right ^ self.marks[call.0 as usize][0] as u32
+    }
+
+    /// Touches what a call in a heap or list is linked to.
+    pub fn glimpse_behind(&self, call: CallRef) -> u32 {
+        let Entry { left, right, .. } = *self.entry(call);
+        [left, right]
+            .iter()
+            .filter_map(|at| self.entries.get(*at as usize))
+            .fold(0, |seen, entry| seen ^ entry.left)
+    }
+
     /// The core of a call that runs.
     pub fn core(&self, call: CallRef) -> CoreRef {
         CoreRef(u16::from(self.entry(call).core))

@@ -253,6 +253,11 @@ impl Functions {
         self.fairness.best()
     }
 
+    /// The functions whose turn comes next, if nothing changes: how many were found.
+    pub fn coming(&self, into: &mut [FunctionRef]) -> usize {
+        self.fairness.coming(into)
+    }
+
     /// The function whose turn it is gave a call: it goes behind its equals, or where `turn` says.
     pub fn served(&mut self, level: u8, function: FunctionRef, turn: Turn, now: Instant) {
         let stays = turn == Turn::Level(level);

@@ -75,6 +75,16 @@ pub struct Gate {
 const _: () = assert!(std::mem::offset_of!(Gate, breaker) == 64 && std::mem::offset_of!(Gate, limit) == 256);
 
 impl Gate {
+    /// Touches the lines that an entering call, its end and a look at the gates need; see [`crate::glimpse`].
+    pub fn glimpse(&self) -> u32 {
+        let breaker = u32::from(self.breaker.is_some()) ^ u32::from(self.retries.is_some());
+        self.waiting.len()
+            ^ self.function.0
+            ^ breaker
+            ^ u32::from(self.slow_start.is_some())
+            ^ u32::from(self.limited)
+    }
+
     /// The gates of a function of which `queued` calls are in the RunQ: these count as admitted now.
     fn new(function: FunctionRef) -> Gate {
         Gate {

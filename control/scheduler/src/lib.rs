@@ -66,6 +66,7 @@ pub mod scheduler;
 pub mod explain;
 mod policies;
 mod turn;
+mod glimpse;
 mod func_buffer;
 mod lists;
 mod functions;

@@ -4,6 +4,7 @@ use crate::explain::Rule;
 use crate::func_buffer::Place;
 use crate::functions::Turn;
 use crate::gates::OPEN;
+use crate::glimpse::AHEAD;
 use crate::keys::Slot;
 use crate::policy::{GroupRef, Policy};
 use crate::quota::Rate;
@@ -193,10 +194,19 @@ impl Scheduler {
 
     /// Looks at the gates whose time has come.
     pub(crate) fn wake(&mut self) {
-        while let Some(gate) = self.gates.pop_due() {
-            let function = self.gates.get(gate).function;
-            self.release_retries(function);
-            self.reconsider(function);
+        loop {
+            let mut due = [0; AHEAD];
+            let popped = std::iter::from_fn(|| self.gates.pop_due());
+            let count = due.iter_mut().zip(popped).map(|(slot, gate)| *slot = gate).count();
+            if count == 0 {
+                return;
+            }
+            self.glimpse_due(&due[..count]);
+            for gate in &due[..count] {
+                let function = self.gates.get(*gate).function;
+                self.release_retries(function);
+                self.reconsider(function);
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::func_buffer::Place;
 use crate::functions::Turn;
 use crate::gates::{Clock, OPEN};
+use crate::glimpse::AHEAD;
 use crate::scheduler::{Scheduler, ring_of};
 use crate::words::{CallRef, Effect, Effects, FunctionRef};
 
@@ -50,9 +51,12 @@ impl Scheduler {
     /// Runs calls while there are credits. A function's best call goes through the RunQ only when its turn has
     /// come: while there are credits nothing is committed early.
     fn dispatch(&mut self, out: &mut Effects) {
+        let mut chosen = 0;
         while !out.is_full() && !self.lb.free().is_empty() {
             match self.functions.best() {
-                Some((level, function)) if Some(level) > self.run_q.highest() => self.choose(level, function),
+                Some((level, function)) if Some(level) > self.run_q.highest() => {
+                    self.choose_ahead(&mut chosen, level, function);
+                }
                 _ => match self.run_q.best(&self.calls) {
                     Some((level, call)) => self.place(level, call, out),
                     None => return,
@@ -63,11 +67,21 @@ impl Scheduler {
 
     /// Chooses the next calls while the RunQ has room for them.
     fn fill(&mut self) {
+        let mut chosen = 0;
         while let Some((level, function)) = self.functions.best()
             && self.run_q.admits(level)
         {
-            self.choose(level, function);
+            self.choose_ahead(&mut chosen, level, function);
         }
+    }
+
+    /// Chooses, and looks ahead before each few of a row of choices.
+    fn choose_ahead(&mut self, chosen: &mut usize, level: u8, function: FunctionRef) {
+        if chosen.is_multiple_of(AHEAD) {
+            self.look_ahead();
+        }
+        *chosen += 1;
+        self.choose(level, function);
     }
 
     /// It is this function's turn: its best call enters the RunQ, and the function goes behind its equals. If all
