@@ -37,6 +37,9 @@ impl Environment {
 /// The admin API of a shard, or why there is none.
 pub type Reached = Result<Admin, Failure>;
 
+/// What the nodes are (`region` or `shard`), and each by name.
+pub type Everyone = (&'static str, Vec<(String, Reached)>);
+
 /// Which node to speak to.
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Node")]
@@ -92,10 +95,7 @@ impl Connection {
     ///
     /// # Errors
     /// A list of regions or a shard map that cannot be read.
-    pub fn everyone(
-        &self,
-        environment: &Environment,
-    ) -> Result<(&'static str, Vec<(String, Reached)>), Failure> {
+    pub fn everyone(&self, environment: &Environment) -> Result<Everyone, Failure> {
         if let Some(shards) = self.shards(environment)? {
             return Ok(("shard", shards));
         }
