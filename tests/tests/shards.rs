@@ -113,19 +113,43 @@ fn submit_later(client: &mut Client, ids: &[CallId]) -> Vec<VerdictCode> {
 #[test]
 fn shards_are_one_node_whatever_is_killed_or_joins() {
     let mut world = World::new();
-    let (mut client, mut other) = (world.client(0), world.client(2));
-
-    // Through one endpoint calls reach all shards, and the sum is that of the parts.
+    let mut client = world.client(0);
     let later: Vec<CallId> = (0..60).map(|_| client.call(echo(), b"").call).collect();
-    assert!(submit_later(&mut client, &later).iter().all(|code| *code == VerdictCode::Accepted));
+    calls_reach_all_shards(&world, &mut client, &later);
+    a_key_is_one_call_at_any_shard(&world);
+    a_killed_shard_loses_nothing(&world, &mut client);
+    a_shard_that_is_away_is_told(&mut world);
+    a_shard_joins_under_load(&world);
+    let mut joined = world.client(3);
+    assert!(submit_later(&mut joined, &later).iter().all(|code| *code == VerdictCode::Duplicate));
+    let ledger = submit(&mut client, CALLS);
+    settle(&mut client, ledger);
+    let shards = world.site.json(&["status"])["shards"].clone();
+    assert!(shards[3]["accepted"].as_u64() > Some(0) && shards[3]["shard"] == 3, "{shards}");
+    let (sum, parts) = world.queue();
+    assert_eq!((sum["scheduled"].as_u64(), parts.len()), (Some(60), 4));
+    let status = world.site.json(&["status"]);
+    assert_eq!(
+        (&status["pending"], &status["dead_letters"]),
+        (&Value::from(60), &Value::from(0)),
+        "{status}"
+    );
+    assert_eq!(world.up.stop(), 0, "{}", world.up.output());
+}
+
+/// Through one endpoint; the sum is that of the parts.
+fn calls_reach_all_shards(world: &World, client: &mut Client, later: &[CallId]) {
+    assert!(submit_later(client, later).iter().all(|code| *code == VerdictCode::Accepted));
     let (sum, parts) = world.queue();
     let scheduled: Vec<u64> =
         parts.iter().map(|part| part["scheduled"].as_u64().expect("a number")).collect();
     assert!(scheduled.len() == 3 && scheduled.iter().all(|count| *count > 0), "{scheduled:?}");
     assert_eq!((sum["scheduled"].as_u64(), scheduled.iter().sum::<u64>()), (Some(60), 60));
-    assert!(submit_later(&mut other, &later).iter().all(|code| *code == VerdictCode::Duplicate));
+    assert!(submit_later(&mut world.client(2), later).iter().all(|code| *code == VerdictCode::Duplicate));
+}
 
-    // The same key at two shards is one call, and any shard tells of it.
+/// The same key at two shards; and any shard tells of the call.
+fn a_key_is_one_call_at_any_shard(world: &World) {
     let keyed = |shard: usize| {
         let at = world.endpoint(shard);
         let arguments = ["submit", "echo", "--in", "1h", "--idempotency-key", "order-7", "--endpoint", &at];
@@ -137,14 +161,18 @@ fn shards_are_one_node_whatever_is_killed_or_joins() {
     assert_eq!(shown["state"], "scheduled", "{shown}");
     assert_eq!(world.site.json(&["calls", "list"])["matched"], 61);
     world.site.ok(&["calls", "cancel", &call]);
+}
 
-    // A shard is killed under load: nothing is lost, and all outcomes come to whoever waits.
-    let mut ledger = submit(&mut client, CALLS);
+/// It is killed under load: all outcomes come to whoever waits.
+fn a_killed_shard_loses_nothing(world: &World, client: &mut Client) {
+    let mut ledger = submit(client, CALLS);
     kill(world.pid(1, "control.json"), Signal::SIGKILL).expect("it runs");
-    ledger.extend(submit(&mut client, CALLS));
-    settle(&mut client, ledger);
+    ledger.extend(submit(client, CALLS));
+    settle(client, ledger);
+}
 
-    // While one is away (and nobody starts it again) the verbs say so, and the others go on.
+/// Nobody starts it again for a while: the verbs say so, and the others go on.
+fn a_shard_that_is_away_is_told(world: &mut World) {
     until("three shards", || (world.live() == 3).then_some(()));
     let keeper = world.pid(2, "up.json");
     world.up.signal(Signal::SIGSTOP);
@@ -158,8 +186,10 @@ fn shards_are_one_node_whatever_is_killed_or_joins() {
     assert_eq!((&row["state"], &row["slots"]), (&Value::from("unreachable"), &Value::from(85)));
     world.up.signal(Signal::SIGCONT);
     until("three shards", || (world.live() == 3).then_some(()));
+}
 
-    // One joins under load. Nobody is started again, and the ids of before are known wherever they are said.
+/// Nobody else is started again.
+fn a_shard_joins_under_load(world: &World) {
     let pids = [0, 1, 2].map(|shard| world.pid(shard, "control.json"));
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -179,20 +209,4 @@ fn shards_are_one_node_whatever_is_killed_or_joins() {
         load.join().expect("all of it ended well");
     });
     assert_eq!([0, 1, 2].map(|shard| world.pid(shard, "control.json")), pids, "the same processes");
-    let mut joined = world.client(3);
-    assert!(submit_later(&mut joined, &later).iter().all(|code| *code == VerdictCode::Duplicate));
-    settle(&mut client, Vec::new());
-    let ledger = submit(&mut client, CALLS);
-    settle(&mut client, ledger);
-    let shards = world.site.json(&["status"])["shards"].clone();
-    assert!(shards[3]["accepted"].as_u64() > Some(0) && shards[3]["shard"] == 3, "{shards}");
-    let (sum, parts) = world.queue();
-    assert_eq!((sum["scheduled"].as_u64(), parts.len()), (Some(60), 4));
-    let status = world.site.json(&["status"]);
-    assert_eq!(
-        (&status["pending"], &status["dead_letters"]),
-        (&Value::from(60), &Value::from(0)),
-        "{status}"
-    );
-    assert_eq!(world.up.stop(), 0, "{}", world.up.output());
 }
