@@ -90,10 +90,16 @@ impl World {
     /// What has just ended is remembered for as long as its function says, or longer.
     pub(super) fn retain(&mut self, call: CallId) {
         let entry = self.ledger.get_mut(&call).expect("submitted");
-        let rules = &self.rules[entry.of];
-        let keyed = frame(&aligned(&entry.frame)).header().flags & KEYED != 0;
-        let time = rules.retain_ns.max(if keyed { rules.window_ns } else { 0 });
+        let time = remembered_for(entry, &self.rules[entry.of]);
         entry.until = if entry.ended && !entry.dead && time > 0 { self.now + time } else { 0 };
+    }
+
+    /// Other rules are in force: what has ended and has no record yet gets one that says so.
+    pub(super) fn retain_by_other_rules(&mut self, of: usize) {
+        let (now, rules) = (self.now, &self.rules[of]);
+        for entry in self.ledger.values_mut().filter(|entry| entry.of == of && !entry.told_end) {
+            entry.until = entry.until.min(now + remembered_for(entry, rules));
+        }
     }
 
     /// Cancels a call, if it can be; whether it could.
@@ -200,4 +206,10 @@ impl World {
         }
         panic!("the queue does not come to an end: {:?}", self.queue.counters());
     }
+}
+
+/// How long the end of a call is remembered at least.
+fn remembered_for(entry: &Entry, rules: &Rules) -> u64 {
+    let keyed = frame(&aligned(&entry.frame)).header().flags & KEYED != 0;
+    rules.retain_ns.max(if keyed { rules.window_ns } else { 0 })
 }

@@ -369,6 +369,7 @@ impl World {
         self.rules[of] = rules;
         let at = self.queue.function(function(of)).expect("interned");
         self.queue.rule(at, rules);
+        self.retain_by_other_rules(of);
     }
 
     /// Gives everything that the log wants to the disk.
