@@ -131,8 +131,10 @@ impl Report {
         }
         println!("\n  {:.0} calls/s over {:.1} s", s.calls_per_second, s.seconds);
         println!(
-            "  CPU per call, all processes: {:.1} us; the functions' own slices took {:.1} us of the clock",
-            self.cpu_us, s.function_cpu_us
+            "  CPU per call, all processes: {:.1} us; the functions' own slices took {:.1} us of the clock, {:.0} % of a core",
+            self.cpu_us,
+            s.function_cpu_us,
+            s.function_cpu_us * s.calls_per_second / 1e4
         );
         println!(
             "\n  picture: {}   ledger: {}",
