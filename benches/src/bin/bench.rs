@@ -14,6 +14,9 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
+/// Programs that measure tables of a control node: these stand in large pages, as they do there.
+const OF_THE_NODE: [&str; 2] = ["scheduler_alone", "waiting"];
+
 /// What was asked for.
 struct Options {
     json: PathBuf,
@@ -191,6 +194,9 @@ fn alone(name: &str, options: &Options) -> io::Result<()> {
     let binary = beside(name)?;
     let mut command = Command::new(&binary);
     command.arg("--json").arg(&options.json);
+    if OF_THE_NODE.contains(&name) {
+        command.env(topology::TUNABLES, topology::HUGE);
+    }
     if options.smoke {
         command.arg("--smoke");
     }

@@ -37,6 +37,8 @@ const AHEAD: usize = 16;
 const HOST: HostRef = HostRef(0);
 /// With gates: who the functions belong to.
 const TENANTS: u32 = 100;
+/// What one turn may decide.
+const EFFECTS: usize = 4096;
 const DECISIONS: u64 = 5_000_000;
 /// To see that everything runs.
 const DECISIONS_SMOKE: u64 = 20_000;
@@ -67,10 +69,10 @@ impl Node {
         };
         Node {
             scheduler: Scheduler::new(limits),
-            out: Effects::new(4096),
-            spare: Some(Effects::new(4096)),
+            out: Effects::new(EFFECTS),
+            spare: Some(Effects::new(EFFECTS)),
             queues: (0..limits.functions_max).map(queue).collect(),
-            dispatched: Vec::with_capacity(usize::from(CORES) * SLOTS as usize),
+            dispatched: Vec::with_capacity(EFFECTS),
             granted: 0,
             now: Instant(0),
             random: 1,
