@@ -1,4 +1,5 @@
-//! What one call costs in the queue: submit, on disk, offer, lease, outcome; in memory, with a disk that is done at once.
+//! What one call costs in the queue alone: submit, on disk, offer, lease, outcome; in memory, with a disk that is done at
+//! once. Beside calls that wait: `bench --only waiting`.
 //!
 //! `cargo run --release -p durableq --example cycle`
 
@@ -34,24 +35,17 @@ fn main() {
     }
     let frames: Vec<FrameBuf> = (0..CALLS).map(|n| submit(n, functions[n % 1000])).collect();
     let mut outcomes: Vec<FrameBuf> = (0..BATCH).map(|_| FrameBuf::with_capacity(256)).collect();
-    for waiting in [0, 500_000] {
-        let measured = CALLS - waiting;
-        preload(&mut queue, &mut memory, &frames[..waiting]);
-        // The first part warms up caches, page tables and the ring of ended calls.
-        let (warm, rest) = frames[waiting..].split_at(measured / 4);
-        run(&mut queue, &mut memory, warm, &mut outcomes);
-        let before = allocations();
-        let start = cpu_ns();
-        run(&mut queue, &mut memory, rest, &mut outcomes);
-        let ns = (cpu_ns() - start) / rest.len() as f64;
-        let allocations = (allocations() - before) as f64 / rest.len() as f64;
-        println!(
-            "{waiting} calls waiting: {ns:.0} ns of CPU per submit + lease + done (making the outcome frame included), \
-             {allocations:.4} allocations per call"
-        );
-        queue = Recovery::new(&limits).finish(Instant(1), WallTime(1), 7);
-        functions.iter().for_each(|function| assert!(queue.intern(*function).is_some()));
-    }
+    // The first part warms up caches, page tables and the ring of ended calls.
+    let (warm, rest) = frames.split_at(CALLS / 4);
+    run(&mut queue, &mut memory, warm, &mut outcomes);
+    let before = allocations();
+    let start = cpu_ns();
+    run(&mut queue, &mut memory, rest, &mut outcomes);
+    let ns = (cpu_ns() - start) / rest.len() as f64;
+    let allocations = (allocations() - before) as f64 / rest.len() as f64;
+    println!(
+        "{ns:.0} ns of CPU per submit + lease + done (making the outcome frame included), {allocations:.4} allocations per call"
+    );
 }
 
 fn block(bytes: usize) -> FrameBuf {
@@ -75,22 +69,6 @@ fn submit(number: usize, function: FunctionId) -> FrameBuf {
     };
     append_submit(&mut out, &submit).expect("small");
     out
-}
-
-/// Calls that wait for their start time while others pass.
-fn preload(queue: &mut DurableQ, memory: &mut Memory, frames: &[FrameBuf]) {
-    let function = queue.intern(FunctionId::of("bench", "waiting")).expect("room");
-    for bytes in frames {
-        let frame = Frame::parse(bytes).expect("a frame").0;
-        let header = Header { function: queue.function_id(function), stamp: 1 << 48, ..frame.header() };
-        let mut waiting = FrameBuf::new();
-        call::frame::append(&mut waiting, &header, frame.body());
-        let frame = Frame::parse(&waiting).expect("a frame").0;
-        while queue.submit(memory, frame, function, Origin(1)).is_err() {
-            disk(queue, memory);
-        }
-    }
-    disk(queue, memory);
 }
 
 /// Every write is done at once.
