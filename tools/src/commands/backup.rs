@@ -38,6 +38,12 @@ pub struct Backup {
 
 impl Backup {
     pub fn run(self, environment: &Environment) -> Done {
+        if let Some(shards) = self.node.shards(environment)?.filter(|shards| shards.len() > 1) {
+            let what = format!("the node has {} shards, and a copy is of one of them", shards.len());
+            let place = environment.data_dir(self.node.data_dir.as_deref()).display().to_string();
+            let remedy = "back up each one by itself: --admin URL, which stands in its run/control.json";
+            return Err(Failure::new(Exit::Usage, what, place, remedy));
+        }
         let admin = self.node.admin(environment)?;
         interrupt::flag();
         let made_at = wall().0;
