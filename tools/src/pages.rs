@@ -1,8 +1,8 @@
 //! Large pages for a program with large tables.
 //!
 //! A control node looks calls up in tables of some hundred MiB, at places that lie apart: with pages of 4 KiB, finding a
-//! page costs as much as reading it (half of 300 ns on the reference machine; the durable cycle takes a sixth less CPU
-//! with pages of 2 MiB). glibc's allocator asks the kernel for large pages if its tunable says so, and reads that when a
+//! page costs as much as reading it (half of 300 ns on the reference machine; a call of the durable cycle takes an eighth less of
+//! the node's CPU with pages of 2 MiB). glibc's allocator asks the kernel for large pages if its tunable says so, and reads that when a
 //! program starts: so the program is started once more, in the same process.
 
 use driver::topology::{HUGE, TUNABLES};

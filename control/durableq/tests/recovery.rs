@@ -4,8 +4,8 @@ mod world;
 
 use call::frame::FrameBuf;
 use call::{Instant, Status, WallTime};
+use durableq::log::GROUP_ALIGN;
 use durableq::log::dump::{Entry, dump};
-use durableq::log::{GROUP_ALIGN, GroupHeader};
 use durableq::{HolderRef, Recovery, RecoveryError};
 use proptest::prelude::*;
 use world::{Disk, Random, World, limits};
@@ -27,23 +27,6 @@ fn busy(seed: u64) -> World {
     }
     world.settle_disk();
     world
-}
-
-/// Where groups of the log stand: segment, offset, header. Not those of earlier lives of a segment.
-fn groups(disk: &Disk) -> Vec<(u64, usize, GroupHeader)> {
-    let mut found = Vec::new();
-    for (number, file) in &disk.files {
-        let mut bytes = FrameBuf::new();
-        bytes.extend_from_slice(file);
-        for entry in dump(&bytes) {
-            if let Entry::Group { offset, header } = entry
-                && header.segment == *number
-            {
-                found.push((*number, offset as usize, header));
-            }
-        }
-    }
-    found
 }
 
 #[test]
@@ -70,7 +53,7 @@ fn a_dump_shows_every_record() {
 #[test]
 fn the_log_may_end_at_any_group() {
     let world = busy(2);
-    for (index, (segment, offset, _)) in groups(&world.disk).into_iter().enumerate() {
+    for (index, (segment, offset, _)) in world.disk.groups().into_iter().enumerate() {
         let mut disk = Disk::default();
         disk.files.extend(world.disk.files.range(..=segment).map(|(number, file)| (*number, file.clone())));
         disk.files.get_mut(&segment).expect("cut here")[offset..].fill(0);
@@ -85,7 +68,7 @@ fn the_log_may_end_at_any_group() {
 #[test]
 fn lost_groups_are_told_and_not_forgotten() {
     let world = busy(3);
-    let all = groups(&world.disk);
+    let all = world.disk.groups();
     // Groups in flight together with the last are not claimed by it.
     for (segment, offset, header) in &all[..all.len() - 1] {
         let mut disk = Disk::default();
@@ -118,7 +101,7 @@ fn dying(times: usize) -> World {
 #[test]
 fn a_start_does_not_read_what_earlier_starts_left_empty() {
     let world = dying(30);
-    let used: std::collections::BTreeSet<u64> = groups(&world.disk).iter().map(|group| group.0).collect();
+    let used: std::collections::BTreeSet<u64> = world.disk.groups().iter().map(|group| group.0).collect();
     let last = *used.last().expect("groups");
     let mut recovery = durableq::Recovery::new(&world.limits);
     recovery.segments(world.disk.files.iter().map(|(number, file)| (*number, file.len() as u64)));
@@ -140,7 +123,7 @@ fn a_start_does_not_read_what_earlier_starts_left_empty() {
 #[test]
 fn a_group_that_an_earlier_start_lost_is_told() {
     let world = dying(5);
-    let all = groups(&world.disk);
+    let all = world.disk.groups();
     let starts: Vec<_> =
         all.windows(2).filter(|two| two[0].2.incarnation < two[1].2.incarnation).map(|two| two[0]).collect();
     // Where a log begins it may have been cut: its first group may be any.
@@ -162,7 +145,7 @@ fn a_group_that_an_earlier_start_lost_is_told() {
 #[test]
 fn a_write_that_lands_late_does_no_harm() {
     let mut world = busy(4);
-    let (segment, offset, header) = *groups(&world.disk).last().expect("groups");
+    let (segment, offset, header) = *world.disk.groups().last().expect("groups");
     let file = &world.disk.files[&segment];
     let late = file[offset..offset + header.bytes_on_disk()].to_vec();
     world.disk.files.get_mut(&segment).expect("there")[offset..offset + late.len()].fill(0);
@@ -255,7 +238,7 @@ proptest! {
         let world = busy(seed % 8);
         let mut disk = Disk::default();
         disk.files = world.disk.files.clone();
-        let all = groups(&disk);
+        let all = disk.groups();
         for _ in 0..4 {
             let (segment, offset, mut header) = all[random.below(all.len())];
             let file = disk.files.get_mut(&segment).expect("there");

@@ -2,11 +2,9 @@
 
 mod world;
 
-use call::frame::FrameBuf;
 use call::limits::Limits;
 use call::{CallId, Status};
-use durableq::log::dump::{Entry, dump};
-use durableq::log::{GROUP_ALIGN, GroupHeader};
+use durableq::log::GROUP_ALIGN;
 use durableq::{DurableQ, HolderRef, Loss, Recover, State};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -32,23 +30,6 @@ fn busy(seed: u64) -> World {
     }
     world.settle_disk();
     world
-}
-
-/// Where groups stand: segment, offset, header; in the order of the chain.
-fn groups(disk: &Disk) -> Vec<(u64, usize, GroupHeader)> {
-    let mut found = Vec::new();
-    for (number, file) in &disk.files {
-        let mut bytes = FrameBuf::new();
-        bytes.extend_from_slice(file);
-        for entry in dump(&bytes) {
-            if let Entry::Group { offset, header } = entry
-                && header.segment == *number
-            {
-                found.push((*number, offset as usize, header));
-            }
-        }
-    }
-    found
 }
 
 fn copy(disk: &Disk) -> Disk {
@@ -84,7 +65,7 @@ fn salvage(world: &World, disk: &Disk) -> (DurableQ, Vec<Loss>) {
 fn a_flipped_bit_costs_one_record() {
     let world = busy(1);
     let sound = world.disk.recover(&world.limits, world.now).expect("sound");
-    let all = groups(&world.disk);
+    let all = world.disk.groups();
     let mut saved = 0;
     for (segment, offset, header) in all[..all.len() - 8].iter().filter(|(.., header)| header.continues == 0)
     {
@@ -110,7 +91,7 @@ fn a_flipped_bit_costs_one_record() {
 fn a_group_that_is_gone_is_counted() {
     let world = busy(2);
     let sound = world.disk.recover(&world.limits, world.now).expect("sound");
-    let all = groups(&world.disk);
+    let all = world.disk.groups();
     for (segment, offset, header) in &all[..all.len() - 8] {
         let mut disk = copy(&world.disk);
         disk.files.get_mut(segment).expect("there")[*offset..offset + header.bytes_on_disk()].fill(0);
@@ -128,7 +109,7 @@ fn a_group_that_is_gone_is_counted() {
 #[test]
 fn a_salvaged_log_is_rewritten() {
     let mut world = busy(3);
-    let all = groups(&world.disk);
+    let all = world.disk.groups();
     for at in [all.len() / 4, all.len() / 2] {
         let (segment, offset, _) = all[at];
         world.disk.files.get_mut(&segment).expect("there")[offset + 64 + 12] ^= 1;
@@ -160,7 +141,7 @@ fn a_salvaged_log_is_rewritten() {
 fn canary_a_loss_that_is_not_told() {
     let world = busy(4);
     let sound = world.disk.recover(&world.limits, world.now).expect("sound");
-    for (segment, offset, _) in groups(&world.disk) {
+    for (segment, offset, _) in world.disk.groups() {
         let mut disk = copy(&world.disk);
         disk.files.get_mut(&segment).expect("there")[offset + 64 + 12] ^= 1;
         let (queue, mut losses) = salvage(&world, &disk);

@@ -4,6 +4,8 @@ use super::{KEY, Random, SECTOR};
 use call::frame::FrameBuf;
 use call::limits::Limits;
 use call::{Instant, WallTime};
+use durableq::log::GroupHeader;
+use durableq::log::dump::{Entry, dump};
 use durableq::{DurableQ, Loss, Recover, Recovery, RecoveryError};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -113,5 +115,22 @@ impl Disk {
         }
         let losses = recovery.losses().to_vec();
         Ok((recovery.finish(Instant(now), WallTime(now), KEY), losses))
+    }
+
+    /// Where groups of the log stand: segment, offset, header. Not those of earlier lives of a segment.
+    pub fn groups(&self) -> Vec<(u64, usize, GroupHeader)> {
+        let mut found = Vec::new();
+        for (number, file) in &self.files {
+            let mut bytes = FrameBuf::new();
+            bytes.extend_from_slice(file);
+            for entry in dump(&bytes) {
+                if let Entry::Group { offset, header } = entry
+                    && header.segment == *number
+                {
+                    found.push((*number, offset as usize, header));
+                }
+            }
+        }
+        found
     }
 }

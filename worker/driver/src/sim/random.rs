@@ -52,11 +52,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bounds_hold() {
+    fn what_is_certain_happens_and_what_is_impossible_does_not() {
         let mut random = Random::new(1);
-        let drawn: Vec<u64> = (0..1000).map(|_| random.below(7)).collect();
-        assert!((0..7).all(|n| drawn.contains(&n)) && drawn.iter().all(|n| *n < 7));
-        assert_eq!(random.below(0), 0);
         assert!(!random.chance(0) && random.chance(1_000_000));
     }
 }
