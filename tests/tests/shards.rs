@@ -8,16 +8,10 @@ use millrace_client::blocking::Client;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tests::harness::{PATIENCE, Process, Site, until};
-
-/// Returns its arguments.
-const ECHO: &str = r#"(module
-  (memory (export "memory") 2)
-  (func (export "millrace_alloc") (param i32) (result i32) (i32.const 1024))
-  (func (export "millrace_call") (param $at i32) (param $bytes i32) (result i64)
-    (i64.or (i64.shl (i64.extend_i32_u (local.get $at)) (i64.const 32)) (i64.extend_i32_u (local.get $bytes)))))"#;
+use tests::harness::{COMMAND, ECHO, PATIENCE, Process, Site, until};
 
 /// Calls that each phase submits.
 const CALLS: usize = 200;
@@ -34,6 +28,7 @@ impl World {
         let world = World { site, up };
         until("three shards", || (world.live() == 3).then_some(()));
         world.site.deploy("echo", ECHO, "");
+        world.site.deploy("talk", COMMAND, "downstreams = [\"tao\"]");
         world
     }
 
@@ -79,11 +74,19 @@ fn echo() -> FunctionId {
     FunctionId::of("default", "echo")
 }
 
+fn talk() -> FunctionId {
+    FunctionId::of("default", "talk")
+}
+
 /// Submits calls whose outcome is wanted; all are acknowledged.
 fn submit(client: &mut Client, count: usize) -> Vec<(CallId, String)> {
+    submit_to(client, echo(), count)
+}
+
+fn submit_to(client: &mut Client, function: FunctionId, count: usize) -> Vec<(CallId, String)> {
     let one = |n: usize| {
         let payload = format!("{n}");
-        let submit = client.call(echo(), payload.as_bytes());
+        let submit = client.call(function, payload.as_bytes());
         let call = submit.call;
         let receipt = client.submit(&Submit { want_outcome: true, ..submit }).expect("an answer");
         receipt.accepted().expect("it is held");
@@ -117,6 +120,7 @@ fn shards_are_one_node_whatever_is_killed_or_joins() {
     let later: Vec<CallId> = (0..60).map(|_| client.call(echo(), b"").call).collect();
     calls_reach_all_shards(&world, &mut client, &later);
     a_key_is_one_call_at_any_shard(&world);
+    verbs_speak_for_all_shards(&world, &mut client);
     a_killed_shard_loses_nothing(&world, &mut client);
     a_shard_that_is_away_is_told(&mut world);
     a_shard_joins_under_load(&world);
@@ -163,6 +167,47 @@ fn a_key_is_one_call_at_any_shard(world: &World) {
     world.site.ok(&["calls", "cancel", &call]);
 }
 
+/// What each shard knows is added up, and every shard's part is named.
+fn verbs_speak_for_all_shards(world: &World, client: &mut Client) {
+    const TALKS: usize = 40;
+    let ledger = submit_to(client, talk(), TALKS);
+    settle(client, ledger);
+    let records = |more: &[&str]| -> Vec<Value> {
+        let text = world.site.ok(&[&["logs", "talk", "-o", "json"], more].concat());
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    };
+    // A record is written beside the node.
+    let all = until("all records", || Some(records(&[])).filter(|all| all.len() == TALKS));
+    let shards: BTreeSet<u64> = all.iter().filter_map(|record| record["shard"].as_u64()).collect();
+    assert_eq!(shards, [0, 1, 2].into());
+    assert!(all.is_sorted_by_key(|record| record["time"].as_u64()), "in the order of time");
+    assert_eq!(records(&["--tail", "7"]), all[TALKS - 7..]);
+    let usage = world.site.json(&["usage", "talk"]);
+    assert_eq!((&usage["total"]["calls"], usage["rows"].as_array().map(Vec::len)), (&TALKS.into(), Some(1)));
+    for shown in [&world.site.json(&["function", "list"])[1], &world.site.json(&["function", "show", "talk"])]
+    {
+        assert_eq!((&shown["spec"]["name"], &shown["state"]), (&"talk".into(), &"ready".into()), "{shown}");
+        let parts = shown["shards"].as_array().expect("parts");
+        let completed: u64 = parts.iter().filter_map(|part| part["completed"].as_u64()).sum();
+        assert_eq!((parts.len(), completed, &shown["completed"]), (3, TALKS as u64, &TALKS.into()));
+    }
+    let cores = world.site.json(&["workers"]);
+    let of: BTreeSet<u64> =
+        cores.as_array().expect("cores").iter().filter_map(|c| c["shard"].as_u64()).collect();
+    assert_eq!((of, cores.as_array().map(Vec::len)), ([0, 1, 2].into(), Some(3)), "{cores}");
+    let wanted = world.site.json(&["workers", "--wanted"]);
+    assert_eq!((&wanted["cores"], wanted["shards"].as_array().map(Vec::len)), (&3.into(), Some(3)));
+    let services = world.site.json(&["downstream", "show"]);
+    assert_eq!(
+        (&services[0]["downstream"], services[0]["shards"].as_array().map(Vec::len)),
+        (&"tao".into(), Some(3))
+    );
+    assert_eq!(world.site.json(&["quota", "show", "talk"])[0]["shards"].as_array().map(Vec::len), Some(3));
+    assert_eq!(world.site.json(&["locality", "show"]).as_array().map(Vec::len), Some(3));
+    world.site.run(&["function", "show", "none"]).fails(3, &["no function none"]);
+    world.site.run(&["logs", "none"]).fails(3, &["no function default/none"]);
+}
+
 /// It is killed under load: all outcomes come to whoever waits.
 fn a_killed_shard_loses_nothing(world: &World, client: &mut Client) {
     let mut ledger = submit(client, CALLS);
@@ -178,8 +223,14 @@ fn a_shard_that_is_away_is_told(world: &mut World) {
     world.up.signal(Signal::SIGSTOP);
     kill(keeper, Signal::SIGKILL).expect("it runs");
     until("shard 2 to be away", || (world.live() == 2).then_some(()));
-    let ran = world.site.run(&["queue", "list", "-o", "json"]);
-    ran.fails(4, &["shard 2 does not answer"]);
+    let looks = "queue list,queue show echo,queue peek echo,status,function list,function show talk,usage,workers,\
+                 workers --wanted,logs talk,quota show,downstream show,locality show,calls list,dlq list";
+    for look in looks.split(',') {
+        let words: Vec<&str> = look.split(' ').chain(["-o", "json"]).collect();
+        let ran = world.site.run(&words);
+        ran.fails(4, &["shard 2 does not answer"]);
+        assert!(!ran.stdout().is_empty(), "what the others say is shown: {look}");
+    }
     world.site.run(&["queue", "pause", "echo"]).fails(4, &["2 of 3 shards", "shard 2"]);
     world.site.run(&["queue", "resume", "echo"]).fails(4, &["2 of 3 shards"]);
     let row = &world.shards()[2];

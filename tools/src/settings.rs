@@ -4,6 +4,7 @@ use crate::admin::Admin;
 use crate::exit::{Exit, Failure};
 use crate::regions::Regions;
 use crate::shards;
+use call::ShardId;
 use call::shards::ShardPlace;
 pub use control::Endpoints;
 use millrace_client::Endpoint;
@@ -97,7 +98,8 @@ impl Connection {
     /// A list of regions or a shard map that cannot be read.
     pub fn everyone(&self, environment: &Environment) -> Result<Everyone, Failure> {
         if let Some(shards) = self.shards(environment)? {
-            return Ok(("shard", shards));
+            let named = shards.into_iter().map(|(shard, admin)| (shard.to_string(), admin));
+            return Ok(("shard", named.collect()));
         }
         if self.admin.is_some() || self.endpoint.is_some() {
             return Ok(("region", Vec::new()));
@@ -111,13 +113,23 @@ impl Connection {
     ///
     /// # Errors
     /// A shard map that cannot be read.
-    pub fn shards(&self, environment: &Environment) -> Result<Option<Vec<(String, Reached)>>, Failure> {
+    pub fn shards(&self, environment: &Environment) -> Result<Option<Vec<(ShardId, Reached)>>, Failure> {
         if self.admin.is_some() || self.endpoint.is_some() {
             return Ok(None);
         }
         let file = shards::find(&environment.data_dir(self.data_dir.as_deref()))?;
-        let reach = |(number, place): (usize, &ShardPlace)| (number.to_string(), shards::admin_of(place));
-        Ok(file.map(|file| file.map.shards.iter().enumerate().map(reach).collect()))
+        let reach = |(shard, place): (ShardId, &ShardPlace)| (shard, shards::admin_of(place));
+        Ok(file.map(|file| (0..).zip(&file.map.shards).map(reach).collect()))
+    }
+
+    /// The admin API of one shard, or of the one node.
+    ///
+    /// # Errors
+    /// It does not run; a shard map that cannot be read.
+    pub fn admin_of(&self, environment: &Environment, shard: Option<ShardId>) -> Reached {
+        let Some(shard) = shard else { return self.admin(environment) };
+        let of = self.shards(environment)?.into_iter().flatten().find(|(number, _)| *number == shard);
+        of.map_or_else(|| self.admin(environment), |(_, admin)| admin)
     }
 
     fn found(&self, environment: &Environment) -> Result<Option<Endpoints>, Failure> {

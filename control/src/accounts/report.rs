@@ -53,6 +53,33 @@ pub struct UsageReport {
     pub total: UsageRow,
 }
 
+impl UsageReport {
+    /// The report of two shards of one node: rows of one function and tenant are added up.
+    #[must_use]
+    pub fn and(self, other: UsageReport) -> UsageReport {
+        let from = match (self.complete, other.complete) {
+            (true, true) => self.from.min(other.from),
+            (true, false) => other.from,
+            (false, true) => self.from,
+            (false, false) => self.from.max(other.from),
+        };
+        let mut rows: BTreeMap<(String, String), UsageRow> = BTreeMap::new();
+        for row in self.rows.into_iter().chain(other.rows) {
+            rows.entry((row.function.clone(), row.tenant.clone())).or_default().add(row);
+        }
+        let mut total = self.total;
+        total.add(other.total);
+        UsageReport {
+            from,
+            to: self.to.max(other.to),
+            complete: self.complete && other.complete,
+            by: self.by,
+            rows: rows.into_values().collect(),
+            total,
+        }
+    }
+}
+
 /// What one function under one tenant, or one tenant, used.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct UsageRow {
@@ -93,6 +120,29 @@ pub struct UsageRow {
 }
 
 impl UsageRow {
+    /// Adds what another shard counted of the same function and tenant, whose names it takes.
+    fn add(&mut self, other: UsageRow) {
+        let add = |counts: &mut BTreeMap<String, u64>, more: BTreeMap<String, u64>| {
+            more.into_iter().for_each(|(status, count)| *counts.entry(status).or_default() += count);
+        };
+        (self.function, self.tenant) = (other.function, other.tenant);
+        self.calls += other.calls;
+        add(&mut self.calls_by_status, other.calls_by_status);
+        self.executions += other.executions;
+        add(&mut self.executions_by_status, other.executions_by_status);
+        self.cold_starts += other.cold_starts;
+        self.init_ns += other.init_ns;
+        self.cpu_ns += other.cpu_ns;
+        self.cpu_ms = self.cpu_ns as f64 / 1e6;
+        self.run_ns += other.run_ns;
+        self.memory_byte_s += other.memory_byte_s;
+        self.memory_mb_s += other.memory_mb_s;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.gb_out = self.bytes_out as f64 / 1e9;
+        self.denied += other.denied;
+    }
+
     fn new(function: &str, tenant: &str, sums: &Sums) -> UsageRow {
         let by_status = |counts: &[u64]| {
             let named = Status::ALL.iter().zip(counts).filter(|(_, count)| **count > 0);
@@ -165,5 +215,25 @@ mod tests {
         assert_eq!(seen, [("", "x", 3.0), ("", "y", 4.0)]);
         let only = UsageQuery { functions: vec!["n/b".into()], tenant: Some("x".into()), ..by_tenant };
         assert_eq!(rows(&only, &sums).1.cpu_ms, 2.0);
+    }
+
+    #[test]
+    fn reports_of_shards_come_to_what_one_node_would_say() {
+        let key = |function: &str, tenant: &str| (function.to_owned(), tenant.to_owned());
+        let first: BTreeMap<Key, Sums> =
+            [(key("n/a", "x"), used(1_000_000, 1)), (key("n/b", "x"), used(2_000_000, 0))].into();
+        let second: BTreeMap<Key, Sums> =
+            [(key("n/b", "x"), used(4_000_000, 2)), (key("n/c", "y"), used(8_000_000, 0))].into();
+        let mut whole = first.clone();
+        second.iter().for_each(|(key, sums)| whole.entry(key.clone()).or_default().add(sums));
+        let report = |sums: &BTreeMap<Key, Sums>, from| {
+            let (rows, total) = rows(&UsageQuery::default(), sums);
+            UsageReport { from, to: from + 9, complete: true, by: Grouping::Function, rows, total }
+        };
+        let both = report(&first, 7).and(report(&second, 3));
+        assert_eq!(both, UsageReport { from: 3, to: 16, ..report(&whole, 3) });
+        let late = UsageReport { complete: false, ..report(&second, 5) };
+        let both = report(&first, 3).and(late);
+        assert_eq!((both.from, both.complete), (5, false), "only from then on all is known");
     }
 }

@@ -6,6 +6,7 @@ use crate::exit::{Done, Exit};
 use crate::output::{Output, table};
 use crate::regions::everywhere::Everywhere;
 use crate::settings::{Connection, Environment};
+use crate::shards::Each;
 use ::call::admin::{DownstreamSpec, DownstreamState};
 
 const SHOW: &str = "\
@@ -53,8 +54,11 @@ impl Downstream {
     pub fn run(self, environment: &Environment) -> Done {
         match self {
             Downstream::Show { output, node } => {
-                let states: Vec<DownstreamState> = node.admin(environment)?.get("/v1/downstreams")?;
-                output.print(&states, |states| show(states));
+                let ask = |admin: &Admin| admin.get::<Vec<DownstreamState>>("/v1/downstreams");
+                let mut each = Each::ask(&node, environment, ask)?;
+                let states = each.by_name(|state| state.downstream.clone(), add);
+                output.print(&states, |states| show(states.iter().map(|whole| &whole.sum)));
+                return each.end();
             }
             Downstream::Set { downstream, threshold, output, node } => {
                 let path = format!("/v1/downstreams/{}", query(&downstream));
@@ -71,8 +75,23 @@ impl Downstream {
     }
 }
 
-fn show(states: &[DownstreamState]) -> String {
-    let rows = states.iter().map(|state| {
+/// One shard's part is added: each counts, and limits, its own executions.
+fn add(sum: &mut DownstreamState, part: &DownstreamState) {
+    sum.last_minute += part.last_minute;
+    sum.total += part.total;
+    for of in &part.functions {
+        match sum.functions.iter_mut().find(|known| known.function == of.function) {
+            None => sum.functions.push(of.clone()),
+            Some(known) => {
+                known.limit = known.limit.zip(of.limit).map(|(a, b)| a + b);
+                known.total += of.total;
+            }
+        }
+    }
+}
+
+fn show<'a>(states: impl IntoIterator<Item = &'a DownstreamState>) -> String {
+    let rows = states.into_iter().map(|state| {
         let user = |of: &::call::admin::Limited| match of.limit {
             None => of.function.clone(),
             limit => format!("{} ({}/s)", of.function, thousandths(limit)),

@@ -1,10 +1,11 @@
 //! `millrace function`
 
-use crate::admin::{Touched, function_name};
-use crate::exit::{Done, Exit};
+use crate::admin::{Admin, Touched, function_name};
+use crate::exit::{Done, Exit, Failure};
 use crate::output::{Output, pairs, table};
 use crate::regions::everywhere::Everywhere;
 use crate::settings::{Connection, Environment};
+use crate::shards::{Each, Of, Whole};
 use call::FunctionSpec;
 use call::admin::FunctionState;
 use call::function::{LimitSpec, Rule, RuntimeKind};
@@ -54,14 +55,18 @@ impl Function {
     pub fn run(self, environment: &Environment) -> Done {
         match self {
             Function::List { output, node } => {
-                let functions: Vec<FunctionState> = node.admin(environment)?.get("/v1/functions")?;
-                output.print(&functions, |functions| list(functions));
+                let ask = |admin: &Admin| admin.get::<Vec<FunctionState>>("/v1/functions");
+                let mut each = Each::ask(&node, environment, ask)?;
+                output.print(&sums(&mut each), |functions| list(functions));
+                return each.end();
             }
             Function::Show { function, output, node } => {
                 let (namespace, name) = function_name(&function)?;
                 let path = format!("/v1/functions/{namespace}/{name}");
-                let function: FunctionState = node.admin(environment)?.get(&path)?;
-                output.print(&function, show);
+                let mut each = Each::ask(&node, environment, |admin| found(admin, &path))?;
+                let function = sums(&mut each).pop().ok_or_else(|| unknown(&function))?;
+                output.print(&function, show_whole);
+                return each.end();
             }
             Function::Delete { function, force, output, node } => {
                 let (namespace, name) = function_name(&function)?;
@@ -81,8 +86,74 @@ impl Function {
     }
 }
 
-fn list(functions: &[FunctionState]) -> String {
-    let row = |f: &FunctionState| {
+/// The function at one shard, if it is there.
+fn found(admin: &Admin, path: &str) -> Result<Vec<FunctionState>, Failure> {
+    match admin.get(path) {
+        Ok(state) => Ok(vec![state]),
+        Err(failure) if failure.exit == Exit::NotFound => Ok(Vec::new()),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn unknown(function: &str) -> Failure {
+    let what = format!("no function {function} is deployed");
+    Failure::new(Exit::NotFound, what, "FUNCTION", "`millrace function list` shows what is deployed")
+}
+
+/// Functions as all shards have them: counters are summed, and the worst state is told. One that is not the same
+/// everywhere is `partial`: it was deployed, or deleted, while a shard was away.
+fn sums(each: &mut Each<Vec<FunctionState>>) -> Vec<Whole<FunctionState>> {
+    let shards = each.shards().to_vec();
+    let mut sums = each.by_name(|f| format!("{}/{}", f.spec.namespace, f.spec.name), add);
+    for whole in &mut sums {
+        let without = shards.iter().find(|shard| whole.shards.iter().all(|part| part.shard != Some(**shard)));
+        let code = |f: &FunctionState| FunctionSpec { version: 0, ..f.spec.clone() };
+        let first = code(&whole.sum);
+        let other = whole.shards.iter().find(|part| code(&part.said) != first).and_then(|part| part.shard);
+        let why = match (without, other) {
+            (Some(shard), _) => {
+                format!("shard {shard} does not have it: deploy it again, or delete it again")
+            }
+            (None, Some(shard)) => format!("shard {shard} has another one of this name: deploy it again"),
+            (None, None) => continue,
+        };
+        (whole.sum.state, whole.sum.reason) = ("partial".into(), why);
+    }
+    sums
+}
+
+/// One shard's part of a function is added. All shards are on one host.
+fn add(sum: &mut FunctionState, part: &FunctionState) {
+    let badness = |state: &str| ["ready", "compiling", "failed"].iter().position(|word| *word == state);
+    if badness(&part.state) > badness(&sum.state) {
+        (sum.state, sum.reason) = (part.state.clone(), part.reason.clone());
+    }
+    sum.hosts = sum.hosts.max(part.hosts);
+    sum.pending += part.pending;
+    sum.completed += part.completed;
+    sum.failed += part.failed;
+}
+
+/// The sum, and what each shard has of it.
+fn show_whole(whole: &Whole<FunctionState>) -> String {
+    let text = show(&whole.sum);
+    if whole.shards.is_empty() {
+        return text;
+    }
+    let row = |of: &Of<FunctionState>| {
+        let f = &of.said;
+        let counts = [f.pending, f.completed, f.failed].map(|count| count.to_string());
+        let [pending, completed, failed] = counts;
+        let shard = of.shard.map_or("-".into(), |shard| shard.to_string());
+        [shard, f.spec.version.to_string(), f.state.clone(), pending, completed, failed]
+    };
+    let headings = ["shard", "version", "state", "pending", "completed", "failed"];
+    format!("{text}\n{}", table(headings, whole.shards.iter().map(row)))
+}
+
+fn list(functions: &[Whole<FunctionState>]) -> String {
+    let row = |whole: &Whole<FunctionState>| {
+        let f = &whole.sum;
         [
             format!("{}/{}", f.spec.namespace, f.spec.name),
             f.spec.version.to_string(),
@@ -243,6 +314,26 @@ mod tests {
             completed: 0,
             failed: 0,
         })
+    }
+
+    #[test]
+    fn a_function_that_is_not_the_same_at_all_shards_is_partial() {
+        let at = |name: &str, state: &str, timeout_ms: u64, completed: u64| {
+            let spec = FunctionSpec { name: name.into(), timeout_ms, ..FunctionSpec::default() };
+            let (state, reason) = (state.to_owned(), String::new());
+            FunctionState { spec, state, reason, hosts: 1, pending: 1, completed, failed: 0 }
+        };
+        let mut each = Each::of(vec![
+            (0, vec![at("a", "ready", 5, 2), at("b", "ready", 5, 0), at("c", "ready", 5, 0)]),
+            (2, vec![at("a", "compiling", 5, 3), at("c", "ready", 6, 0)]),
+        ]);
+        let sums = sums(&mut each);
+        let seen: Vec<_> =
+            sums.iter().map(|whole| (&whole.sum.spec.name[..], &whole.sum.state[..])).collect();
+        assert_eq!(seen, [("a", "compiling"), ("b", "partial"), ("c", "partial")]);
+        assert_eq!((sums[0].sum.completed, sums[0].sum.pending, sums[0].shards.len()), (5, 2, 2));
+        assert!(sums[1].sum.reason.contains("shard 2 does not have it"), "{}", sums[1].sum.reason);
+        assert!(sums[2].sum.reason.contains("shard 2 has another one"), "{}", sums[2].sum.reason);
     }
 
     #[test]

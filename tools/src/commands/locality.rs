@@ -1,8 +1,9 @@
 //! `millrace locality`
 
-use crate::exit::{Done, Exit};
+use crate::exit::Done;
 use crate::output::{Output, table};
 use crate::settings::{Connection, Environment};
+use crate::shards::{Each, Of};
 use ::call::admin::LocalityState;
 
 /// Looks at which functions run where.
@@ -24,25 +25,37 @@ pub enum Locality {
 impl Locality {
     pub fn run(self, environment: &Environment) -> Done {
         let Locality::Show { output, node } = self;
-        let state: LocalityState = node.admin(environment)?.get("/v1/locality")?;
-        output.print(&state, |state| {
-            let rows = state.groups.iter().map(|group| {
-                let source = match group.named.is_empty() {
-                    true => group.source.clone(),
-                    false if group.source == "function.toml" => {
-                        format!("function.toml: {}", group.named.join(", "))
-                    }
-                    false => format!("{}; function.toml: {}", group.source, group.named.join(", ")),
+        let mut each = Each::ask(&node, environment, |admin| admin.get::<LocalityState>("/v1/locality"))?;
+        match &each.take()[..] {
+            [Of { shard: None, said }] => output.print(said, show),
+            shards => output.print(shards, |shards| {
+                let part = |of: &Of<LocalityState>| {
+                    let shard = of.shard.map_or("-".into(), |shard| shard.to_string());
+                    format!("shard {shard}\n{}", show(&of.said).trim_end())
                 };
-                [group.group.to_string(), source, group.functions.join(", "), group.cores.join(", ")]
-            });
-            let table = table(["group", "source", "functions", "cores"], rows);
-            if state.divided {
-                table
-            } else {
-                format!("{table}\nThe cores are not divided into groups: each runs every function.")
+                shards.iter().map(part).collect::<Vec<_>>().join("\n\n")
+            }),
+        }
+        each.end()
+    }
+}
+
+/// The groups of one node: cores of a shard are in groups of their own.
+fn show(state: &LocalityState) -> String {
+    let rows = state.groups.iter().map(|group| {
+        let source = match group.named.is_empty() {
+            true => group.source.clone(),
+            false if group.source == "function.toml" => {
+                format!("function.toml: {}", group.named.join(", "))
             }
-        });
-        Ok(Exit::Ok)
+            false => format!("{}; function.toml: {}", group.source, group.named.join(", ")),
+        };
+        [group.group.to_string(), source, group.functions.join(", "), group.cores.join(", ")]
+    });
+    let table = table(["group", "source", "functions", "cores"], rows);
+    if state.divided {
+        table
+    } else {
+        format!("{table}\nThe cores are not divided into groups: each runs every function.")
     }
 }

@@ -3,6 +3,7 @@
 use crate::exit::{Done, Exit, Failure};
 use crate::output::{Format, Output, line};
 use crate::settings::Environment;
+use crate::shards;
 use ::call::frame::FrameBuf;
 use ::call::limits::FRAME_ALIGN;
 use ::call::{CallId, Frame};
@@ -25,7 +26,8 @@ pub enum Log {
         millrace log dump --damaged\n  millrace log dump -o json | jq -r 'select(.kind == \"submit\") | .call'\n\n\
         Reads files only; a node may be using them, and its last groups may then look torn. With -o json each line is one\n\
         entry. Ends with 6 if something is damaged. Recovery is strict: a node does not start on a log that lost what was\n\
-        acknowledged. What stands behind the end of the log is left over from earlier and shown with --stale only."
+        acknowledged. What stands behind the end of the log is left over from earlier and shown with --stale only. Of a node\n\
+        of several shards it is the log of shard 0; the others' stand in DIR/shard-1 and so on."
     )]
     Dump {
         /// Data directory [default: $MILLRACE_DATA, ./millrace-data]
@@ -79,7 +81,12 @@ struct Shown {
 impl Log {
     pub fn run(self, environment: &Environment) -> Done {
         let Log::Dump { data_dir, segment, damaged, stale, output } = self;
-        let log = environment.data_dir(data_dir.as_deref()).join("log");
+        let data_dir = environment.data_dir(data_dir.as_deref());
+        if let Some(file) = shards::find(&data_dir)?.filter(|file| file.map.is_divided()) {
+            let count = file.map.shards.len();
+            eprintln!("millrace: this is the log of shard 0 of {count}; --data-dir names another one's");
+        }
+        let log = data_dir.join("log");
         let numbers: Vec<u64> =
             segments(&log)?.into_iter().filter(|n| segment.is_none_or(|only| only == *n)).collect();
         if numbers.is_empty() {

@@ -4,8 +4,11 @@ use crate::admin::{Admin, function_name, query};
 use crate::exit::{Done, Exit, Failure};
 use crate::output::{Format, line};
 use crate::settings::{Connection, Environment};
-use ::call::CallId;
+use crate::shards::{Each, Of};
+use ::call::{CallId, ShardId};
 use ::control::logs::{LogPage, LogRecord};
+use std::collections::VecDeque;
+use std::sync::mpsc;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -16,7 +19,8 @@ Examples:
   millrace logs thumbnail --call 019a9f3c2b7e5d0a4c1f8e6b3d2a1908
   millrace logs thumbnail -f -o json | jq -r .text
 
-With -o json each record is one line of JSON. A record is what one execution wrote to stdout and stderr, 16 KiB at most.";
+With -o json each record is one line of JSON. A record is what one execution wrote to stdout and stderr, 16 KiB at most.
+Records of all shards of a node are shown in the order of time; with -f, as they come.";
 
 /// With `-f`, the node answers when there is something, or after so long.
 const WAIT: Duration = Duration::from_secs(20);
@@ -50,36 +54,134 @@ pub struct Logs {
     node: Connection,
 }
 
+/// The log of one shard, or of the one node, read page by page.
+struct Source {
+    shard: Option<ShardId>,
+    /// None while it does not answer.
+    admin: Option<Admin>,
+    /// Records that were read and are not shown yet.
+    records: VecDeque<LogRecord>,
+    /// Where to read on; empty before the first page.
+    next: String,
+    more: bool,
+    /// Said already.
+    dropped: u64,
+}
+
+/// A record of a shard: fields of the API's, and whose it is.
+type Record = Of<LogRecord>;
+
 impl Logs {
     pub fn run(self, environment: &Environment) -> Done {
         let base = self.base()?;
         let tail = self.tail.map(|tail| tail as usize).or(self.follow.then_some(FOLLOW_TAIL));
-        let mut admin = self.node.admin(environment)?;
         let first = tail.map_or(String::new(), |tail| format!("&tail={tail}"));
-        let mut page: LogPage = admin.get(&format!("{base}{first}"))?;
-        let mut dropped = 0;
-        loop {
-            self.print(&page);
-            if page.damaged > 0 {
-                eprintln!("millrace: {} damaged lines were skipped", page.damaged);
-            }
-            if page.dropped != dropped {
-                eprintln!("millrace: {} records were dropped since the node's start", page.dropped);
-                dropped = page.dropped;
-            }
-            if !page.more && !self.follow {
-                return Ok(Exit::Ok);
-            }
-            let wait = if self.follow { WAIT } else { Duration::ZERO };
-            let path = format!("{base}&after={}&wait_ms={}", page.next, wait.as_millis());
-            page = match admin.get(&path) {
-                Err(failure) if self.follow && failure.exit == Exit::Connect => {
-                    admin = self.reconnect(environment, &failure);
-                    // What there is after a restart comes with the next answer.
-                    LogPage { records: Vec::new(), ..page }
+        let first = format!("{base}{first}");
+        // A shard that has run none of its calls, and missed its deployment, does not know it.
+        let ask = |admin: &Admin| match admin.get::<LogPage>(&first) {
+            Err(failure) if failure.exit != Exit::NotFound => Err(failure),
+            page => Ok((Admin::new(admin.base())?, page)),
+        };
+        let mut each = Each::ask(&self.node, environment, ask)?;
+        let (mut sources, mut unknown) = (Vec::new(), None);
+        for Of { shard, said: (admin, page) } in each.take() {
+            match page {
+                Ok(page) => {
+                    let mut source = Source::new(shard, Some(admin));
+                    source.take(page);
+                    sources.push(source);
                 }
-                page => page?,
-            };
+                Err(failure) => unknown = Some(failure),
+            }
+        }
+        if let (true, Some(failure)) = (sources.is_empty(), unknown) {
+            return Err(failure);
+        }
+        self.merge(&base, &mut sources, tail)?;
+        if !self.follow {
+            return each.end();
+        }
+        // That some are away is said now; what they have is shown when they are back.
+        each.end()?;
+        sources.extend(each.away().map(|shard| Source::new(Some(shard), None)));
+        self.follow(environment, &base, sources)
+    }
+
+    /// Shows what there is of all shards in the order of time, or the last so many.
+    fn merge(&self, base: &str, sources: &mut [Source], tail: Option<usize>) -> Result<(), Failure> {
+        let mut skip = match tail {
+            Some(tail) => {
+                let read: usize = sources.iter().map(|source| source.records.len()).sum();
+                read.saturating_sub(tail)
+            }
+            None => 0,
+        };
+        loop {
+            for source in sources.iter_mut() {
+                while source.records.is_empty() && source.more {
+                    source.read_on(base, Duration::ZERO)?;
+                }
+            }
+            let time = |source: &&mut Source| source.records.front().map(|record| record.time);
+            let with_records = sources.iter_mut().filter(|source| !source.records.is_empty());
+            let Some(source) = with_records.min_by_key(time) else { return Ok(()) };
+            let said = source.records.pop_front().expect("it has some");
+            match skip {
+                0 => self.print(&Of { shard: source.shard, said }),
+                _ => skip -= 1,
+            }
+        }
+    }
+
+    /// Shows what comes, of whichever shard it comes first.
+    fn follow(&self, environment: &Environment, base: &str, sources: Vec<Source>) -> Done {
+        let (sender, coming) = mpsc::channel();
+        std::thread::scope(|scope| {
+            for mut source in sources {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    loop {
+                        let read = self.wait_for_more(environment, base, &mut source);
+                        let is_over = read.is_err();
+                        let shard = source.shard;
+                        let named = |said: LogRecord| Of { shard, said };
+                        let records =
+                            read.map(|()| source.records.drain(..).map(named).collect::<Vec<Record>>());
+                        if sender.send(records).is_err() || is_over {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            for records in coming {
+                match records {
+                    Ok(records) => records.iter().for_each(|record| self.print(record)),
+                    // The others may wait for long: this is the end of the program.
+                    Err(failure) => {
+                        eprintln!("{failure}");
+                        std::process::exit(failure.exit as i32);
+                    }
+                }
+            }
+            Ok(Exit::Ok)
+        })
+    }
+
+    /// Reads the next page of a log that is followed, through restarts of its node.
+    fn wait_for_more(
+        &self,
+        environment: &Environment,
+        base: &str,
+        source: &mut Source,
+    ) -> Result<(), Failure> {
+        match source.read_on(base, WAIT) {
+            Err(failure) if failure.exit == Exit::Connect => {
+                source.admin = Some(self.reconnect(environment, source.shard, &failure));
+                // What there is after a restart comes with the next answer.
+                Ok(())
+            }
+            read => read,
         }
     }
 
@@ -95,11 +197,12 @@ impl Logs {
     }
 
     /// Waits for a node, which may have other ports after its restart.
-    fn reconnect(&self, environment: &Environment, failure: &Failure) -> Admin {
-        eprintln!("{failure}\nmillrace: waiting for the node");
+    fn reconnect(&self, environment: &Environment, shard: Option<ShardId>, failure: &Failure) -> Admin {
+        let who = shard.map_or("the node".into(), |shard| format!("shard {shard}"));
+        eprintln!("{failure}\nmillrace: waiting for {who}");
         loop {
             std::thread::sleep(RETRY);
-            if let Ok(admin) = self.node.admin(environment)
+            if let Ok(admin) = self.node.admin_of(environment, shard)
                 && admin.get::<serde_json::Value>("/v1/status").is_ok()
             {
                 return admin;
@@ -107,13 +210,46 @@ impl Logs {
         }
     }
 
-    fn print(&self, page: &LogPage) {
-        for record in &page.records {
-            match self.format {
-                Format::Json => line(&serde_json::to_string(record).expect("plain data")),
-                Format::Table => show(record).iter().for_each(|text| line(text)),
-            }
+    fn print(&self, record: &Record) {
+        match self.format {
+            Format::Json => line(&serde_json::to_string(record).expect("plain data")),
+            Format::Table => show(&record.said).iter().for_each(|text| line(text)),
         }
+    }
+}
+
+impl Source {
+    fn new(shard: Option<ShardId>, admin: Option<Admin>) -> Source {
+        Source { shard, admin, records: VecDeque::new(), next: String::new(), more: false, dropped: 0 }
+    }
+
+    fn read_on(&mut self, base: &str, wait: Duration) -> Result<(), Failure> {
+        let Some(admin) = &self.admin else {
+            let what = "it does not answer yet";
+            return Err(Failure::new(Exit::Connect, what, base, "`millrace up` starts it again"));
+        };
+        let from = match self.next.as_str() {
+            "" => format!("tail={FOLLOW_TAIL}"),
+            next => format!("after={next}&wait_ms={}", wait.as_millis()),
+        };
+        let page = admin.get(&format!("{base}&{from}"))?;
+        self.take(page);
+        Ok(())
+    }
+
+    /// Takes a page, and says what is missing.
+    fn take(&mut self, page: LogPage) {
+        let of = self.shard.map_or(String::new(), |shard| format!(" of shard {shard}"));
+        if page.damaged > 0 {
+            eprintln!("millrace: {} damaged lines{of} were skipped", page.damaged);
+        }
+        if page.dropped != self.dropped {
+            let since = if self.shard.is_some() { "its" } else { "the node's" };
+            eprintln!("millrace: {} records{of} were dropped since {since} start", page.dropped);
+            self.dropped = page.dropped;
+        }
+        self.records.extend(page.records);
+        (self.next, self.more) = (page.next, page.more);
     }
 }
 

@@ -5,6 +5,7 @@ use crate::exit::{Done, Exit, Failure};
 use crate::output::{Output, table};
 use crate::regions::everywhere::Everywhere;
 use crate::settings::{Connection, Environment};
+use crate::shards::Each;
 use ::call::admin::{QuotaChange, QuotaState, TenantSpec};
 use ::call::function::QuotaKind;
 
@@ -107,9 +108,11 @@ impl Quota {
                         format!("/v1/quotas?function={}", query(&format!("{namespace}/{name}")))
                     }
                 };
-                let quotas: Vec<QuotaState> = node.admin(environment)?.get(&path)?;
-                output.print(&quotas, |quotas| show(quotas));
-                Ok(Exit::Ok)
+                let ask = |admin: &Admin| admin.get::<Vec<QuotaState>>(&path);
+                let mut each = Each::ask(&node, environment, ask)?;
+                let quotas = each.by_name(|state| state.function.clone(), add);
+                output.print(&quotas, |quotas| show(quotas.iter().map(|whole| &whole.sum)));
+                each.end()
             }
             Quota::Set(set) => set.run(environment),
         }
@@ -184,7 +187,20 @@ pub fn thousandths(of: Option<u64>) -> String {
     })
 }
 
-fn show(quotas: &[QuotaState]) -> String {
+/// One shard's part is added: each lets its own calls start at its rate.
+fn add(sum: &mut QuotaState, part: &QuotaState) {
+    let both = |a: Option<u64>, b: Option<u64>| Some(a? + b?);
+    sum.cpu_rate = both(sum.cpu_rate, part.cpu_rate);
+    sum.rate = both(sum.rate, part.rate);
+    sum.limit = both(sum.limit, part.limit);
+    if sum.waiting == 0 && part.waiting > 0 {
+        sum.rule.clone_from(&part.rule);
+    }
+    sum.waiting += part.waiting;
+    sum.running += part.running;
+}
+
+fn show<'a>(quotas: impl IntoIterator<Item = &'a QuotaState>) -> String {
     let row = |state: &QuotaState| {
         let quota = &state.quota;
         let kind = match quota.kind {
@@ -204,12 +220,32 @@ fn show(quotas: &[QuotaState]) -> String {
         ]
     };
     let headings = ["function", "kind", "cpu", "rate", "limit", "source", "waiting", "running", "held by"];
-    table(headings, quotas.iter().map(row))
+    table(headings, quotas.into_iter().map(row))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_of_shards_are_added_unless_one_has_none() {
+        let state = |rate, limit, waiting, rule: &str| QuotaState {
+            function: "n/f".into(),
+            tenant: "t".into(),
+            weight: 1,
+            quota: ::call::function::QuotaSpec::default(),
+            set: QuotaChange::default(),
+            cpu_rate: None,
+            rate,
+            limit,
+            waiting,
+            running: 1,
+            rule: rule.into(),
+        };
+        let mut sum = state(Some(500), Some(7), 0, "none");
+        add(&mut sum, &state(Some(300), None, 4, "rate"));
+        assert_eq!(sum, QuotaState { running: 2, ..state(Some(800), None, 4, "rate") });
+    }
 
     #[test]
     fn cores_are_thousandths_both_ways() {

@@ -2,11 +2,12 @@
 
 use super::arguments::spinner;
 use super::load::spread;
-use crate::admin::function_name;
+use crate::admin::{Admin, function_name};
 use crate::deployment::{Package, wait_until_ready};
 use crate::exit::{Done, Exit, Failure};
 use crate::interrupt;
 use crate::output::{Output, pairs};
+use crate::regions::everywhere::Everywhere;
 use crate::replay::{Ledger, Options, Progress, Summary, busy, picture, run};
 use crate::settings::{Connection, Environment};
 use crate::times::duration;
@@ -166,13 +167,12 @@ impl Replay {
             let (namespace, name) = function_name(function)?;
             return Ok(vec![FunctionId::of(&namespace, &name); trace.functions.len()]);
         }
-        let admin = self.node.admin(environment)?;
         let spec = FunctionSpec { name: "trace".into(), ..FunctionSpec::default() };
         let package = match &self.deploy {
             Some(Some(wasm)) => Package::read_wasm(spec, wasm)?,
             _ => Package::new(spec, busy(), "the built-in function")?,
         };
-        let mut specs = Vec::with_capacity(trace.functions.len());
+        let mut packages = Vec::with_capacity(trace.functions.len());
         for (index, function) in trace.functions.iter().enumerate() {
             let mut package = package.clone();
             package.spec.namespace = "trace".into();
@@ -181,12 +181,17 @@ impl Replay {
             // Twice what the trace says, so that a guest's own needs have room.
             let wanted = u64::from(function.memory_kib_max) << 11;
             package.spec.memory_bytes = wanted.clamp(package.spec.memory_bytes, 4 << 30);
-            specs.push(package.deploy(&admin)?.spec);
+            packages.push(package);
         }
-        for spec in &specs {
-            wait_until_ready(&admin, spec, Duration::from_secs(60), |_| {})?;
-        }
-        Ok(specs.iter().map(FunctionSpec::id).collect())
+        // A call runs where its id says: each node that takes some has all functions.
+        let ready = |admin: &Admin| {
+            let deploy = |package: &Package| package.deploy(admin).map(|state| state.spec);
+            let specs: Vec<FunctionSpec> = packages.iter().map(deploy).collect::<Result<_, _>>()?;
+            let wait = |spec| wait_until_ready(admin, spec, Duration::from_secs(60), |_| {}).map(drop);
+            specs.iter().try_for_each(wait)
+        };
+        Everywhere::order(&self.node, environment, ready)?.end()?;
+        Ok(packages.iter().map(|package| package.spec.id()).collect())
     }
 
     fn report(&self, ledger: &Ledger, error: Option<millrace_client::Error>) -> Done {

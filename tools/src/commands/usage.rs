@@ -1,9 +1,10 @@
 //! `millrace usage`
 
 use crate::admin::{function_name, query};
-use crate::exit::{Done, Exit, Failure};
+use crate::exit::{Done, Failure};
 use crate::output::{Output, pairs, table};
 use crate::settings::{Connection, Environment};
+use crate::shards::Each;
 use crate::times::short;
 use ::control::accounts::{Grouping, UsageReport, UsageRow};
 
@@ -48,7 +49,9 @@ pub struct Usage {
 
 impl Usage {
     pub fn run(self, environment: &Environment) -> Done {
-        let report: UsageReport = self.node.admin(environment)?.get(&self.path()?)?;
+        let path = self.path()?;
+        let mut each = Each::ask(&self.node, environment, |admin| admin.get::<UsageReport>(&path))?;
+        let report = each.said.drain(..).reduce(UsageReport::and).expect("one answered");
         if !report.complete {
             eprintln!(
                 "millrace: usage is not known from the asked time on, but from {}",
@@ -56,7 +59,7 @@ impl Usage {
             );
         }
         self.output.print(&report, show);
-        Ok(Exit::Ok)
+        each.end()
     }
 
     fn path(&self) -> Result<String, Failure> {

@@ -1,9 +1,11 @@
 //! `millrace workers`
 
 use super::quota::thousandths;
+use crate::admin::Admin;
 use crate::exit::{Done, Exit, Failure};
 use crate::output::{Output, table};
 use crate::settings::{Connection, Environment};
+use crate::shards::{Each, Of, Whole};
 use crate::times::duration;
 use ::call::admin::{CoreState, ScalingState};
 use bpf::{CoreSched, RunQueue};
@@ -36,30 +38,67 @@ pub struct Workers {
 
 impl Workers {
     pub fn run(self, environment: &Environment) -> Done {
-        let admin = self.node.admin(environment)?;
-        let scaling = || admin.get::<ScalingState>("/v1/scaling");
+        let ask = |admin: &Admin| {
+            let scaling: ScalingState = admin.get("/v1/scaling")?;
+            let cores = if self.wanted { Vec::new() } else { admin.get::<Vec<CoreState>>("/v1/workers")? };
+            Ok((cores, scaling))
+        };
+        let mut each = Each::ask(&self.node, environment, ask)?;
+        let scaling = sum(each.said.iter().map(|(_, scaling)| scaling));
         if self.wanted {
-            self.output.print(&scaling()?, wanted);
-            return Ok(Exit::Ok);
+            let part = |Of { shard, said: (_, said) }| Of { shard, said };
+            let shards = each.take().into_iter().map(part).filter(|part| part.shard.is_some()).collect();
+            self.output.print(&Whole { sum: scaling, shards }, |whole| wanted(&whole.sum));
+            return each.end();
         }
-        let cores: Vec<CoreState> = admin.get("/v1/workers")?;
+        let cores = cores(each.take());
         if let Some(span) = self.sched {
             self.output.print(&watch(&cores, span)?, |seen| sched(seen));
-            return Ok(Exit::Ok);
+            return each.end();
         }
-        let scaling = scaling()?;
         self.output.print(&cores, |cores| match self.backends {
             true => backends(cores),
             false => format!("{}\n{}", list(cores), wanted(&scaling)),
         });
-        Ok(Exit::Ok)
+        each.end()
     }
+}
+
+/// A core, and whose it is.
+type Core = Of<CoreState>;
+
+/// All cores, each once: that a shard sees the others' as if they were one core of its own is left out.
+fn cores(said: Vec<Of<(Vec<CoreState>, ScalingState)>>) -> Vec<Core> {
+    let of = |Of { shard, said: (cores, _) }: Of<(Vec<CoreState>, ScalingState)>| {
+        let own = move |core: &CoreState| shard.is_none() || !core.far;
+        cores.into_iter().filter(own).map(move |said| Of { shard, said })
+    };
+    said.into_iter().flat_map(of).collect()
+}
+
+/// What all shards want together: each has cores of its own.
+fn sum<'a>(shards: impl Iterator<Item = &'a ScalingState> + Clone) -> ScalingState {
+    let mut whole = shards.clone().next().cloned().unwrap_or_default();
+    for ScalingState { cores, version, wanted } in shards.skip(1) {
+        whole.cores += cores;
+        // Of a sum there is one as long as a part has none.
+        whole.version = whole.version.min(*version);
+        whole.wanted.cores += wanted.cores;
+        whole.wanted.needed_millis += wanted.needed_millis;
+        if whole.wanted.reason != wanted.reason {
+            whole.wanted.reason = if whole.version == 0 { String::new() } else { "mixed".into() };
+        }
+        let all = u64::from(whole.wanted.cores).max(1);
+        whole.wanted.load = u32::try_from(whole.wanted.needed_millis / all).unwrap_or(u32::MAX);
+    }
+    whole
 }
 
 /// What the controllers say about how many cores there should be.
 fn wanted(scaling: &ScalingState) -> String {
     let ScalingState { cores, wanted, .. } = scaling;
     let why = match wanted.reason.as_str() {
+        "mixed" => "some shards have too much and others have not",
         "in-band" => "which is neither too much nor too little",
         "high" => "which is too much; more are wanted if it stays so",
         "most" => "which is too much, but there may be no more",
@@ -75,8 +114,9 @@ fn wanted(scaling: &ScalingState) -> String {
     )
 }
 
-fn list(cores: &[CoreState]) -> String {
-    let row = |core: &CoreState| {
+fn list(cores: &[Core]) -> String {
+    let row = |core: &Core| {
+        let core = &core.said;
         [
             core.host.clone(),
             core.cpu.to_string(),
@@ -88,14 +128,21 @@ fn list(cores: &[CoreState]) -> String {
             format!("{} ms ago", core.silent_ms),
         ]
     };
-    table(
-        ["host", "cpu", "pid", "state", "calls/slots", "credits", "finished", "heard"],
-        cores.iter().map(row),
-    )
+    if cores.iter().all(|core| core.shard.is_none()) {
+        let headings = ["host", "cpu", "pid", "state", "calls/slots", "credits", "finished", "heard"];
+        return table(headings, cores.iter().map(row));
+    }
+    let placed = |core: &Core| {
+        let [host, cpu, pid, state, slots, credits, finished, heard] = row(core);
+        let shard = core.shard.map_or("-".into(), |shard| shard.to_string());
+        [host, shard, cpu, pid, state, slots, credits, finished, heard]
+    };
+    let headings = ["host", "shard", "cpu", "pid", "state", "calls/slots", "credits", "finished", "heard"];
+    table(headings, cores.iter().map(placed))
 }
 
-fn backends(cores: &[CoreState]) -> String {
-    let rows = cores.iter().flat_map(|core| {
+fn backends(cores: &[Core]) -> String {
+    let rows = cores.iter().map(|core| &core.said).flat_map(|core| {
         core.backends
             .iter()
             .map(|(thing, backend)| [core.host.clone(), core.cpu.to_string(), thing.clone(), backend.clone()])
@@ -117,17 +164,18 @@ struct Sched {
     delay_p99_ns: Option<u64>,
 }
 
-fn watch(cores: &[CoreState], span: Duration) -> Result<Vec<Sched>, Failure> {
+fn watch(cores: &[Core], span: Duration) -> Result<Vec<Sched>, Failure> {
     let refused = |error: bpf::BpfError| {
         let text = error.to_string();
         let (what, remedy) = text.split_once("; ").unwrap_or((&text, "see `millrace doctor`"));
         Failure::new(Exit::Machine, what, "eBPF", remedy)
     };
-    let pids: Vec<u32> = cores.iter().map(|core| core.pid).collect();
+    let pids: Vec<u32> = cores.iter().map(|core| core.said.pid).collect();
     let queue = RunQueue::attach(&pids).map_err(refused)?;
     std::thread::sleep(span);
     let seen = queue.read().map_err(refused)?;
-    let of = |core: &CoreState| {
+    let of = |core: &Core| {
+        let core = &core.said;
         let seen = seen.iter().find(|seen| seen.pid == core.pid)?;
         Some(sched_of(core, seen, span))
     };
@@ -159,4 +207,29 @@ fn sched(seen: &[Sched]) -> String {
         ]
     };
     table(["cpu", "pid", "ran", "switches", "run-queue delay p50", "p99"], seen.iter().map(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::call::admin::Wanted;
+
+    fn scaling(cores: u32, wanted: u32, needed_millis: u64, reason: &str) -> ScalingState {
+        let load = (needed_millis / u64::from(wanted.max(1))) as u32;
+        let version = u64::from(!reason.is_empty());
+        let wanted = Wanted { cores: wanted, reason: reason.into(), needed_millis, load };
+        ScalingState { cores, version, wanted }
+    }
+
+    #[test]
+    fn shards_want_their_sum() {
+        let high = scaling(1, 2, 1500, "high");
+        assert_eq!(sum([&high].into_iter()), high, "a node that is alone says what it says");
+        let both = sum([&high, &scaling(2, 2, 500, "high")].into_iter());
+        assert_eq!((both.cores, both.wanted), (3, scaling(3, 4, 2000, "high").wanted));
+        let mixed = sum([&high, &scaling(1, 1, 100, "low")].into_iter());
+        assert_eq!((mixed.wanted.cores, mixed.wanted.reason.as_str()), (3, "mixed"));
+        let unsaid = sum([&high, &scaling(1, 0, 0, "")].into_iter());
+        assert_eq!((unsaid.version, unsaid.wanted.reason.as_str()), (0, ""), "one has said nothing yet");
+    }
 }
