@@ -6,7 +6,9 @@ use crate::outcomes::explanation;
 use crate::schedule::defaults;
 use crate::session::SessionRef;
 use crate::walk::Only;
-use call::admin::{Answer, Ask, CallState, CoreState, FunctionState, NodeStatus, QueueState, Verb};
+use call::admin::{
+    Answer, Ask, CallHistory, CallState, CoreState, FunctionState, NodeStatus, QueueState, Verb,
+};
 use call::body::reply;
 use call::frame::{Frame, FrameBuf, Header, Kind, append};
 use call::{CallId, Instant, Status, WallTime};
@@ -331,9 +333,11 @@ impl<D: Driver> Node<D> {
 
     pub(crate) fn call_answer(&self, call: CallId) -> Result<Answer, Refusal> {
         let view = self.queue.find(call).ok_or_else(|| unknown(call))?;
-        Ok(Answer::Call(self.call_state(&view)))
+        let history = view.history.map(CallHistory::of);
+        Ok(Answer::Call(CallState { history, ..self.call_state(&view) }))
     }
 
+    /// All of what is known but the history, which would make lists long.
     pub(crate) fn call_state(&self, view: &CallView<'_>) -> CallState {
         let said = view.outcome.and_then(|outcome| reply(outcome.body()).ok());
         let spec = self.catalog.find(view.function).and_then(|f| self.catalog.get(f)).map(|f| &f.spec);
@@ -362,6 +366,7 @@ impl<D: Driver> Node<D> {
             usage: said.map(|reply| reply.usage()),
             output: said.map(|reply| text(reply.output)),
             stderr,
+            history: None,
             shard: self.options.shards.number,
         }
     }

@@ -88,7 +88,7 @@ impl<D: Driver> Node<D> {
             let why = format!("there are {} cores or hosts already (limit cores_max)", self.limits.cores_max);
             return self.close(session, &why);
         };
-        self.queue.holder_up(HolderRef(added.0));
+        self.queue.holder_up(HolderRef(added.0), &format!("{}/{}", core.host, core.cpu));
         self.welcome(session, Role::Core(added));
         self.publishing.push(session);
     }

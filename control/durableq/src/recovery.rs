@@ -502,7 +502,8 @@ impl Recovery {
 /// Whether a frame is of a kind that is a record, and the queue can go on behind it: one incarnation more must be left.
 pub(crate) fn is_record(frame: Frame<'_>) -> bool {
     match frame.kind() {
-        Kind::Submit | Kind::Done | Kind::Retry | Kind::Dead | Kind::Redrive => true,
+        Kind::Submit | Kind::Done => true,
+        Kind::Retry | Kind::Dead | Kind::Redrive => crate::queue::parts(frame).is_ok(),
         Kind::Incarnation => frame.stamp() < u64::from(u32::MAX),
         _ => false,
     }

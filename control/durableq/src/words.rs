@@ -1,7 +1,7 @@
 //! What goes into the durable queue and what comes out of it.
 
 use call::limits::Limits;
-use call::{CallId, CallKey, Epoch, Frame, FunctionId, Label, Status, VerdictCode, WallTime};
+use call::{CallId, CallKey, Epoch, Frame, FunctionId, History, Label, Status, VerdictCode, WallTime};
 
 /// A pending call or dead letter: its place in the queue's table, below `limits.calls_max`.
 ///
@@ -382,6 +382,8 @@ pub struct CallView<'a> {
     pub submit: Option<Frame<'a>>,
     /// The last outcome, if it is kept.
     pub outcome: Option<Frame<'a>>,
+    /// Its attempts, if it is pending or dead and one of them failed.
+    pub history: Option<History<'a>>,
 }
 
 /// Depth of one function's queue.

@@ -162,7 +162,7 @@ fn back_pressure_uses_up_no_attempts_until_it_lasts_too_long() {
 fn the_leases_of_a_silent_core_are_offered_again_and_its_outcomes_fenced() {
     let mut world = World::new(limits(), 1);
     let lease_ns = call::time::nanos(world.limits.lease);
-    world.queue.holder_up(CORE);
+    world.queue.holder_up(CORE, "core");
     let id = world.submit(0, 0, 10, false);
     world.settle_disk();
     for delivery in 1..=world.limits.deliveries_max {

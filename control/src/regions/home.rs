@@ -39,7 +39,7 @@ impl<D: Driver> Node<D> {
             let why = format!("there are {} cores or hosts already (limit cores_max)", self.limits.cores_max);
             return self.close(session, &why);
         };
-        self.queue.holder_up(HolderRef(added.0));
+        self.queue.holder_up(HolderRef(added.0), &host);
         self.welcome(session, Role::Core(added));
         self.publishing.push(session);
         self.note(&format!("region {region} is linked and may pull"));

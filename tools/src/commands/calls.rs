@@ -8,7 +8,7 @@ use crate::output::{pairs, table};
 use crate::settings::Environment;
 use crate::times::{duration, short};
 use ::call::CallId;
-use ::call::admin::{CallState, Ordered};
+use ::call::admin::{CallHistory, CallState, Ordered};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// Looks at calls, cancels them, or runs them again.
@@ -136,10 +136,35 @@ pub fn show(call: &CallState) -> String {
         rows.push(("cold start", format!("{}{init}", if usage.cold { "yes" } else { "no" })));
     }
     let mut text = pairs(rows);
+    text += &call.history.as_ref().map_or(String::new(), history);
     for (name, bytes) in [("output", &call.output), ("stderr", &call.stderr)] {
         if let Some(bytes) = bytes.as_ref().filter(|bytes| !bytes.is_empty()) {
             text += &format!("--- {name}\n{}\n", bytes.trim_end());
         }
+    }
+    text
+}
+
+/// The attempts of a call as a table.
+fn history(history: &CallHistory) -> String {
+    let rows = history.attempts.iter().map(|attempt| {
+        let redriven = if attempt.redriven { ", before the redrive" } else { "" };
+        let dash = |text: String, none: bool| if none { "-".into() } else { text };
+        [
+            format!("{}{redriven}", attempt.number),
+            time(attempt.began),
+            short(attempt.ended.saturating_sub(attempt.began)),
+            dash(short(attempt.ran_ns), attempt.ran_ns == 0),
+            dash(attempt.worker.clone(), attempt.worker.is_empty()),
+            attempt.status.name().to_owned(),
+            attempt.error.split_whitespace().collect::<Vec<_>>().join(" "),
+        ]
+    });
+    let rows = table(["attempt", "began", "took", "ran", "worker", "status", "error"], rows);
+    let mut text = format!("--- attempts that failed\n{}\n", rows.trim_end());
+    if history.earlier > 0 || history.partial {
+        let memory = if history.partial { ", for want of memory" } else { "" };
+        text += &format!("at least {} earlier attempts are not listed{memory}\n", history.earlier);
     }
     text
 }

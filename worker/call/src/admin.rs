@@ -19,6 +19,7 @@ pub use steering::{
 pub use walk::{CallPage, Hold, Ordered, Verb};
 
 use crate::function::FunctionSpec;
+use crate::history::{Attempt, History};
 use crate::outcome::{Status, Usage};
 use crate::shards::{ShardId, ShardMap};
 use serde::{Deserialize, Serialize};
@@ -479,9 +480,65 @@ pub struct CallState {
     pub output: Option<String>,
     /// Stderr, if kept.
     pub stderr: Option<String>,
+    /// Its attempts, if one failed and it has not ended for good; in lists it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<CallHistory>,
     /// The shard that holds it; absent if the node is alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<ShardId>,
+}
+
+/// The attempts of a call, as far as they are kept: see [`crate::history`].
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CallHistory {
+    /// Attempts before those that are listed, at least.
+    pub earlier: u32,
+    /// Whether fewer are listed than could be, since there was no memory for them.
+    pub partial: bool,
+    /// The last attempts, the oldest first.
+    pub attempts: Vec<CallAttempt>,
+}
+
+/// An attempt to run a call that did not end well.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CallAttempt {
+    /// Which delivery it was, from 1; from 1 again after a redrive.
+    pub number: u16,
+    /// When it was leased, Unix ns.
+    pub began: u64,
+    /// When the node heard of its end, Unix ns.
+    pub ended: u64,
+    /// How long it ran, ns, as its core says; 0 if it said nothing.
+    pub ran_ns: u64,
+    /// Host and CPU of the core that had it, or the region; empty if that is not known.
+    pub worker: String,
+    /// How it ended.
+    pub status: Status,
+    /// What it said: its stderr, or the text of a trap; of a long one the beginning and the end.
+    pub error: String,
+    /// Whether the call was redriven since.
+    pub redriven: bool,
+}
+
+impl CallHistory {
+    /// What a history says.
+    pub fn of(history: History<'_>) -> CallHistory {
+        let attempt = |of: Attempt<'_>| CallAttempt {
+            number: of.number,
+            began: of.began.0,
+            ended: of.ended.0,
+            ran_ns: of.ran_ns,
+            worker: of.worker.to_owned(),
+            status: of.status,
+            error: of.error(),
+            redriven: of.redriven,
+        };
+        CallHistory {
+            earlier: history.earlier(),
+            partial: history.is_partial(),
+            attempts: history.attempts().map(attempt).collect(),
+        }
+    }
 }
 
 /// Depth of one function's queue.

@@ -109,11 +109,12 @@ pub enum Kind {
 
     /// Log only: the call has ended. Body: the outcome frame, sealed, if the client wanted it.
     Done = 32,
-    /// Log only: the call failed and may run again, not before `deadline`. No body.
+    /// Log only: the call failed and may run again, not before `deadline`. Body: its [`crate::History`], if there is one.
     Retry = 33,
-    /// Log only: the call goes to the dead letters. Body: its last outcome frame, sealed, if there is one that is kept.
+    /// Log only: the call goes to the dead letters. Body: its last outcome frame, sealed, if there is one that is kept. A
+    /// body that is not sealed begins with the call's [`crate::History`]; behind that, padded, stands the outcome frame.
     Dead = 34,
-    /// Log only: a dead letter becomes a pending call again. No body.
+    /// Log only: a dead letter becomes a pending call again. Body: its [`crate::History`], if there is one.
     Redrive = 35,
     /// Log only: a new incarnation of the queue began; stamp is its number. No body.
     Incarnation = 36,
@@ -178,8 +179,6 @@ impl Kind {
                 | Kind::Cancel
                 | Kind::Foresee
                 | Kind::Recall
-                | Kind::Retry
-                | Kind::Redrive
                 | Kind::Incarnation
         )
     }

@@ -66,6 +66,9 @@ pub struct Limits {
     pub retained_max: usize,
     /// Dead letters kept; beyond it the oldest is dropped, and counted.
     pub dead_letters_max: usize,
+    /// Bytes of memory for the histories of calls that failed: of as many as there may be dead letters, 1 KiB each. When
+    /// it is full fewer attempts are kept, and a history says so. At most 160 MiB.
+    pub history_bytes_max: usize,
     /// Calls in the RunQ: the flow control of the scheduler (the paper does not give its length). Two rounds of
     /// every slot of two 512-slot cores keep them busy without committing to an order too early.
     pub runq_max: usize,
@@ -106,6 +109,7 @@ impl Default for Limits {
             outcomes_max: 1 << 16,
             retained_max: 1 << 16,
             dead_letters_max: 1 << 16,
+            history_bytes_max: 64 << 20,
             runq_max: 4096,
             func_buffer_max: 4096,
             tenants_max: 1024,
@@ -133,6 +137,7 @@ impl Limits {
             outcomes_max: 1024,
             retained_max: 1024,
             dead_letters_max: 256,
+            history_bytes_max: 256 << 10,
             runq_max: 64,
             func_buffer_max: 64,
             tenants_max: 8,

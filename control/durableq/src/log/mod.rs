@@ -27,13 +27,15 @@
 //! | kind | meaning |
 //! |---|---|
 //! | `Submit` | a call was accepted; or, if it is pending already, this is a copy that replaces the older record |
-//! | `Retry` | the call is pending: `stamp` executions failed (lower 32 bits) or met back-pressure (higher), `attempt` deliveries, not before `deadline`; with the status `cancelled` in `level` it has ended, or ends with its lease |
-//! | `Dead` | the call is a dead letter, with `level` for the reason and the last outcome in its body, if it is kept |
-//! | `Redrive` | the call is pending again, as if it had never been delivered |
+//! | `Retry` | the call is pending: `stamp` executions failed (lower 32 bits) or met back-pressure (higher), `attempt` deliveries, not before `deadline`; with the status `cancelled` in `level` it has ended, or ends with its lease; with its history in the body, if an attempt failed |
+//! | `Dead` | the call is a dead letter, with `level` for the reason; in its body its history, and the last outcome, if it is kept |
+//! | `Redrive` | the call is pending again, as if it had never been delivered; with its history in the body |
 //! | `Done` | the call has ended, with the outcome in its body if the client wanted it; to be remembered until `deadline`, if that is not zero; may be a copy |
 //! | `Incarnation` | a start of the queue, which had nothing else to write yet; or the next incarnation of this start |
 //!
-//! Leases are not in the log: after a crash, every call that was leased is pending, and its old outcome is fenced by
+//! The last of these records about a call says all that happened to it: its attempts ([`call::history`]) too.
+//!
+//! Leases are not in the log: after a crash, every call that was leased is pending (a lease that was lost with its worker is a failed attempt, and is), and its old outcome is fenced by
 //! the incarnation in the epoch. A record that fits into no group is cut; it begins a group and fills those that follow.
 //!
 //! # What can be relied on

@@ -41,6 +41,7 @@ impl DurableQ {
             bytes: of.length(),
             submit,
             outcome: self.frame(progress.outcome),
+            history: self.history_of(call),
         })
     }
 
@@ -57,6 +58,7 @@ impl DurableQ {
             bytes: 0,
             submit: None,
             outcome: self.frame(ended.outcome),
+            history: None,
         }
     }
 

@@ -58,7 +58,8 @@ impl DurableQ {
             let waits = matches!(call.place(), Place::Due | Place::Offered);
             let timed = waits && self.expires_at(at).is_some();
             assert!(
-                timed == (self.calls.progress(at).timer != NONE) || call.place() == Place::Offered,
+                timed == (self.calls.progress(at).timer != NONE)
+                    || matches!(call.place(), Place::Offered | Place::Leased),
                 "the timer of {}",
                 call.id
             );
@@ -149,6 +150,10 @@ impl DurableQ {
         let parked = calls().filter(|call| call.is_parked()).count();
         assert_eq!(parked as u64, self.counters.parked_now, "frames on disk only");
         self.reader.check();
+        let histories = self.calls.iter().filter_map(|(at, _)| self.history_of(at));
+        let lost = call::History::LOST;
+        let kept = histories.filter(|history| *history != lost).map(|history| history.bytes().len());
+        assert_eq!(kept.sum::<usize>(), self.histories.bytes(), "bytes of histories");
         for (at, call) in self.calls.iter().filter(|(_, call)| call.is(flag::READING)) {
             let place = call.record();
             let wants = self.reader.iter().filter(|want| want.call == at && want.place == place).count();

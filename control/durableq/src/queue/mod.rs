@@ -6,6 +6,7 @@
 mod submit;
 mod offer;
 mod settle;
+mod history;
 mod withdraw;
 mod rules;
 mod retain;
@@ -17,11 +18,14 @@ mod walk;
 mod hold;
 mod check;
 
+pub(crate) use history::parts;
+
 use crate::log::reader::Reader;
 use crate::log::writer::Log;
 use crate::table::calls::{Calls, NONE};
 use crate::table::ended::EndedCalls;
 use crate::table::functions::Functions;
+use crate::table::histories::Histories;
 use crate::table::holders::Holders;
 use crate::table::ids::hash;
 use crate::table::index::Index;
@@ -30,6 +34,8 @@ use crate::table::starts::Starts;
 use crate::table::store::Store;
 use crate::table::timers::{OF_EXPIRIES, Timers};
 use crate::words::{CallRef, Counters, Damage, FunctionRef, Origin, record_bytes_max, write_blocks};
+use call::frame::FrameBuf;
+use call::history::HistoryBuf;
 use call::limits::{HEADER_BYTES, Limits};
 use call::{CallId, FunctionId, Instant, Status, WallTime};
 use std::collections::VecDeque;
@@ -103,6 +109,11 @@ pub struct DurableQ {
     deliveries_max: u32,
     pressures_max: u16,
     dead_letters_max: u32,
+    /// What is known of the attempts of calls that failed.
+    histories: Histories,
+    /// Where a history is written, and where the body of a record is put together.
+    history: HistoryBuf,
+    body: FrameBuf,
     record_max: usize,
     segment_bytes: u64,
     /// The log is copied until its oldest segment has this ordinal.
@@ -112,6 +123,10 @@ pub struct DurableQ {
 impl DurableQ {
     /// An empty queue whose log has not begun. All memory is taken here.
     pub(crate) fn empty(limits: &Limits) -> DurableQ {
+        assert!(
+            history::HISTORY_ROOM + HEADER_BYTES <= record_bytes_max(limits),
+            "limits.pending_bytes_max: a record has room for a history"
+        );
         let waits_max = write_blocks(limits) * limits.group_bytes / HEADER_BYTES + DUPLICATES_WAITING_MAX;
         DurableQ {
             now: Instant(0),
@@ -147,6 +162,9 @@ impl DurableQ {
             deliveries_max: limits.deliveries_max,
             pressures_max: limits.pressures_max,
             dead_letters_max: u32::try_from(limits.dead_letters_max).unwrap_or(u32::MAX),
+            histories: Histories::new(limits.history_bytes_max),
+            history: HistoryBuf::default(),
+            body: FrameBuf::with_capacity(record_bytes_max(limits)),
             record_max: record_bytes_max(limits),
             segment_bytes: limits.segment_bytes,
             rewritten_from: 0,

@@ -84,6 +84,7 @@ impl DurableQ {
         progress.deliveries = progress.deliveries.saturating_add(1);
         progress.epoch = Epoch::new(self.log.incarnation, self.leases);
         progress.holder = holder;
+        progress.begin_lease(self.wall);
         self.calls[call].set_place(Place::Leased);
         self.holders.leases(holder).push_back(&mut self.calls, call);
         let (leased, progress) = (&self.calls[call], self.calls.progress(call));
@@ -112,8 +113,9 @@ impl DurableQ {
         )
     }
 
-    /// A core connected: its silence counts from now on.
-    pub fn holder_up(&mut self, holder: HolderRef) {
+    /// A core connected, which is called so: its silence counts from now on.
+    pub fn holder_up(&mut self, holder: HolderRef, name: &str) {
+        self.holders.call(holder, name);
         self.holders.hear(holder, self.now);
     }
 

@@ -77,10 +77,10 @@ impl DurableQ {
         self.store.free(frame);
     }
 
-    /// Bytes that the log must hold: frames of calls, outcomes of dead letters, and those kept of ended calls, which are
-    /// to be found after a restart.
+    /// Bytes that the log must hold: frames of calls, histories, outcomes of dead letters, and those kept of ended calls,
+    /// which are to be found after a restart.
     pub(super) fn live_bytes(&self) -> u64 {
-        self.lengths + self.store.bytes() as u64 - self.resident
+        self.lengths + (self.store.bytes() + self.histories.bytes()) as u64 - self.resident
     }
 
     /// Leaves a call's frame on disk, where it stands whole.

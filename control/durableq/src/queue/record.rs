@@ -4,7 +4,7 @@
 //! backlog, and when there is room, its state of that time is written. What is lost with a crash before that was told
 //! to nobody.
 
-use super::{DurableQ, What};
+use super::{DurableQ, What, history};
 use crate::log::writer::Placed;
 use crate::table::calls::{NONE, Place, flag};
 use crate::table::ended::Ended;
@@ -12,6 +12,7 @@ use crate::table::ids::hash;
 use crate::table::store::Extent;
 use crate::words::{Blocks, CallRef, LogOp};
 use call::frame::flag::SEALED_BODY;
+use call::frame::padded;
 use call::limits::HEADER_BYTES;
 use call::{Header, Kind, Status};
 
@@ -148,12 +149,21 @@ impl DurableQ {
             _ => Kind::Retry,
         };
         let (retry, outcome) = (kind == Kind::Retry, matches!(kind, Kind::Done | Kind::Dead));
-        let body = if outcome && progress.outcome.is_some() { self.store.get(progress.outcome) } else { &[] };
+        let outcome =
+            if outcome && progress.outcome.is_some() { self.store.get(progress.outcome) } else { &[] };
+        let history = self.histories.get(progress.history);
+        let body = match history {
+            Some(history) => {
+                history::join(&mut self.body, history, outcome);
+                &self.body[..]
+            }
+            None => outcome,
+        };
         if !self.log.has_room(HEADER_BYTES + body.len()) {
             return None;
         }
         let header = Header {
-            flags: if body.is_empty() { 0 } else { SEALED_BODY },
+            flags: if body.is_empty() || history.is_some() { 0 } else { SEALED_BODY },
             call: call.id,
             function: self.functions[call.function()].id,
             stamp: if retry {
@@ -207,9 +217,10 @@ impl DurableQ {
             return None;
         }
         let (frame, outcome) = (call.resident(), self.calls.progress(at).outcome.bytes());
+        let history = self.history_of(at).map_or(0, |history| padded(history.bytes().len()));
         // One that is ending frees its segment as soon as the backlog is written.
         let settled = !matches!(call.place(), Place::Appended | Place::Ending) && !call.is(flag::BACKLOG);
-        let bytes = frame + outcome + HEADER_BYTES;
+        let bytes = frame + outcome + history + HEADER_BYTES;
         if !settled || !self.log.has_room_for_two(bytes) {
             return None;
         }
@@ -220,7 +231,8 @@ impl DurableQ {
         let moved = &self.calls[at];
         let fresh = self.calls.progress(at).deliveries == 0
             && moved.place() != Place::Dead
-            && !moved.is(flag::LASTING);
+            && !moved.is(flag::LASTING)
+            && history == 0;
         if !fresh {
             let state = self.append_state(blocks, at).expect("there is room for two records");
             last = state.group;

@@ -1,12 +1,14 @@
 //! The records of earlier incarnations happen again, in their order.
 
 use super::DurableQ;
+use super::history::parts;
 use crate::recovery::RecoveryError;
 use crate::table::calls::{CUT, Call, NONE, Place, flag};
 use crate::table::ended::Ended;
 use crate::table::ids::hash;
 use crate::table::store::Extent;
 use crate::words::CallRef;
+use call::frame::flag::SEALED_BODY;
 use call::{Epoch, Frame, Instant, Kind, Status, WallTime};
 
 impl DurableQ {
@@ -116,6 +118,7 @@ impl DurableQ {
             self.enter(at);
         }
         self.set_outcome(at, Extent::NONE);
+        self.set_history(at, parts(frame).ok().and_then(|(history, _)| history));
         self.calls.set_when(at, frame.deadline().0);
         let retry = frame.kind() == Kind::Retry;
         let cancelled = retry && frame.status() == Ok(Status::Cancelled);
@@ -140,7 +143,9 @@ impl DurableQ {
             self.leave(at);
             self.bury_here(at);
         }
-        let outcome = self.sealed(frame);
+        let (history, behind) = parts(frame).unwrap_or((None, &[]));
+        self.set_history(at, history);
+        let outcome = self.sealed(behind);
         self.set_outcome(at, outcome);
         let call = self.calls.progress_mut(at);
         (call.deliveries, call.status) = (frame.attempt(), frame.status().ok());
@@ -157,6 +162,7 @@ impl DurableQ {
         self.log.segments.unpin(&mut self.calls, at, 0);
         self.set_outcome(at, Extent::NONE);
         self.free_frame(at);
+        self.forget_history(at);
         let id = self.calls[at].id;
         self.ids.remove(hash(id.0), at.0);
         self.calls.remove(at);
@@ -168,16 +174,17 @@ impl DurableQ {
         let id = frame.call();
         self.forget_end(id);
         let Some(function) = self.functions.intern(frame.function()) else { return };
-        let outcome = self.sealed(frame);
+        let outcome = self.sealed(if frame.flags() & SEALED_BODY == 0 { &[] } else { frame.body() });
         let (status, deliveries) = (frame.status().unwrap_or(Status::BadReply), frame.attempt());
         let (group, until) = (0, frame.deadline().0);
         let ended = Ended { id, function, status, deliveries, outcome, group, until, segment: NONE };
         self.remember_end(ended, segment);
     }
 
-    /// Keeps the outcome in a record's body, if there is one and there is room.
-    fn sealed(&mut self, frame: Frame<'_>) -> Extent {
-        let Ok(outcome) = frame.sealed() else { return Extent::NONE };
+    /// Keeps the outcome frame at the end of a record's body, if there is one and there is room.
+    fn sealed(&mut self, body: &[u8]) -> Extent {
+        let outcome = Frame::parse(body).ok().filter(|(outcome, _)| outcome.bytes().len() == body.len());
+        let Some((outcome, _)) = outcome else { return Extent::NONE };
         let bytes = outcome.bytes();
         while self.ended.is_over(bytes.len()) && self.ended.drop_oldest_outcome(&mut self.store, u64::MAX) {}
         self.keep_in_replay(bytes).unwrap_or(Extent::NONE)
@@ -219,6 +226,7 @@ impl DurableQ {
             }
         }
         self.store.use_no_reserve();
+        self.histories.use_no_reserve();
         let incarnation = self.log.incarnation + 1;
         self.log.begin(last, incarnation, key);
     }

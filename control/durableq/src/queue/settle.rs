@@ -1,9 +1,10 @@
 //! A lease ends: the call is done, waits for another try, or is a dead letter.
 
 use super::DurableQ;
-use crate::table::calls::{Place, flag};
+use crate::table::calls::{NONE, Place, flag};
 use crate::table::store::Extent;
 use crate::words::{Blocks, CallRef, Fate, Fenced, HolderRef, Settled};
+use call::frame::padded;
 use call::function::RetrySpec;
 use call::limits::{HEADER_BYTES, START_AHEAD_MAX};
 use call::{CallId, Epoch, Frame, Status, WallTime};
@@ -12,12 +13,6 @@ use std::time::Duration;
 /// The outcome of a dead letter is kept for whoever looks into it, if it is not larger than this and the client does
 /// not want it anyway: all of a command's stderr, and the text of any trap.
 const DEAD_OUTCOME_BYTES_MAX: usize = 64 << 10;
-
-/// How long a function that gave its call back asked to wait.
-fn asked_wait(status: Status, outcome: Frame<'_>) -> Option<Duration> {
-    let reply = call::body::reply(outcome.body()).ok().filter(|_| status == Status::Again)?;
-    call::outcome::again::delay(reply.stderr)
-}
 
 impl DurableQ {
     /// Takes an outcome frame, its body validated. A call that failed is retried by `retry`, after half the wait and
@@ -43,6 +38,8 @@ impl DurableQ {
             return Err(Fenced);
         };
         let status = outcome.status().unwrap_or(Status::BadReply);
+        let goes_on = !status.is_ok() && !self.calls[at].is(flag::CANCEL | flag::ONCE);
+        let said = if goes_on { self.note_outcome(at, status, outcome) } else { &[] };
         self.end_lease(at);
         self.calls.progress_mut(at).status = Some(status);
         if status.is_ok() {
@@ -58,7 +55,9 @@ impl DurableQ {
         let no_fault = matches!(status, Status::BackPressure | Status::Again);
         if no_fault && self.calls.progress(at).pressures < self.pressures_max {
             self.calls.progress_mut(at).pressures += 1;
-            if let Some(wait) = asked_wait(status, outcome) {
+            // How long a function that gave its call back asked to wait.
+            let asked = Some(said).filter(|_| status == Status::Again).and_then(call::outcome::again::delay);
+            if let Some(wait) = asked {
                 return Ok(self.retry_at(blocks, at, self.wall + wait.min(START_AHEAD_MAX)));
             }
             let wait = retry.backoff(self.calls.progress(at).pressures);
@@ -102,7 +101,7 @@ impl DurableQ {
     pub fn lose_next(&mut self, blocks: &mut impl Blocks, holder: HolderRef) -> Option<Settled> {
         self.holders.forget(holder);
         let at = self.holders.leases(holder).front()?;
-        Some(self.lose(blocks, at))
+        Some(self.lose(blocks, at, true))
     }
 
     /// One lease comes back without an outcome, from a holder that goes on: a region whose core was lost, or that never
@@ -128,10 +127,13 @@ impl DurableQ {
             self.calls.progress_mut(at).deliveries = self.calls.progress(at).deliveries.saturating_sub(1);
             self.expires_again(at);
         }
-        Ok(self.lose(blocks, at))
+        Ok(self.lose(blocks, at, begun))
     }
 
-    fn lose(&mut self, blocks: &mut impl Blocks, at: CallRef) -> Settled {
+    fn lose(&mut self, blocks: &mut impl Blocks, at: CallRef, begun: bool) -> Settled {
+        if begun {
+            self.note_attempt(at, Status::WorkerLost, 0, &[]);
+        }
         self.end_lease(at);
         self.counters.leases_lost += 1;
         if self.calls[at].is(flag::CANCEL) {
@@ -146,6 +148,10 @@ impl DurableQ {
         self.calls[at].set_place(Place::Due);
         self.functions.restore_due(&mut self.calls, at);
         self.let_expire(at);
+        if begun {
+            // Who kills one worker after the other is known by it, whatever becomes of this process.
+            self.record(blocks, at);
+        }
         self.settled(at, Fate::Again)
     }
 
@@ -179,6 +185,8 @@ impl DurableQ {
         self.holders.leases(holder).remove(&mut self.calls, at);
         self.functions[function].leased -= 1;
         self.leased -= 1;
+        // It said when the lease began.
+        self.calls.progress_mut(at).timer = NONE;
     }
 
     /// Whether who submitted it wants to hear of the first failure: then it is neither tried again nor a dead letter.
@@ -212,6 +220,7 @@ impl DurableQ {
         }
         self.calls[at].set_place(Place::Ending);
         self.free_frame(at);
+        self.forget_history(at);
     }
 
     fn keep_outcome(&mut self, at: CallRef, outcome: Frame<'_>) {
@@ -219,7 +228,8 @@ impl DurableQ {
         let told = self.told();
         let ends = if self.retained_until(at) == 0 { &mut self.ended } else { &mut self.retained };
         while ends.is_over(bytes.len()) && ends.drop_oldest_outcome(&mut self.store, told) {}
-        if bytes.len() + HEADER_BYTES <= self.record_max
+        let history = self.history_of(at).map_or(0, |history| padded(history.bytes().len()));
+        if bytes.len() + HEADER_BYTES + history <= self.record_max
             && let Some(extent) = self.keep(bytes)
         {
             self.calls.progress_mut(at).outcome = extent;
@@ -284,6 +294,7 @@ impl DurableQ {
         }
         self.exhume(call);
         self.enter(call);
+        self.mark_redriven(call);
         self.set_outcome(call, Extent::NONE);
         self.calls.set_when(call, self.wall.0);
         let again = self.calls.progress_mut(call);

@@ -4,6 +4,7 @@ use super::calls::Calls;
 use super::list::{BY_PLACE, List};
 use crate::words::{CallRef, HolderRef};
 use call::Instant;
+use call::history::WORKER_BYTES_MAX;
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug)]
@@ -11,6 +12,9 @@ struct Holder {
     /// [`Instant::NEVER`] while no core has this number, or after its silence was told.
     heard: Instant,
     leases: List<BY_PLACE>,
+    /// What it is called, for histories; and how many bytes of that are in use.
+    name: [u8; WORKER_BYTES_MAX],
+    name_bytes: usize,
 }
 
 /// See the module.
@@ -25,8 +29,23 @@ pub struct Holders {
 impl Holders {
     /// Room for so many, each of which may be silent for `lease`.
     pub fn new(cores_max: usize, lease: Duration) -> Holders {
-        let none = Holder { heard: Instant::NEVER, leases: List::EMPTY };
+        let none =
+            Holder { heard: Instant::NEVER, leases: List::EMPTY, name: [0; WORKER_BYTES_MAX], name_bytes: 0 };
         Holders { holders: vec![none; cores_max], lease, check_at: Instant::NEVER }
+    }
+
+    /// A holder is called so from now on; of a long name the beginning is kept.
+    pub fn call(&mut self, at: HolderRef, name: &str) {
+        let name = &name[..name.floor_char_boundary(WORKER_BYTES_MAX)];
+        let holder = &mut self.holders[usize::from(at.0)];
+        holder.name[..name.len()].copy_from_slice(name.as_bytes());
+        holder.name_bytes = name.len();
+    }
+
+    /// What a holder is called.
+    pub fn name(&self, at: HolderRef) -> &str {
+        let holder = &self.holders[usize::from(at.0)];
+        std::str::from_utf8(&holder.name[..holder.name_bytes]).expect("cut between characters")
     }
 
     /// Something was heard of a holder.

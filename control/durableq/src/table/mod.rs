@@ -3,6 +3,7 @@
 pub mod ids;
 pub mod index;
 pub mod store;
+pub mod histories;
 pub mod calls;
 pub mod progress;
 pub mod list;

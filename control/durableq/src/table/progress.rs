@@ -1,9 +1,13 @@
 //! What there is of a call beside its entry, once its frame is in memory, it runs, or has run.
 
 use super::calls::NONE;
+use super::histories::Trace;
 use super::store::Extent;
 use crate::words::{HolderRef, Origin};
-use call::{Epoch, Status};
+use call::{Epoch, Status, WallTime};
+
+/// Nanoseconds of a millisecond.
+const MS: u64 = 1_000_000;
 
 const _: () = assert!(size_of::<Progress>() == 64, "one cache line");
 
@@ -23,7 +27,7 @@ pub struct Progress {
     pub origin: Origin,
     /// Where its frame is in memory, if it is there.
     pub(super) frame: u32,
-    /// Where it is in the timers of what expires.
+    /// Where it is in the timers of what expires; while it is leased, since when: see [`Progress::lease_began`].
     pub timer: u32,
     /// The next in the backlog.
     pub backlog: u32,
@@ -37,6 +41,8 @@ pub struct Progress {
     pub holder: HolderRef,
     /// How the last execution ended.
     pub status: Option<Status>,
+    /// Where the history of its attempts is.
+    pub history: Trace,
 }
 
 impl Progress {
@@ -55,7 +61,21 @@ impl Progress {
         pressures: 0,
         holder: HolderRef(0),
         status: None,
+        history: Trace::NONE,
     };
+
+    /// A lease begins at this time.
+    pub fn begin_lease(&mut self, wall: WallTime) {
+        self.timer = (wall.0 / MS) as u32;
+    }
+
+    /// When the live lease began, to the millisecond: 32 bits of that are kept, for leases of up to 24 days.
+    pub fn lease_began(&self, wall: WallTime) -> WallTime {
+        let now = wall.0 / MS;
+        // None began later, but a clock may be set back.
+        let since = (now as u32).wrapping_sub(self.timer) as i32;
+        WallTime(now.saturating_sub(since.max(0) as u64) * MS)
+    }
 
     /// Whether it has been delivered so often, for other reasons than back-pressure, that it is given up.
     pub fn is_worn(&self, deliveries_max: u32) -> bool {
@@ -71,5 +91,6 @@ impl Progress {
             && self.timer == NONE
             && (self.deliveries, self.failures, self.pressures) == (0, 0, 0)
             && self.status.is_none()
+            && self.history == Trace::NONE
     }
 }

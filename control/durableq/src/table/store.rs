@@ -140,6 +140,11 @@ impl Store {
         self.bytes_max
     }
 
+    /// Bytes of the whole area, with what is in reserve.
+    pub fn area_bytes(&self) -> usize {
+        self.pages.len() * PAGE_BYTES
+    }
+
     /// Bytes in free pages.
     #[cfg(test)]
     fn bytes_free(&self) -> usize {
