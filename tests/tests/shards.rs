@@ -138,6 +138,7 @@ fn shards_are_one_node_whatever_is_killed_or_joins() {
         (&Value::from(60), &Value::from(0)),
         "{status}"
     );
+    a_backup_is_of_all_shards(&world, &later);
     assert_eq!(world.up.stop(), 0, "{}", world.up.output());
 }
 
@@ -231,6 +232,9 @@ fn a_shard_that_is_away_is_told(world: &mut World) {
         ran.fails(4, &["shard 2 does not answer"]);
         assert!(!ran.stdout().is_empty(), "what the others say is shown: {look}");
     }
+    let copy = world.site.folder().join("half").display().to_string();
+    world.site.run(&["backup", &copy]).fails(4, &["the shard does not run"]);
+    world.site.run(&["restore", &copy, "--check"]).fails(3, &["no manifest"]);
     world.site.run(&["queue", "pause", "echo"]).fails(4, &["2 of 3 shards", "shard 2"]);
     world.site.run(&["queue", "resume", "echo"]).fails(4, &["2 of 3 shards"]);
     let row = &world.shards()[2];
@@ -260,4 +264,54 @@ fn a_shard_joins_under_load(world: &World) {
         load.join().expect("all of it ended well");
     });
     assert_eq!([0, 1, 2].map(|shard| world.pid(shard, "control.json")), pids, "the same processes");
+}
+
+/// It is taken under load, and restored elsewhere: what was acknowledged before is there, at one shard, and what is
+/// submitted again is taken once.
+fn a_backup_is_of_all_shards(world: &World, later: &[CallId]) {
+    let copy = world.site.folder().join("copy");
+    let there = copy.to_str().expect("a plain path");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (before, whole) = std::thread::scope(|scope| {
+        let mut loaded = world.client(2);
+        let mut accept = move |ids: &mut Vec<CallId>| {
+            let call = loaded.call(echo(), b"").call;
+            assert_eq!(submit_later(&mut loaded, &[call]), [VerdictCode::Accepted]);
+            ids.push(call);
+        };
+        let mut before = later.to_vec();
+        (0..CALLS / 4).for_each(|_| accept(&mut before));
+        let load = scope.spawn({
+            let (stop, mut ids) = (&stop, before.clone());
+            move || {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    accept(&mut ids);
+                }
+                ids
+            }
+        });
+        let copied = world.site.json(&["backup", there]);
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let whole = load.join().expect("all were taken");
+        assert_eq!(copied["shards"].as_array().map(Vec::len), Some(4), "{copied}");
+        assert!(copied["pending"].as_u64() >= Some(before.len() as u64), "{copied}");
+        assert_eq!(world.site.json(&["restore", there, "--check"]), copied);
+        (before, whole)
+    });
+    let other = Site::new();
+    let data = other.data();
+    other.ok(&["restore", there, "--data-dir", data.to_str().expect("a plain path")]);
+    let mut restored = World { up: other.up(&["--slots", "8", "--drain", "5s"]), site: other };
+    until("four shards", || (restored.live() == 4).then_some(()));
+    let mut clients = [0, 3].map(|shard| restored.client(shard));
+    let verdicts = submit_later(&mut clients[0], &before);
+    assert!(verdicts.iter().all(|code| *code == VerdictCode::Duplicate), "{verdicts:?}");
+    assert!(submit_later(&mut clients[1], &whole).iter().all(|code| code.is_held()));
+    assert!(submit_later(&mut clients[0], &whole).iter().all(|code| *code == VerdictCode::Duplicate));
+    assert_eq!(restored.site.json(&["status"])["pending"], whole.len());
+    // Shards of two backups are none.
+    let [first, second] = [1, 2].map(|shard| copy.join(format!("shard-{shard}/backup.json")));
+    std::fs::copy(first, second).expect("a file");
+    world.site.run(&["restore", there, "--check"]).fails(6, &["shard 2 is of another backup"]);
+    assert_eq!(restored.up.stop(), 0, "{}", restored.up.output());
 }

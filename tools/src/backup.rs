@@ -5,6 +5,8 @@
 //! that was on disk when the copy began ([`Hold::group`]), so that it is what a crash at that moment would have left,
 //! and recovery needs to know nothing of it. What comes later is not in it.
 
+pub mod shards;
+
 use crate::exit::{Exit, Failure};
 use call::admin::Hold;
 use control::datadir::{VERSION, sync_directory, write_durably};
@@ -27,7 +29,7 @@ const MANIFEST_BYTES_MAX: u64 = 256 << 20;
 /// A larger group is none: the log's are some hundred KiB.
 const GROUP_BYTES_MAX: usize = 64 << 20;
 /// Beside the log: files that may be there.
-const FILES: [&str; 4] = ["VERSION", "catalog.json", "shaping.json", "region.json"];
+const FILES: [&str; 5] = ["VERSION", "SHARD", "catalog.json", "shaping.json", "region.json"];
 /// And directories, with all that is in them.
 const DIRECTORIES: [&str; 3] = ["artefacts", "blobs", "usage"];
 
@@ -83,18 +85,8 @@ impl Manifest {
     /// # Errors
     /// If there is none, it is damaged, or another version's.
     pub fn read(directory: &Path) -> Result<Manifest, Failure> {
-        let path = directory.join(MANIFEST);
-        let place = path.display().to_string();
-        let file = File::open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                let what = "this is no backup, or one that was never finished: it has no manifest";
-                Failure::new(Exit::NotFound, what, &place, "name a directory that `millrace backup` has made")
-            }
-            _ => Failure::file("read it", &path, &error),
-        })?;
-        let mut bytes = Vec::new();
-        let read = file.take(MANIFEST_BYTES_MAX).read_to_end(&mut bytes);
-        read.map_err(|error| Failure::file("read it", &path, &error))?;
+        let place = directory.join(MANIFEST).display().to_string();
+        let bytes = bytes_of(directory)?;
         let wrong = |what: String| Failure::input(what, &place, "take another backup: this one is damaged");
         let manifest: Manifest =
             serde_json::from_slice(&bytes).map_err(|error| wrong(format!("not a manifest: {error}")))?;
@@ -113,6 +105,23 @@ impl Manifest {
         }
         Ok(manifest)
     }
+}
+
+/// The bytes of the manifest in `directory`.
+fn bytes_of(directory: &Path) -> Result<Vec<u8>, Failure> {
+    let path = directory.join(MANIFEST);
+    let file = File::open(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            let what = "this is no backup, or one that was never finished: it has no manifest";
+            let remedy = "name a directory that `millrace backup` has made";
+            Failure::new(Exit::NotFound, what, path.display().to_string(), remedy)
+        }
+        _ => Failure::file("read it", &path, &error),
+    })?;
+    let mut bytes = Vec::new();
+    let read = file.take(MANIFEST_BYTES_MAX).read_to_end(&mut bytes);
+    read.map_err(|error| Failure::file("read it", &path, &error))?;
+    Ok(bytes)
 }
 
 /// Names only: nothing that leads out.
@@ -375,7 +384,10 @@ impl Out {
 }
 
 /// A directory that is made, or is there and empty.
-fn make_empty(directory: &Path) -> Result<(), Failure> {
+///
+/// # Errors
+/// It is not empty, or cannot be made.
+pub fn make_empty(directory: &Path) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::file("make it", directory, &error);
     fs::create_dir_all(directory).map_err(failed)?;
     if fs::read_dir(directory).map_err(failed)?.next().is_none() {
@@ -395,10 +407,25 @@ pub fn restore(from: &Path, data: Option<&Path>, progress: &mut dyn FnMut(u64)) 
     if let Some(data) = data {
         make_empty(data)?;
     }
+    restore_files(from, &manifest, data, progress, &|| Ok(()))?;
+    Ok(manifest)
+}
+
+/// Puts the files of a copy into `data`, `VERSION` last, before which `before_last` is done; with nothing, only checks them.
+fn restore_files(
+    from: &Path,
+    manifest: &Manifest,
+    data: Option<&Path>,
+    progress: &mut dyn FnMut(u64),
+    before_last: &dyn Fn() -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let mut done = 0;
     let (last, files): (Vec<&Entry>, Vec<&Entry>) =
         manifest.files.iter().partition(|entry| entry.path == "VERSION");
     for entry in files.into_iter().chain(last) {
+        if entry.path == "VERSION" {
+            before_last()?;
+        }
         let path = from.join(&entry.path);
         let mut file = File::open(&path).map_err(|error| Failure::file("read it", &path, &error))?;
         let mut out = data.map(|data| Out::create(data, &entry.path)).transpose()?;
@@ -424,5 +451,5 @@ pub fn restore(from: &Path, data: Option<&Path>, progress: &mut dyn FnMut(u64)) 
         }
         out.map(Out::finish).transpose()?;
     }
-    Ok(manifest)
+    Ok(())
 }

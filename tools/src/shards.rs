@@ -32,6 +32,13 @@ pub fn find(data_dir: &Path) -> Result<Option<ShardFile>, Failure> {
     }
 }
 
+/// Where a shard of the node in `data_dir` is; shard 0 is the directory itself.
+pub fn place(data_dir: &Path, shard: ShardId) -> ShardPlace {
+    let at = if shard == 0 { data_dir.to_owned() } else { data_dir.join(format!("shard-{shard}")) };
+    let endpoint = format!("unix:{}", at.join("run/submit.sock").display());
+    ShardPlace { endpoint, data_dir: at.display().to_string() }
+}
+
 /// The admin API of a shard.
 ///
 /// # Errors
@@ -56,7 +63,7 @@ struct Away {
 }
 
 /// What one shard says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Of<T> {
     /// Its number; absent if the node is alone.
     #[serde(skip_serializing_if = "Option::is_none")]

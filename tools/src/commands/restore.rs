@@ -1,7 +1,8 @@
 //! `millrace restore`
 
-use super::backup::show;
+use super::backup::{show, show_shards};
 use crate::backup::restore;
+use crate::backup::shards::SetManifest;
 use crate::bulk::Progress;
 use crate::exit::{Done, Exit};
 use crate::output::Output;
@@ -32,6 +33,12 @@ impl Restore {
     pub fn run(self) -> Done {
         let mut progress = Progress::new();
         let mut say = |bytes: u64| progress.say(|| format!("{} MiB verified", bytes >> 20));
+        if let Some(shards) = SetManifest::find(&self.directory)? {
+            let copied = shards.restore(&self.directory, self.data_dir.as_deref(), &mut say)?;
+            drop(progress);
+            self.output.print(&copied, show_shards);
+            return Ok(Exit::Ok);
+        }
         let manifest = restore(&self.directory, self.data_dir.as_deref(), &mut say)?;
         drop(progress);
         self.output.print(&manifest, show);

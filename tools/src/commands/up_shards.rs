@@ -7,10 +7,10 @@ use crate::children::{Child, ending};
 use crate::exit::{Done, Exit, Failure};
 use crate::interrupt;
 use crate::output::pairs;
-use crate::shards::{self, ShardFile, admin_of, file_of};
-use ::call::ShardMap;
+use crate::shards::{self, ShardFile, admin_of, file_of, place};
 use ::call::admin::{FunctionState, ShardState};
-use ::call::shards::{SHARDS_MAX, ShardPlace};
+use ::call::shards::SHARDS_MAX;
+use ::call::{ShardId, ShardMap};
 use control::datadir::{DataDir, VERSION};
 use driver::notes::say;
 use std::io::{self, Write};
@@ -85,7 +85,8 @@ fn file_at_start(data_dir: &Path, said: Option<usize>) -> Result<ShardFile, Fail
     let is_used = data_dir.join("VERSION").exists();
     // Nothing is written into what is somebody else's, or in use.
     drop(DataDir::open(data_dir).map_err(|error| failure(&error))?);
-    let places = |from: usize| (from..wanted).map(|shard| place(data_dir, shard)).collect::<Vec<_>>();
+    let places =
+        |from: usize| (from..wanted).map(|shard| place(data_dir, shard as ShardId)).collect::<Vec<_>>();
     let file = match known {
         Some(file) if wanted == count => return Ok(file),
         Some(file) => ShardFile { map: file.map.grown(places(count)), ..file },
@@ -112,16 +113,9 @@ fn write(data_dir: &Path, file: &ShardFile) -> Result<(), Failure> {
     file.write(&path).map_err(|error| Failure::file("write the shard map", &path, &error))
 }
 
-/// Where a shard is.
-fn place(data_dir: &Path, shard: usize) -> ShardPlace {
-    let at = if shard == 0 { data_dir.to_owned() } else { data_dir.join(format!("shard-{shard}")) };
-    let endpoint = format!("unix:{}", at.join("run/submit.sock").display());
-    ShardPlace { endpoint, data_dir: at.display().to_string() }
-}
-
 /// Gives a new shard the functions of shard 0 and what operators said about them. The directory is there whole or not.
 fn prepare(data_dir: &Path, shard: usize) -> Result<(), Failure> {
-    let at = PathBuf::from(place(data_dir, shard).data_dir);
+    let at = PathBuf::from(place(data_dir, shard as ShardId).data_dir);
     if at.exists() {
         return Ok(());
     }
@@ -177,7 +171,7 @@ impl World<'_> {
             own.push(taken[shard % taken.len()]);
         }
         let own: Vec<String> = own.iter().map(usize::to_string).collect();
-        let directory = place(&self.data_dir, shard).data_dir;
+        let directory = place(&self.data_dir, shard as ShardId).data_dir;
         let _ = std::fs::remove_file(Path::new(&directory).join("run/up.json"));
         let mut command = Command::new(&self.executable);
         command.args(["up", "--data-dir", &directory, "--shard", &shard.to_string(), "--shard-file"]);
@@ -196,7 +190,7 @@ impl World<'_> {
     fn until_serving(&mut self, from: usize) -> Result<(), Failure> {
         let until = Instant::now() + START_TIME;
         for shard in from..self.children.len() {
-            let place = place(&self.data_dir, shard);
+            let place = place(&self.data_dir, shard as ShardId);
             let file = Path::new(&place.data_dir).join("run/up.json");
             while !file.exists() || shards::state(&place).is_err() {
                 if let Some(status) = self.children[shard].ended() {
@@ -261,7 +255,7 @@ impl World<'_> {
         }
         self.until_serving(count)?;
         if wanted > count {
-            let places = (count..wanted).map(|shard| place(&self.data_dir, shard)).collect();
+            let places = (count..wanted).map(|shard| place(&self.data_dir, shard as ShardId)).collect();
             let grown = ShardFile { map: self.file.map.grown(places), ..self.file.clone() };
             write(&self.data_dir, &grown)?;
             self.file = grown;

@@ -109,6 +109,11 @@ impl ShardMap {
         }
     }
 
+    /// The shards that are there, by number.
+    pub fn present(&self) -> impl Iterator<Item = ShardId> + '_ {
+        (0..).zip(&self.shards).map(|(shard, _)| shard)
+    }
+
     /// How many slots each shard has.
     pub fn counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.shards.len()];
