@@ -233,7 +233,7 @@ fn a_shard_that_is_away_is_told(world: &mut World) {
         assert!(!ran.stdout().is_empty(), "what the others say is shown: {look}");
     }
     let copy = world.site.folder().join("half").display().to_string();
-    world.site.run(&["backup", &copy]).fails(4, &["the shard does not run"]);
+    world.site.run(&["backup", &copy]).fails(4, &["shard 2 is not copied"]);
     world.site.run(&["restore", &copy, "--check"]).fails(3, &["no manifest"]);
     world.site.run(&["queue", "pause", "echo"]).fails(4, &["2 of 3 shards", "shard 2"]);
     world.site.run(&["queue", "resume", "echo"]).fails(4, &["2 of 3 shards"]);

@@ -7,7 +7,7 @@ use crate::bulk::Progress;
 use crate::exit::{Done, Exit, Failure};
 use crate::interrupt;
 use crate::output::{Output, pairs, table};
-use crate::settings::{Connection, Environment};
+use crate::settings::{Connection, Environment, Reached};
 use crate::shards::{self, Of, admin_of};
 use crate::times::wall;
 use ::call::admin::Hold;
@@ -46,7 +46,7 @@ impl Backup {
         interrupt::flag();
         let made_at = wall().0;
         if self.node.shards(environment)?.is_none() {
-            let mut holds = Holds::take(vec![(None, self.node.admin(environment)?)])?;
+            let mut holds = Holds::take([(None, self.node.admin(environment))])?;
             let manifest = self.copy(&mut holds, 0, &self.directory, made_at)?;
             self.output.print(&manifest, show);
             return Ok(Exit::Ok);
@@ -59,8 +59,8 @@ impl Backup {
         };
         make_empty(&self.directory)?;
         let hold = |map: &ShardMap| {
-            let reach = |shard: ShardId| Ok((Some(shard), admin_of(&map.shards[usize::from(shard)])?));
-            Holds::take(map.present().map(reach).collect::<Result<_, Failure>>()?)
+            let reach = |shard| (Some(shard), admin_of(&map.shards[usize::from(shard)]));
+            Holds::take(map.present().map(reach))
         };
         let (map, mut holds) = settled(look, hold)?;
         let mut copies = Vec::new();
@@ -102,10 +102,16 @@ struct Holds {
 }
 
 impl Holds {
-    fn take(nodes: Vec<(Option<ShardId>, Admin)>) -> Result<Holds, Failure> {
+    fn take(nodes: impl IntoIterator<Item = (Option<ShardId>, Reached)>) -> Result<Holds, Failure> {
         let at = Instant::now();
-        let hold = |(shard, admin): (Option<ShardId>, Admin)| {
-            let point = admin.post(&path())?;
+        let hold = |(shard, admin): (Option<ShardId>, Reached)| {
+            let held = admin.and_then(|admin| Ok((shard, admin.post(&path())?, admin)));
+            let (shard, point, admin) = held.map_err(|failure| match shard {
+                Some(shard) => {
+                    Failure { what: format!("shard {shard} is not copied: {}", failure.what), ..failure }
+                }
+                None => failure,
+            })?;
             Ok((shard, admin, point))
         };
         Ok(Holds { held: nodes.into_iter().map(hold).collect::<Result<_, Failure>>()?, at })
