@@ -3,6 +3,7 @@
 
 mod world;
 
+use call::limits::Limits;
 use call::{CallId, Status};
 use durableq::{Backlog, HolderRef, Rules, State};
 use proptest::prelude::*;
@@ -201,6 +202,7 @@ fn redrive(world: &mut World, pick: usize) {
     }
     let id = world.queue.view(at).expect("listed").id;
     assert!(world.queue.redrive(&mut world.memory, at));
+    world.redriven(id);
     let entry = world.ledger.get_mut(&id).expect("submitted");
     (entry.dead, entry.told_end, entry.status, entry.lasting) = (false, false, None, true);
     world.settle_disk();
@@ -255,10 +257,13 @@ proptest! {
 
     #[test]
     fn what_was_acknowledged_stays(seed in any::<u64>(), ops in prop::collection::vec(op(), 1..400)) {
-        let mut world = World::new(limits(), seed);
+        // Memory for histories is a page for each of two sizes, or plenty.
+        let history_bytes_max = if seed % 2 == 0 { 32 << 10 } else { limits().history_bytes_max };
+        let mut world = World::new(Limits { history_bytes_max, ..limits() }, seed);
         for op in &ops {
             apply(&mut world, op);
             world.queue.check();
+            world.check_histories();
         }
         world.crash();
         world.disk.full = false;

@@ -124,6 +124,7 @@ fn failures_are_retried_and_then_dead() {
     let mut dead = Vec::new();
     world.queue.dead_letters(10, &mut dead);
     assert!(world.queue.redrive(&mut world.memory, dead[0]));
+    world.redriven(id);
     let entry = world.ledger.get_mut(&id).expect("submitted");
     (entry.ended, entry.dead, entry.told_end) = (false, false, false);
     world.settle_disk();

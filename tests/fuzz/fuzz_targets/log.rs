@@ -1,16 +1,18 @@
-//! A log on disk that may hold anything: recovery gives a queue whose invariants hold, or an error.
+//! A log on disk that may hold anything: recovery gives a queue whose invariants hold, or an error. In salvage it goes on
+//! past each error that is damage, and says what it lost.
 //!
-//! The input is read as a recipe: segments of groups of records, with checksums that fit, and a few bytes that do not.
-//! Random bytes alone would not pass the first checksum.
+//! The input is read as a recipe: segments of groups of records, with checksums that fit, and a few bytes that do not;
+//! and then bits that turn over in what was sound. Random bytes alone would not pass the first checksum.
 
 #![no_main]
 
 use call::frame::{FrameBuf, Header, append, frame_bytes};
+use call::history::HistoryBuf;
 use call::limits::Limits;
-use call::{CallId, FunctionId, Instant, Kind, WallTime};
+use call::{Attempt, CallId, FunctionId, Instant, Kind, Status, WallTime};
 use durableq::log::dump::dump;
 use durableq::log::{GROUP_ALIGN, GROUP_HEADER_BYTES, GroupHeader};
-use durableq::{Blocks, DurableQ, LogOp, Recovery, RecoveryError};
+use durableq::{Blocks, DurableQ, LogOp, Recover, Recovery, RecoveryError};
 
 const GROUP_BYTES: usize = 16 << 10;
 const KEY: u64 = 7;
@@ -19,22 +21,34 @@ const RECORDS: [Kind; 6] =
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let mut recipe = Recipe { bytes, sequence: 0, incarnation: 1, number: 0 };
-    let segments: Vec<FrameBuf> = (0..1 + recipe.byte() % 3).map(|_| recipe.segment()).collect();
-    let _ = recover(&segments);
+    let mut segments: Vec<FrameBuf> = (0..1 + recipe.byte() % 3).map(|_| recipe.segment()).collect();
+    let rot = recipe.byte() % 4;
+    (0..rot).for_each(|_| recipe.turn_a_bit(&mut segments));
+    let strict = recover(&segments, Recover::Strict);
+    let salvaged = recover(&segments, Recover::Salvage);
+    match (strict, salvaged) {
+        (Ok(_), salvaged) => assert_eq!(salvaged, Ok(0), "nothing was lost"),
+        (Err(RecoveryError::Damaged { .. }), Ok(losses)) => assert!(losses > 0, "damage that is not told"),
+        (_, Err(error)) => assert!(matches!(error, RecoveryError::TooSmall { .. }), "{error}"),
+        (Err(RecoveryError::TooSmall { .. }), Ok(_)) => {}
+    }
     for segment in &segments {
         dump(segment).for_each(drop);
     }
 });
 
-fn recover(segments: &[FrameBuf]) -> Result<(), RecoveryError> {
+/// Recovers, and goes on for a while; how many losses there were.
+fn recover(segments: &[FrameBuf], recover: Recover) -> Result<usize, RecoveryError> {
     let limits = Limits { calls_max: 8, functions_max: 4, pending_bytes_max: 64 << 10, ..Limits::small() };
-    let limits = Limits { group_bytes: GROUP_BYTES, dead_letters_max: 4, ..limits };
-    let mut recovery = Recovery::new(&limits);
+    let limits =
+        Limits { group_bytes: GROUP_BYTES, dead_letters_max: 4, history_bytes_max: 32 << 10, ..limits };
+    let mut recovery = Recovery::with(&limits, recover);
     recovery.segments((1..).zip(segments).map(|(number, segment)| (number, segment.len() as u64)));
     while let Some((number, offset)) = recovery.next_read() {
         let block = &segments[number as usize - 1][offset as usize..];
         recovery.feed(&block[..block.len().min(GROUP_BYTES)])?;
     }
+    let losses = recovery.losses().len();
     let mut queue = recovery.finish(Instant(1), WallTime(1 << 60), KEY);
     queue.check();
     let mut blocks = Memory((0..durableq::block_count(&limits)).map(|_| aligned(GROUP_BYTES)).collect());
@@ -47,7 +61,7 @@ fn recover(segments: &[FrameBuf]) -> Result<(), RecoveryError> {
         }
         queue.check();
     }
-    Ok(())
+    Ok(losses)
 }
 
 struct Memory(Vec<FrameBuf>);
@@ -111,6 +125,15 @@ impl Recipe<'_> {
         }
     }
 
+    fn turn_a_bit(&mut self, segments: &mut [FrameBuf]) {
+        let at = self.word() as usize;
+        let segment = &mut segments[at % 3 % segments.len()];
+        if !segment.is_empty() {
+            let at = at / 3 % segment.len();
+            segment[at] ^= 1 << (self.byte() % 8);
+        }
+    }
+
     fn segment(&mut self) -> FrameBuf {
         let mut out = FrameBuf::new();
         self.number += 1;
@@ -151,6 +174,36 @@ impl Recipe<'_> {
         out.extend_from_slice(&block);
     }
 
+    /// The body of a record of a call's state: its attempts, and perhaps its last outcome; mostly sound.
+    fn history(&mut self, kind: Kind, call: CallId, body: &mut FrameBuf) {
+        let (mut buf, mut before) = (HistoryBuf::default(), Vec::new());
+        for number in 0..1 + u16::from(self.byte() % 12) {
+            let (byte, text) = (self.byte(), [b'x'; 255]);
+            let attempt = Attempt {
+                number,
+                began: WallTime(u64::from(byte)),
+                ended: WallTime(u64::from(number)),
+                ran_ns: 7,
+                status: Status::Trap,
+                worker: &"a host's name"[..usize::from(byte % 14)],
+                text: &text[..usize::from(byte)],
+                cut: false,
+                redriven: byte % 2 == 0,
+            };
+            let said = (!before.is_empty()).then(|| call::History::parsed_before(&before));
+            before = buf.extend(said, &attempt).bytes().to_vec();
+        }
+        body.extend_from_slice(&before);
+        if kind == Kind::Dead && self.byte() < 128 {
+            body.resize(body.len().next_multiple_of(16), 0);
+            append(body, &Header { call, ..Header::new(Kind::Outcome) }, b"outcome");
+        }
+        if self.byte() < 32 {
+            let at = self.word() as usize % body.len();
+            body[at] = self.byte();
+        }
+    }
+
     fn record(&mut self, out: &mut FrameBuf) {
         let which = self.byte();
         let kind = RECORDS.get(usize::from(which) % 7).copied().unwrap_or(Kind::Ask);
@@ -167,8 +220,9 @@ impl Recipe<'_> {
         let mut body = FrameBuf::new();
         match self.byte() {
             _ if kind.is_bare() => {}
-            0..100 => {}
-            100..200 => {
+            0..80 => {}
+            80..120 => self.history(kind, header.call, &mut body),
+            120..200 => {
                 append(&mut body, &Header { call: header.call, ..Header::new(Kind::Outcome) }, b"outcome")
             }
             long => {

@@ -46,7 +46,10 @@ fn give(session: &mut Session, number: u128, on: &mut impl FnMut(Event<'_>)) {
     let (call, body) = (CallId(number), b"{}");
     let (at, out) = session.give(call);
     let (trace, client_context, content_type) = (None, None, None);
-    invocation(out, &Invocation { call, deadline_unix_ms: 1, arn: "arn", trace, client_context, content_type, body });
+    invocation(
+        out,
+        &Invocation { call, deadline_unix_ms: 1, arn: "arn", trace, client_context, content_type, body },
+    );
     session.advance(at, on);
 }
 

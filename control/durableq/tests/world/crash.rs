@@ -44,6 +44,7 @@ impl World {
     /// What was acknowledged is there, what was told to have ended does not run again, nothing else exists.
     fn check_recovered(&mut self) {
         self.queue.check();
+        self.check_recovered_histories();
         for (id, entry) in &mut self.ledger {
             let view = self.queue.find(*id);
             let state = view.as_ref().map(|view| view.state);

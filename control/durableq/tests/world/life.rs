@@ -1,5 +1,6 @@
 //! What becomes of calls that are due: offered, leased, ended, given back, lost, cancelled.
 
+use super::history::{name_of, text_of};
 use super::*;
 
 impl World {
@@ -22,6 +23,7 @@ impl World {
         }
         let at = self.offered.swap_remove(pick % self.offered.len());
         let husk = self.husks.remove(&at);
+        self.queue.holder_up(holder, &name_of(holder));
         let held = husk || self.queue.view(at).is_some_and(|view| self.paused.contains(&view.function));
         let lease = match self.queue.lease(at, holder, &DEFAULTS) {
             Ok(lease) => lease,
@@ -39,6 +41,7 @@ impl World {
         assert!(!self.ledger[&header.call].cancel, "{} was cancelled and runs", header.call);
         assert_eq!(lease.body, &self.ledger[&header.call].frame[..], "the bytes of the client");
         assert!(self.epochs.insert(header.stamp), "an epoch is given once");
+        self.began.insert(header.stamp, self.now);
         self.leased.push((header, holder));
         self.ledger.get_mut(&header.call).expect("submitted").begun = true;
         true
@@ -47,7 +50,9 @@ impl World {
     pub fn outcome_bytes(lease: &Header, status: Status, output: usize) -> FrameBuf {
         let mut out = FrameBuf::new();
         let output = vec![3; output];
-        append_outcome(&mut out, lease, status, &Reply::new(&Usage::default(), &output, b"")).expect("small");
+        let said = if status.is_ok() { Vec::new() } else { text_of(lease) };
+        append_outcome(&mut out, lease, status, &Reply::new(&Usage::default(), &output, &said))
+            .expect("small");
         out
     }
 
@@ -55,11 +60,14 @@ impl World {
         if self.leased.is_empty() {
             return None;
         }
-        let (lease, _) = self.leased.swap_remove(pick % self.leased.len());
+        let (lease, holder) = self.leased.swap_remove(pick % self.leased.len());
         let outcome = World::outcome_bytes(&lease, status, output);
         let random = self.random.next();
         let settled = self.queue.settle(&mut self.memory, frame(&outcome), &RETRY, random);
         let settled = settled.expect("a live lease");
+        if matches!(settled.fate, Fate::Retry { .. } | Fate::Dead) {
+            self.tried(&lease, holder, status);
+        }
         self.note(lease.call, settled.fate, status);
         self.ledger.get_mut(&lease.call).expect("submitted").executions += 1;
         let again = self.queue.settle(&mut self.memory, frame(&outcome), &RETRY, random);
@@ -149,6 +157,8 @@ impl World {
     pub fn lose(&mut self, holder: HolderRef) -> usize {
         let mut lost = 0;
         while let Some(settled) = self.queue.lose_next(&mut self.memory, holder) {
+            let lease = self.leased.iter().find(|(lease, _)| lease.call == settled.id).expect("leased").0;
+            self.tried(&lease, holder, Status::WorkerLost);
             self.note(settled.id, settled.fate, Status::WorkerLost);
             lost += 1;
         }
@@ -163,10 +173,13 @@ impl World {
         if self.leased.is_empty() {
             return None;
         }
-        let (lease, _) = self.leased.swap_remove(pick % self.leased.len());
+        let (lease, holder) = self.leased.swap_remove(pick % self.leased.len());
         let epoch = call::Epoch(lease.stamp);
         let settled = self.queue.return_lease(&mut self.memory, lease.call, epoch, begun);
         let settled = settled.expect("a live lease");
+        if begun {
+            self.tried(&lease, holder, Status::WorkerLost);
+        }
         self.note(lease.call, settled.fate, Status::WorkerLost);
         let deliveries = self.queue.find(lease.call).map_or(0, |view| view.deliveries);
         self.ledger.get_mut(&lease.call).expect("submitted").begun = deliveries > 0;

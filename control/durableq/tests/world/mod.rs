@@ -3,6 +3,7 @@
 
 mod crash;
 mod disk;
+mod history;
 mod life;
 
 use call::body::{Arguments, Reply, Submit, append_outcome, append_submit};
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use disk::Disk;
 use disk::{Flight, Read, Relink};
+pub use history::Tried;
 
 pub const SECTOR: usize = 512;
 pub const DEFAULTS: Defaults = Defaults { criticality: 100, deadline_ns: 1_000_000 };
@@ -37,6 +39,7 @@ pub fn limits() -> Limits {
         outcomes_max: 24,
         retained_max: 512,
         dead_letters_max: 6,
+        history_bytes_max: 512 << 10,
         cores_max: 3,
         segment_bytes: 64 << 10,
         group_bytes: 8 << 10,
@@ -113,6 +116,8 @@ pub struct Entry {
     pub until: u64,
     pub of: usize,
     pub executions: u32,
+    /// Its attempts that did not end well: as they are, and as they were since all was on disk.
+    pub histories: Vec<Vec<Tried>>,
 }
 
 /// See the module.
@@ -134,6 +139,8 @@ pub struct World {
     pub live: bool,
     pub leased: Vec<(Header, HolderRef)>,
     pub epochs: BTreeSet<u64>,
+    /// When each lease began, by its epoch.
+    pub began: BTreeMap<u64, u64>,
     /// Outcomes of leases that were lost: to be fenced.
     pub stale: Vec<Header>,
     pub refused: u64,
@@ -182,6 +189,7 @@ impl Entry {
             until: 0,
             of,
             executions,
+            histories: vec![Vec::new()],
         }
     }
 }
@@ -205,6 +213,7 @@ impl World {
             live: false,
             leased: Vec::new(),
             epochs: BTreeSet::new(),
+            began: BTreeMap::new(),
             stale: Vec::new(),
             refused: 0,
             crashes: 0,
@@ -517,6 +526,7 @@ impl World {
         self.events();
         if self.queue.is_settled() {
             self.ledger.values_mut().for_each(|entry| entry.cancel_on_disk = entry.cancel);
+            self.histories_on_disk();
         }
     }
 }
