@@ -168,6 +168,7 @@ impl<D: Driver> Node<D> {
                 self.walks.forget(session, asked);
                 return Ok(None);
             }
+            Ask::BlobStored { blob, bytes } => self.blob_stored(&blob, bytes)?,
             Ask::Queues => Answer::Queues(self.queue_states()),
             Ask::Workers => Answer::Workers(self.core_states()),
             Ask::Region => Answer::Region(self.region_state()),

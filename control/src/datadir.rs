@@ -6,6 +6,7 @@
 //! | `LOCK` | held with flock by the node that uses the directory; holds its process id |
 //! | `log/NNNNNNNNNN.seg` | segments of the durable queue's log |
 //! | `artefacts/<sha256>.wasm`, `.bundle` | what was deployed |
+//! | `blobs/<sha256>` | large arguments of calls |
 //! | `catalog.json` | which functions there are |
 //! | `cache/` | compiled artefacts of this host |
 //! | `usage/` | what functions used |

@@ -48,6 +48,7 @@ impl<D: Driver> Node<D> {
             Ok(Hello::Admin { secret }) if secret == self.options.secret => {
                 self.welcome(session, Role::Admin);
             }
+            Ok(Hello::Store { secret }) => self.greet_store(session, &secret),
             Ok(Hello::Admin { .. }) => self.close(session, "it gave a wrong secret"),
             Ok(Hello::Node { .. }) => self.close(session, "it says that it is a node, too"),
             Err(error) => self.close(session, &format!("its hello is not one: {error}")),

@@ -7,6 +7,7 @@ pub mod serve;
 pub mod start;
 pub mod datadir;
 pub mod artefacts;
+pub mod blobs;
 pub mod recovery;
 pub mod salvage;
 pub mod node;

@@ -11,6 +11,7 @@
 
 use crate::accounts::{Accounts, Ledger};
 use crate::answers::Waiters;
+use crate::blobs::BlobIndex;
 use crate::catalog::Catalog;
 use crate::locality::Grouping;
 use crate::logs::Sink;
@@ -24,9 +25,10 @@ use crate::stats::Stats;
 use crate::utilization::Load;
 use crate::walk::Walks;
 use crate::worker_lb::Workers;
+use call::blob::Reference;
 use call::frame::{Frame, FrameBuf, Kind};
 use call::limits::Limits;
-use call::{CallId, FunctionSpec, Instant};
+use call::{CallId, FunctionSpec, Instant, WallTime};
 use driver::{Arrivals, Closed, ConnectionId, Driver, Endpoint, Event, ListenerId};
 use durableq::{DurableQ, HolderRef};
 use scheduler::{CoreRef, Effects, FunctionRef, Scheduler};
@@ -56,6 +58,8 @@ pub struct NodeOptions {
     pub shards: ShardOptions,
     /// What operators said beside manifests.
     pub shaping: call::admin::Shaping,
+    /// The blobs on disk, with the times of their files.
+    pub blobs: Vec<(Reference, WallTime)>,
     /// Its process, for people. Given, not asked for: a simulation must say the same in every process.
     pub pid: u32,
 }
@@ -72,6 +76,7 @@ impl Default for NodeOptions {
             recover: durableq::Recover::Strict,
             shards: ShardOptions::default(),
             shaping: call::admin::Shaping::default(),
+            blobs: Vec::new(),
             pid: 0,
         }
     }
@@ -129,6 +134,10 @@ pub struct Node<D> {
     pub(crate) shards: Shards,
     pub(crate) waiters: Waiters,
     pub(crate) walks: Walks,
+    /// Which blobs there are.
+    pub(crate) blobs: BlobIndex,
+    /// The thread that reads them, if it is connected.
+    pub(crate) store: SessionRef,
     /// Until when the log is held for a copy; zero if it is not.
     pub(crate) held_until: Instant,
     /// Who is to be told when the drain has ended.
@@ -175,6 +184,8 @@ impl<D: Driver> Node<D> {
             shards: Shards::new(&options.shards),
             waiters: Waiters::default(),
             walks: Walks::default(),
+            blobs: BlobIndex::new(limits.blobs_max, &options.blobs),
+            store: SessionRef::NOBODY,
             held_until: Instant(0),
             drain_asked: Vec::new(),
             stats: Stats::new(),
@@ -298,6 +309,8 @@ impl<D: Driver> Node<D> {
         match (&entry.role, frame.kind()) {
             (Role::Client { .. } | Role::Admin | Role::Shard(_), Kind::Submit) => self.submit(session, frame),
             (Role::Core(core), Kind::Outcome | Kind::Credit | Kind::Drain) => self.hear_core(*core, frame),
+            (Role::Core(core), Kind::Fetch) => self.fetch_asked(*core, frame),
+            (Role::Store, Kind::Piece) => self.piece_came(frame),
             (Role::Core(core), Kind::Hello) => self.hear_again(session, *core, frame),
             (Role::Core(core), Kind::Ready | Kind::Return) if self.is_far(*core) => {
                 self.hear_far(*core, frame)
@@ -338,7 +351,7 @@ impl<D: Driver> Node<D> {
             }
             Role::Home(link) => self.link_down(link, &reason.to_string()),
             Role::Sibling(shard) => self.sibling_down(shard, &reason.to_string()),
-            Role::Stranger | Role::Client { .. } | Role::Admin | Role::Shard(_) => {}
+            Role::Stranger | Role::Client { .. } | Role::Admin | Role::Store | Role::Shard(_) => {}
         }
         if let Closed::Malformed(error) = reason {
             self.note(&format!("a peer was cut off: {error}"));
@@ -413,6 +426,7 @@ impl<D: Driver> Node<D> {
         self.queue.check();
         self.regions.check();
         self.shards.check();
+        self.blobs.check();
     }
 }
 

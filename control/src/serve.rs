@@ -4,6 +4,8 @@ use crate::accounts::book::{Keeper, wall};
 use crate::accounts::{Book, Ledger, rows_max};
 use crate::admin::{self, AdminOptions, CatalogFile, RegionFile, ShapingFile, ShardFile, signals};
 use crate::artefacts::ArtefactStore;
+use crate::blobs::BlobStore;
+use crate::blobs::service::Service;
 use crate::datadir::{DataDir, write_durably};
 use crate::logs::{self, Bounds, Sink};
 use crate::node::{Node, NodeOptions, Phase};
@@ -13,8 +15,9 @@ use crate::salvage::write_report;
 use crate::shards::{SESSIONS_MAX, ShardOptions};
 use crate::start::StartError;
 use call::admin::Shaping;
-use call::limits::Limits;
-use call::{FunctionSpec, ShardId};
+use call::blob::Reference;
+use call::limits::{BLOB_ABOVE_BYTES, Limits};
+use call::{FunctionSpec, ShardId, WallTime};
 use driver::notes::say;
 use driver::shell::{self, Shell};
 use driver::uring::{self, Uring};
@@ -61,6 +64,10 @@ pub struct ControlOptions {
     pub peers: Vec<(String, Endpoint)>,
     /// Its number among shards, and their file; none if it is alone.
     pub shard: Option<(ShardId, PathBuf)>,
+    /// Arguments above this, submitted over HTTP, become a blob; at most [`ARGUMENTS_BYTES_MAX`].
+    ///
+    /// [`ARGUMENTS_BYTES_MAX`]: call::limits::ARGUMENTS_BYTES_MAX
+    pub blob_above: usize,
     /// Bounds of everything.
     pub limits: Limits,
 }
@@ -81,6 +88,7 @@ impl Default for ControlOptions {
             region: String::new(),
             peers: Vec::new(),
             shard: None,
+            blob_above: BLOB_ABOVE_BYTES,
             limits: Limits::default(),
         }
     }
@@ -133,6 +141,7 @@ struct Prepared {
     logs: Sink,
     region: RegionFile,
     shards: ShardOptions,
+    blobs: Vec<(Reference, WallTime)>,
 }
 
 /// What is written beside the log, by threads of its own, while the ring turns.
@@ -185,6 +194,10 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
     let artefacts = data.path("artefacts");
     let store = ArtefactStore::open(artefacts.clone())
         .map_err(|source| StartError::Io { path: artefacts, source })?;
+    let blobs = data.path("blobs");
+    let opened = BlobStore::open(blobs.clone(), &options.limits);
+    let (blobs, found) = opened.map_err(|source| StartError::Io { path: blobs, source })?;
+    let blobs = Arc::new(blobs);
     let refused = |source| StartError::ListenAdmin { at: options.admin, source };
     let listener = retry(|| TcpListener::bind(options.admin)).map_err(refused)?;
     let admin = format!("http://{}", listener.local_addr().map_err(refused)?);
@@ -202,6 +215,8 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
         shaping,
         shards: options.shard.as_ref().map(|(_, path)| path.clone()),
         store,
+        blobs: blobs.clone(),
+        blob_above: options.blob_above,
         book: records.book.clone(),
         logs: admin::Logs::new(data.path("logs"), &records.logs),
         signals: options.signals.then(signals::endings),
@@ -210,11 +225,25 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
     // Before the ring thread is pinned: the cold side may run on any CPU.
     let (begin, thread) = cold_side().map_err(StartError::Driver)?;
     let shaping = said;
-    let prepared =
-        Prepared { options, data, functions, shaping, admin, secret, ledger, logs, region, shards };
+    let service = Service::start(blobs, data.path("run/submit.sock"), secret.clone(), say)
+        .map_err(StartError::Driver)?;
+    let prepared = Prepared {
+        blobs: found,
+        options,
+        data,
+        functions,
+        shaping,
+        admin,
+        secret,
+        ledger,
+        logs,
+        region,
+        shards,
+    };
     let result = run(prepared, || drop(begin.send(cold)));
     drop((begin, stop));
     let _ = thread.join();
+    service.stop();
     records.stop();
     result
 }
@@ -285,6 +314,7 @@ async fn turn(
         recover: prepared.options.recover,
         shards: prepared.shards.clone(),
         shaping: prepared.shaping.clone(),
+        blobs: prepared.blobs.clone(),
         pid: std::process::id(),
     };
     let limits = prepared.options.limits.clone();

@@ -43,6 +43,8 @@ pub enum Role {
     Sibling(ShardId),
     /// The node's own admin side.
     Admin,
+    /// The node's own thread that reads blobs.
+    Store,
 }
 
 /// A session for ever: the place in the table and which session of that place. Zero is nobody.
@@ -170,9 +172,9 @@ struct Place {
 }
 
 impl Sessions {
-    /// Room for all clients, cores, their hosts, other shards, and the admin side.
+    /// Room for all clients, cores, their hosts, other shards, the admin side and the store of blobs.
     pub fn new(limits: &Limits) -> Sessions {
-        let places = limits.clients_max + 2 * limits.cores_max + crate::shards::SESSIONS_MAX + 2;
+        let places = limits.clients_max + 2 * limits.cores_max + crate::shards::SESSIONS_MAX + 3;
         Sessions {
             places: (0..places).map(|_| Place::default()).collect(),
             free: (0..places as u32).rev().collect(),
@@ -440,6 +442,7 @@ fn describe(role: &Role) -> String {
         Role::Shard(shard) => format!("shard {shard}"),
         Role::Sibling(shard) => format!("the link to shard {shard}"),
         Role::Admin => "the admin side".into(),
+        Role::Store => "the thread that reads blobs".into(),
     }
 }
 

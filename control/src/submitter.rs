@@ -3,6 +3,7 @@
 use crate::node::{Node, Phase};
 use crate::session::SessionRef;
 use call::VerdictCode;
+use call::blob::Reference;
 use call::body::{Verdict, arguments};
 use call::frame::Frame;
 use driver::Driver;
@@ -53,7 +54,14 @@ impl<D: Driver> Node<D> {
             // One that it holds is told so, as ever.
             return Err(VerdictCode::Closed);
         }
-        arguments(frame.body()).map_err(|_| VerdictCode::Malformed)?;
+        let read = arguments(frame.body()).map_err(|_| VerdictCode::Malformed)?;
+        if let Some(blob) = Reference::of(frame, read).map_err(|_| VerdictCode::Malformed)?
+            && !self.blobs.touch(blob, self.driver.wall())
+            && self.queue.find(frame.call()).is_none()
+        {
+            // Of one that it holds or has run the blob may be gone.
+            return Err(VerdictCode::NoBlob);
+        }
         self.queue.submit(&mut self.disk.lend(&mut self.driver), *frame, function, session.origin())
     }
 

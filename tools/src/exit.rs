@@ -146,6 +146,9 @@ impl Failure {
                 "try again later, or raise `backlog` in [queue] of function.toml, or the tenant's bound",
             ),
             VerdictCode::Closed => (Exit::Refused, "`millrace queue resume FUNCTION` opens it again"),
+            VerdictCode::NoBlob => {
+                (Exit::Refused, "store it first: `millrace submit` and `millrace call` do so by themselves")
+            }
             VerdictCode::Draining => (Exit::Refused, "try again when the node is back"),
             VerdictCode::DiskFailed => (Exit::Refused, "look at the node's output and its disk"),
             VerdictCode::UnknownFunction => (Exit::NotFound, "deploy it first: `millrace deploy PATH`"),

@@ -2,7 +2,7 @@
 //! the same one; what differs is the driver, the runtime, and who calls [`Core::turn`].
 //!
 //! The stages stand in their own files, in the order in which a call passes: [`crate::ingress`] reads what the node
-//! sent, [`crate::admit`] keeps the credits, [`crate::dispatch`] decides what runs next, [`crate::execute`] runs a
+//! sent, [`crate::admit`] keeps the credits, [`crate::fetch`] brings large arguments, [`crate::dispatch`] decides what runs next, [`crate::execute`] runs a
 //! slice, [`crate::egress`] sends the outcome.
 //!
 //! A core neither blocks (only `reap`, which the caller makes between two turns, does) nor prints. After `new` it
@@ -10,6 +10,7 @@
 
 use crate::admit::Credits;
 use crate::dispatch::{Queues, Round};
+use crate::fetch::Fetches;
 use crate::functions::Functions;
 use crate::ingress::Link;
 use crate::parking::Parking;
@@ -51,6 +52,7 @@ pub struct Core<D, R> {
     pub(crate) credits: Credits,
     pub(crate) slots: Slots,
     pub(crate) parking: Parking,
+    pub(crate) fetches: Fetches,
     pub(crate) queues: Queues,
     /// Where frames are encoded before they are given to the driver.
     pub(crate) out: FrameBuf,
@@ -75,6 +77,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
             credits: Credits::new(),
             slots: Slots::new(slots),
             parking: Parking::new(slots),
+            fetches: Fetches::new(slots, limits.blob_memory_bytes),
             queues: Queues::new(slots),
             out: FrameBuf::with_capacity(64 << 10),
             ready: Vec::with_capacity(slots as usize),
@@ -103,6 +106,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         self.take_ready(&mut round);
         self.begin_waiting(&mut round);
         self.ingress(arrivals, &mut round);
+        self.fetch(round.clock);
         self.expire(round.clock);
         self.slice_long(&mut round);
         self.admit(round.clock);
@@ -182,11 +186,17 @@ impl<D: Driver, R: Runtime> Core<D, R> {
     /// Each call that has not ended is in exactly one place, and has its alarm; how many there are.
     fn check_queues(&self) -> usize {
         let queues = &self.queues;
-        let (mut waiting, mut queued) = (0, 0);
+        let (mut waiting, mut queued, mut fetching) = (0, 0, 0);
         for slot in (0..self.slots.count()).map(SlotId) {
             let rests = queues.rests(slot);
             let begun = match self.slots.get(slot).state {
                 State::Parked => false,
+                State::Fetching => {
+                    assert!(!rests && !queues.long.contains(slot), "a call without arguments is in no queue");
+                    waiting += 1;
+                    fetching += 1;
+                    continue;
+                }
                 State::Running => true,
                 State::Waiting => {
                     assert!(rests, "a waiting call has an alarm and is in no queue");
@@ -202,6 +212,8 @@ impl<D: Driver, R: Runtime> Core<D, R> {
             waiting += 1;
             queued += usize::from(!rests);
         }
+        assert_eq!(fetching, self.fetches.len(), "each call without arguments waits for its blob");
+        self.fetches.check();
         assert_eq!(
             queued,
             queues.short.len() + queues.long.len(),
@@ -213,6 +225,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
     /// Drops every call it holds; the node leases them again, to this core or another.
     pub(crate) fn drop_held(&mut self) {
         self.queues.clear();
+        self.fetches.clear();
         self.unsent.clear();
         for slot in (0..self.slots.count()).map(SlotId) {
             match self.slots.get(slot).state {
@@ -223,7 +236,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
                     self.runtime.release(slot);
                 }
                 State::Ended => self.runtime.release(slot),
-                State::Refused(_) => {}
+                State::Fetching | State::Refused(_) => {}
             }
             self.stats.lost += 1;
             self.slots.give(slot);
@@ -261,7 +274,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
             Link::Greeting { give_up_at, .. } => give_up_at,
             Link::Up { .. } => self.credits.heartbeat_at(),
         };
-        let alarm = alarm.min(self.queues.wakes_at()).min(self.runtime.alarm());
+        let alarm = alarm.min(self.queues.wakes_at()).min(self.runtime.alarm()).min(self.fetches.alarm());
         match self.phase {
             Phase::Draining { by } | Phase::Leaving { by } => alarm.min(by),
             Phase::Serving | Phase::Left => alarm,

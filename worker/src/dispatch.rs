@@ -15,6 +15,7 @@ use crate::fair::Fair;
 use crate::heap::SlotHeap;
 use crate::plan::SLICE;
 use crate::slots::{Refusal, State};
+use call::blob::Reference;
 use call::body::ArchivedArguments;
 use call::time::nanos;
 use call::{CallId, Epoch, Frame, Instant, Status};
@@ -102,10 +103,15 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         held.weight = pace.weight;
         held.limited = pace.is_limited();
         let short = held.short;
+        match Reference::of(submit, arguments) {
+            Ok(None) => {}
+            Ok(Some(reference)) => return self.await_blob(slot, submit, reference),
+            Err(error) => return self.refuse(slot, Refusal::Malformed(error)),
+        }
         let throttled = pace.is_throttled(round.clock);
         let passes = !throttled && self.queues.short.is_empty() && (short || self.queues.long.is_empty());
         if passes && round.has_time() || !self.parking.has_room(submit) {
-            return self.begin(slot, arguments, round);
+            return self.begin(slot, &arguments.payload, &arguments.attributes, round);
         }
         self.parking.park(slot, submit);
         self.stats.parked += 1;
@@ -240,6 +246,10 @@ impl<D: Driver, R: Runtime> Core<D, R> {
             State::Parked => {
                 self.queues.short.retain(|other| *other != slot);
                 self.parking.leave(slot);
+                self.refuse(slot, Refusal::Cancelled);
+            }
+            State::Fetching => {
+                self.fetches.leave(slot);
                 self.refuse(slot, Refusal::Cancelled);
             }
             State::Waiting => {

@@ -75,6 +75,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         }
         if self.slots.get(slot).state == State::Ended {
             self.runtime.release(slot);
+            self.fetches.release(slot);
         }
         self.slots.give(slot);
         if self.phase == Phase::Serving {

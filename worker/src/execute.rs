@@ -4,14 +4,22 @@ use crate::core::Core;
 use crate::dispatch::Round;
 use crate::slots::{Slot, State};
 use call::Instant;
-use call::body::{self, ArchivedArguments};
+use call::body::{self, ArchivedAttribute};
 use driver::Driver;
 use runtime::{Begin, Progress, Runtime, SlotId};
 
 impl<D: Driver, R: Runtime> Core<D, R> {
-    /// The first slice of a call whose frame has just arrived: its arguments are read where the frame lies.
-    pub(crate) fn begin(&mut self, slot: SlotId, arguments: &ArchivedArguments<'static>, round: &mut Round) {
-        let progress = first_slice(&mut self.runtime, slot, self.slots.get_mut(slot), arguments, round.clock);
+    /// The first slice of a call whose frame has just arrived: its arguments are read where the frame lies. Or of one
+    /// whose blob has.
+    pub(crate) fn begin(
+        &mut self,
+        slot: SlotId,
+        payload: &[u8],
+        attributes: &[ArchivedAttribute<'static>],
+        round: &mut Round,
+    ) {
+        let held = self.slots.get_mut(slot);
+        let progress = first_slice(&mut self.runtime, slot, held, payload, attributes, round.clock);
         self.began(slot, progress, round);
     }
 
@@ -19,7 +27,9 @@ impl<D: Driver, R: Runtime> Core<D, R> {
     pub(crate) fn begin_parked(&mut self, slot: SlotId, round: &mut Round) {
         let frame = self.parking.frame(slot);
         let arguments = body::arguments(frame.body()).expect("it was checked before it was parked");
-        let progress = first_slice(&mut self.runtime, slot, self.slots.get_mut(slot), arguments, round.clock);
+        let held = self.slots.get_mut(slot);
+        let (payload, attributes) = (&arguments.payload, &arguments.attributes);
+        let progress = first_slice(&mut self.runtime, slot, held, payload, attributes, round.clock);
         self.parking.leave(slot);
         self.began(slot, progress, round);
     }
@@ -94,11 +104,12 @@ fn first_slice<R: Runtime>(
     runtime: &mut R,
     slot: SlotId,
     held: &mut Slot,
-    arguments: &ArchivedArguments<'static>,
+    payload: &[u8],
+    attributes: &[ArchivedAttribute<'static>],
     now: Instant,
 ) -> Progress {
     held.begun = now;
     let Slot { lease, .. } = held;
-    runtime
-        .begin(slot, &Begin { call: lease.call, function: lease.function, arguments, attempt: lease.attempt })
+    let (call, function, attempt) = (lease.call, lease.function, lease.attempt);
+    runtime.begin(slot, &Begin { call, function, payload, attributes, attempt })
 }

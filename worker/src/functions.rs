@@ -28,6 +28,8 @@ pub(crate) struct Pace {
     long_for: u8,
     /// Which data it may read.
     pub label: Label,
+    /// Memory that one execution may have; 0 for no limit.
+    pub memory_bytes: u64,
     /// Share of a busy core, beside calls with other weights.
     pub weight: u32,
     /// CPU time per time that all its calls on this core may take, in thousandths; 0 for no limit.
@@ -67,6 +69,7 @@ const UNKNOWN: Pace = Pace {
     timeout: Duration::ZERO,
     long_for: 0,
     label: Label::HIGHEST,
+    memory_bytes: 0,
     weight: 1,
     quota_millis: 0,
     paid_at: Instant(0),
@@ -92,6 +95,7 @@ impl Functions {
             digest,
             timeout: Duration::from_millis(spec.timeout_ms),
             label: spec.flow.label(),
+            memory_bytes: spec.memory_bytes,
             weight: spec.limits.cpu_weight,
             quota_millis: if wasm { spec.limits.cpu_millis } else { 0 },
             ..UNKNOWN

@@ -76,6 +76,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
                 self.functions.retire(frame.function());
                 self.runtime.retire(frame.function());
             }
+            Kind::Piece if up => self.piece(frame, round),
             Kind::Cancel if up => self.cancel(frame.call(), frame.epoch()),
             Kind::Foresee if up => self.foresee(frame),
             Kind::Drain if up => self.drain(),

@@ -12,6 +12,7 @@ mod dispatch;
 mod fair;
 mod heap;
 mod execute;
+mod fetch;
 mod egress;
 mod functions;
 mod slots;

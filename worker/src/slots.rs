@@ -1,5 +1,6 @@
 //! The core's slots: which lease is in which, and how far it has come. All memory is taken in `new`.
 
+use call::blob::BlobId;
 use call::frame::{FrameError, Header, Kind};
 use call::{CallId, Epoch, Frame, Instant, Label, Status, Usage};
 use runtime::SlotId;
@@ -13,6 +14,8 @@ pub(crate) enum State {
     Free,
     /// Arrived, and copied into parking memory until its turn comes.
     Parked,
+    /// Arrived; its arguments are a blob, which is to be fetched first.
+    Fetching,
     /// Begun, and wants another slice, now or later.
     Running,
     /// Begun, and goes on outside of the core, until the runtime says that it is ready.
@@ -38,6 +41,17 @@ pub(crate) enum Refusal {
     },
     /// It was cancelled before its turn came.
     Cancelled,
+    /// Its arguments are a blob that does not fit into the memory for it.
+    BlobTooLarge {
+        /// Of the blob.
+        bytes: u64,
+        /// Of the function, or of all blobs of a core.
+        memory: u64,
+    },
+    /// Its arguments are a blob that the node does not have any more as it was stored.
+    BlobDamaged(BlobId),
+    /// Its arguments are a blob that the node did not send.
+    BlobLate(BlobId),
 }
 
 impl Refusal {
@@ -47,6 +61,9 @@ impl Refusal {
             Refusal::Malformed(_) => Status::Unavailable,
             Refusal::Label { .. } => Status::Forbidden,
             Refusal::Cancelled => Status::Cancelled,
+            Refusal::BlobTooLarge { .. } => Status::Memory,
+            Refusal::BlobDamaged(_) => Status::Damaged,
+            Refusal::BlobLate(_) => Status::Unavailable,
         }
     }
 }
@@ -60,6 +77,18 @@ impl fmt::Display for Refusal {
                 write!(f, "data of {data} may not flow to a function of {function}")
             }
             Refusal::Cancelled => f.write_str("the call was cancelled before it began"),
+            Refusal::BlobTooLarge { bytes, memory } => {
+                write!(
+                    f,
+                    "the arguments have {bytes} bytes, and the memory for them {memory} (limits: memory)"
+                )
+            }
+            Refusal::BlobDamaged(id) => write!(
+                f,
+                "the arguments are lost: blob {id} is damaged or gone; the node's output says where it was. Store it \
+                 again and redrive the call"
+            ),
+            Refusal::BlobLate(id) => write!(f, "the node did not send the arguments, blob {id}"),
         }
     }
 }
@@ -165,7 +194,8 @@ impl Slots {
     /// The slot of the call with this lease, if it has not ended. Looks at all of them: it is seldom asked.
     pub fn find(&self, call: CallId, epoch: Epoch) -> Option<SlotId> {
         let is = |slot: &Slot| {
-            let begun_or_parked = matches!(slot.state, State::Parked | State::Running | State::Waiting);
+            let begun_or_parked =
+                matches!(slot.state, State::Parked | State::Fetching | State::Running | State::Waiting);
             begun_or_parked && slot.lease.call == call && slot.lease.stamp == epoch.0
         };
         self.slots.iter().position(is).map(|at| SlotId(at as u32))

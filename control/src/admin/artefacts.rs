@@ -34,13 +34,17 @@ pub async fn put(
         Some(bytes) => Ok((StatusCode::OK, Json(Stored { artefact: sha256, bytes }))),
         None => receive(&admin, sha256, &mut body).await,
     };
-    let mut left = ARTEFACT_BYTES_MAX;
-    while let Some(Ok(chunk)) = next(&mut body).await
-        && chunk.len() <= left
-    {
-        left -= chunk.len();
-    }
+    drain(&mut body, ARTEFACT_BYTES_MAX as u64).await;
     stored
+}
+
+/// Reads what is left of a body, up to so many bytes.
+pub(super) async fn drain(body: &mut Body, mut left: u64) {
+    while let Some(Ok(chunk)) = next(body).await
+        && chunk.len() as u64 <= left
+    {
+        left -= chunk.len() as u64;
+    }
 }
 
 async fn receive(admin: &Shared, sha256: String, body: &mut Body) -> Reply<(StatusCode, Json<Stored>)> {
@@ -58,7 +62,7 @@ async fn receive(admin: &Shared, sha256: String, body: &mut Body) -> Reply<(Stat
 }
 
 /// More of the body; nothing at its end. A frame without data (a trailer) is empty.
-async fn next(body: &mut Body) -> Option<Result<Bytes, axum::Error>> {
+pub(super) async fn next(body: &mut Body) -> Option<Result<Bytes, axum::Error>> {
     let frame = poll_fn(|cx| axum::body::HttpBody::poll_frame(Pin::new(&mut *body), cx)).await?;
     Some(frame.map(|frame| frame.into_data().unwrap_or_default()))
 }

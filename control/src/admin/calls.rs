@@ -1,11 +1,12 @@
 //! Routes that submit a call and ask for one.
 
 use crate::accounts::book::wall;
+use crate::admin::blobs;
 use crate::admin::error::{ApiError, Reply};
 use crate::admin::http::{Admin, Shared};
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -81,9 +82,9 @@ pub async fn submit(
     Path((namespace, name)): Path<(String, String)>,
     terms: Result<Query<Terms>, QueryRejection>,
     headers: HeaderMap,
-    payload: Result<Bytes, BytesRejection>,
+    body: Body,
 ) -> Reply<Response> {
-    let (terms, payload) = (terms?.0, payload?);
+    let terms = terms?.0;
     let now = wall();
     let call = match &terms.call {
         Some(text) => text.parse().map_err(|e| bad("call", format!("{e}")))?,
@@ -101,7 +102,6 @@ pub async fn submit(
         // Whoever comes over HTTP may ask for the result later.
         want_outcome: true,
         expires: terms.expires.unwrap_or(false),
-        arguments: Arguments { payload: &payload, attributes: &[] },
         ..Submit::default()
     };
     let submit = match idempotency_key(&headers)? {
@@ -115,6 +115,10 @@ pub async fn submit(
         return Err(bad("expires", "it must begin by its deadline: give `deadline`, too".into()));
     }
     let call = submit.call;
+    // Last of all: what is wrong is said before anything is stored.
+    let payload = blobs::take(&admin, body).await?;
+    let (payload, blob) = payload.bytes();
+    let submit = Submit { arguments: Arguments { payload, attributes: &[] }, blob, ..submit };
     append_submit(&mut frame, &submit).map_err(|_| ApiError::refused(VerdictCode::Malformed, 0))?;
     let (verdict, retry_after_ms) = admin.link.submit(call, frame).await?;
     if !verdict.is_held() {

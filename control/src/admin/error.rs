@@ -48,7 +48,23 @@ impl ApiError {
         ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-request", message, remedy)
     }
 
-    fn retry_after(mut self, ms: u32) -> ApiError {
+    /// As HTTP has it.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What is wrong and where.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The same, in other words.
+    pub fn saying(mut self, message: String) -> ApiError {
+        self.message = message;
+        self
+    }
+
+    pub fn retry_after(mut self, ms: u32) -> ApiError {
         self.retry_after_s = Some(ms.div_ceil(1000).max(1));
         self
     }
@@ -70,6 +86,10 @@ impl ApiError {
             VerdictCode::Closed => ApiError {
                 remedy: "wait until an operator resumes the queue".into(),
                 ..error(StatusCode::CONFLICT, "closed")
+            },
+            VerdictCode::NoBlob => ApiError {
+                remedy: "store it with PUT /v1/blobs, then submit again".into(),
+                ..error(StatusCode::CONFLICT, "no-blob")
             },
             VerdictCode::UnknownFunction => {
                 ApiError { remedy: "deploy it first".into(), ..error(StatusCode::NOT_FOUND, "not-found") }

@@ -8,9 +8,11 @@ use crate::admin::logs::Logs;
 use crate::admin::region::RegionFile;
 use crate::admin::shaping_file::ShapingFile;
 use crate::admin::{
-    artefacts, calls, functions, invoke, logs, metrics, operations, region, shaping, shards, signals, usage,
+    artefacts, blobs, calls, functions, invoke, logs, metrics, operations, region, shaping, shards, signals,
+    usage,
 };
 use crate::artefacts::ArtefactStore;
+use crate::blobs::BlobStore;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, Uri, header};
@@ -43,6 +45,10 @@ pub struct AdminOptions {
     pub shards: Option<PathBuf>,
     /// The artefact store.
     pub store: ArtefactStore,
+    /// The store of blobs.
+    pub blobs: Arc<BlobStore>,
+    /// Arguments above this become a blob.
+    pub blob_above: usize,
     /// What functions use.
     pub book: Arc<Book>,
     /// What calls wrote.
@@ -60,6 +66,11 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(super) struct Admin {
     pub link: Link,
     pub store: ArtefactStore,
+    pub blobs: Arc<BlobStore>,
+    /// Arguments above this become a blob.
+    pub blob_above: usize,
+    /// Held while a blob gets or loses its name.
+    pub blob_turn: Mutex<()>,
     pub book: Arc<Book>,
     pub logs: Logs,
     /// Who reads logs takes one.
@@ -98,15 +109,17 @@ fn routes() -> Vec<Route> {
     // Artefacts and payloads bound themselves; everything else has the small bound of the router.
     let unbounded = DefaultBodyLimit::disable;
     let route = |method, path, answer| Route { method, path, answer };
-    let payload = || DefaultBodyLimit::max(call::limits::ARGUMENTS_BYTES_MAX);
+    let payload = || DefaultBodyLimit::max(invoke::PAYLOAD_BYTES_MAX);
     vec![
         route(Method::PUT, "/v1/artefacts/{sha256}", put(artefacts::put).layer(unbounded())),
         route(Method::GET, "/v1/artefacts/{sha256}", get(artefacts::get)),
+        route(Method::PUT, "/v1/blobs", put(blobs::put).layer(unbounded())),
+        route(Method::GET, "/v1/blobs/{sha256}", get(blobs::get)),
         route(Method::GET, "/v1/functions", get(functions::list)),
         route(Method::PUT, "/v1/functions/{namespace}/{name}", put(functions::deploy)),
         route(Method::GET, "/v1/functions/{namespace}/{name}", get(functions::show)),
         route(Method::DELETE, "/v1/functions/{namespace}/{name}", delete(functions::remove)),
-        route(Method::POST, "/v1/functions/{namespace}/{name}/calls", post(calls::submit).layer(payload())),
+        route(Method::POST, "/v1/functions/{namespace}/{name}/calls", post(calls::submit).layer(unbounded())),
         route(Method::GET, "/v1/calls", get(operations::find)),
         route(Method::POST, "/v1/calls/cancel", post(operations::cancel)),
         route(Method::POST, "/v1/calls/retry", post(operations::retry)),
@@ -177,6 +190,9 @@ pub fn serve(options: AdminOptions) -> io::Result<()> {
         let admin = Admin {
             link,
             store: options.store,
+            blobs: options.blobs,
+            blob_above: options.blob_above,
+            blob_turn: Mutex::new(()),
             book: options.book,
             logs: options.logs,
             readers: Arc::new(Semaphore::new(logs::READERS_MAX)),

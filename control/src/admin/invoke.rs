@@ -9,6 +9,7 @@ mod answer;
 mod name;
 
 use crate::accounts::book::wall;
+use crate::admin::blobs;
 use crate::admin::calls::entropy;
 use crate::admin::http::{Admin, Shared};
 use answer::{AwsError, Invoked};
@@ -32,6 +33,9 @@ use std::time::Duration;
 pub const PATH: &str = "/2015-03-31/functions/{function}/invocations";
 /// Where SDKs post to for a streamed response.
 pub const STREAMING_PATH: &str = "/2021-11-15/functions/{function}/response-streaming-invocations";
+
+/// Bytes of the largest payload: Lambda's own bound. Above the threshold it becomes a blob.
+pub const PAYLOAD_BYTES_MAX: usize = 6 << 20;
 
 /// The longest that a function of Lambda runs; nobody waits longer.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
@@ -94,7 +98,10 @@ async fn invoked(
         known.iter().filter_map(|(key, value)| Some(Attribute { key, value: (*value)? })).collect();
     let random = entropy().map_err(|error| AwsError::service(error.to_string()))?;
     let call = CallId::new(wall().0 / 1_000_000, random);
-    let frame = encode(call, found.id, kind, Arguments { payload: &payload, attributes: &attributes })?;
+    let payload = blobs::take_bytes(admin, payload).await.map_err(AwsError::from)?;
+    let (payload, blob) = payload.bytes();
+    let arguments = Arguments { payload, attributes: &attributes };
+    let frame = encode(call, found.id, kind, blob, arguments)?;
     if kind == Kind::Event {
         let (verdict, retry_after_ms) = admin.link.submit(call, frame).await.map_err(|_| AwsError::down())?;
         taken(verdict, retry_after_ms)?;
@@ -144,7 +151,7 @@ async fn find(admin: &Admin, named: &Named) -> Result<Found, AwsError> {
 /// The payload: JSON, as Lambda has it; an empty one is an empty object.
 fn checked(payload: Result<Bytes, BytesRejection>) -> Result<Bytes, AwsError> {
     let payload = payload.map_err(|error| match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => AwsError::too_large(ARGUMENTS_BYTES_MAX),
+        StatusCode::PAYLOAD_TOO_LARGE => AwsError::too_large(PAYLOAD_BYTES_MAX),
         _ => AwsError::content(error.body_text()),
     })?;
     if payload.trim_ascii().is_empty() {
@@ -174,6 +181,7 @@ fn encode(
     call: CallId,
     function: FunctionId,
     kind: Kind,
+    blob: bool,
     arguments: Arguments<'_>,
 ) -> Result<FrameBuf, AwsError> {
     let want_outcome = kind == Kind::RequestResponse;
@@ -185,6 +193,7 @@ fn encode(
         deadline,
         criticality: 0,
         want_outcome,
+        blob,
         arguments,
         ..Submit::default()
     };
@@ -208,8 +217,10 @@ fn taken(verdict: VerdictCode, retry_after_ms: u32) -> Result<(), AwsError> {
         // Deleted between the look into the catalog and the submit.
         VerdictCode::UnknownFunction => Err(AwsError::gone()),
         VerdictCode::Malformed => Err(AwsError::too_large(ARGUMENTS_BYTES_MAX)),
-        VerdictCode::BadTime | VerdictCode::Draining | VerdictCode::Closed | VerdictCode::DiskFailed => {
-            Err(AwsError::service(verdict.message()))
-        }
+        VerdictCode::BadTime
+        | VerdictCode::Draining
+        | VerdictCode::Closed
+        | VerdictCode::NoBlob
+        | VerdictCode::DiskFailed => Err(AwsError::service(verdict.message())),
     }
 }

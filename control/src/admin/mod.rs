@@ -9,6 +9,7 @@ mod error;
 mod link;
 mod functions;
 mod artefacts;
+mod blobs;
 mod calls;
 mod operations;
 mod region;

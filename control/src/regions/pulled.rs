@@ -4,7 +4,7 @@
 
 use call::frame::{Frame, FrameBuf};
 use call::{CallId, Epoch};
-use scheduler::FunctionRef;
+use scheduler::{CoreRef, FunctionRef};
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
@@ -38,7 +38,7 @@ enum Place {
     /// In the scheduler.
     Offered,
     /// On a core.
-    Running,
+    Running(CoreRef),
 }
 
 struct Slot {
@@ -126,21 +126,26 @@ impl Pulled {
     }
 
     /// A call goes to a core.
-    pub fn run(&mut self, at: PulledRef) {
+    pub fn run(&mut self, at: PulledRef, core: CoreRef) {
         let place = &mut self.slots[at.0 as usize].place;
         assert_eq!(*place, Place::Offered, "the scheduler dispatches what it was offered");
-        *place = Place::Running;
+        *place = Place::Running(core);
+    }
+
+    /// The core that a call is on.
+    pub fn core(&self, at: PulledRef) -> Option<CoreRef> {
+        if let Place::Running(core) = self.slots[at.0 as usize].place { Some(core) } else { None }
     }
 
     /// The call on a core with this lease.
     pub fn running(&self, call: CallId, epoch: Epoch) -> Option<PulledRef> {
         let at = *self.by_lease.get(&(call, epoch))?;
-        (self.slots[at as usize].place == Place::Running).then_some(PulledRef(at))
+        matches!(self.slots[at as usize].place, Place::Running(_)).then_some(PulledRef(at))
     }
 
     /// How many are on cores.
     pub fn running_len(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.place == Place::Running).count()
+        self.slots.iter().filter(|slot| matches!(slot.place, Place::Running(_))).count()
     }
 
     /// The lease frame of a call.
@@ -166,7 +171,7 @@ impl Pulled {
         let slot = &mut self.slots[at.0 as usize];
         let was = std::mem::replace(&mut slot.place, Place::Free);
         assert!(
-            matches!(was, Place::Offered | Place::Running),
+            matches!(was, Place::Offered | Place::Running(_)),
             "the scheduler lets go of what it was offered"
         );
         let lease = Frame::parsed_before(&slot.frame);
@@ -235,7 +240,8 @@ mod tests {
                         let key = (lease.call(), lease.epoch());
                         prop_assert_eq!(held.remove(&key), Some(lease.body().len()));
                         prop_assert_eq!(pulled.running(key.0, key.1), None);
-                        pulled.run(at);
+                        pulled.run(at, CoreRef(3));
+                        prop_assert_eq!(pulled.core(at), Some(CoreRef(3)));
                         prop_assert_eq!(pulled.running(key.0, key.1), Some(at));
                         prop_assert_eq!((pulled.via(at), pulled.function(at).0), (VIA, (key.0.0 % 3) as u32));
                         pulled.remove(at);

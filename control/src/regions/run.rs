@@ -4,6 +4,7 @@ use super::pulled::PulledRef;
 use crate::node::Node;
 use crate::outcomes::how;
 use crate::session::SessionRef;
+use call::blob::Reference;
 use call::body::{arguments, reply};
 use call::frame::{Frame, Header, Kind};
 use call::limits::HEADER_BYTES;
@@ -24,7 +25,7 @@ impl<D: Driver> Node<D> {
         let is_sound = frame.sealed().is_ok_and(|submit| {
             submit.kind() == Kind::Submit
                 && (submit.call(), submit.function()) == (frame.call(), frame.function())
-                && arguments(submit.body()).is_ok()
+                && arguments(submit.body()).is_ok_and(|read| Reference::of(&submit, read).is_ok())
         });
         if !is_sound {
             return self.close(session, "its lease is malformed");
@@ -88,7 +89,7 @@ impl<D: Driver> Node<D> {
         }
         entry.leased += 1;
         let session = entry.session;
-        self.regions.pulled.run(at);
+        self.regions.pulled.run(at, core);
         let (header, body) =
             self.regions.pulled.lease(at).bytes().split_first_chunk::<HEADER_BYTES>().expect("a frame");
         self.sessions.send_parts(&mut self.driver, session, header, body);
@@ -134,6 +135,14 @@ impl<D: Driver> Node<D> {
             self.sessions.send_parts(&mut self.driver, there.session, header, body);
         }
         true
+    }
+
+    /// The core that runs a pulled call, and the connection to its home while there is one.
+    pub(crate) fn pulled_on(&self, call: CallId, epoch: Epoch) -> Option<(CoreRef, Option<SessionRef>)> {
+        let at = self.regions.pulled.running(call, epoch)?;
+        let link = usize::from(self.regions.pulled.via(at).link);
+        let home = self.regions.links[link].connection.as_ref().filter(|home| home.is_up);
+        Some((self.regions.pulled.core(at)?, home.map(|home| home.session)))
     }
 
     /// Pulled calls of a function that is deleted here and that the scheduler does not hold go home.

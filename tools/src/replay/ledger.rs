@@ -237,6 +237,7 @@ pub fn verdict_name(code: VerdictCode) -> &'static str {
         VerdictCode::Malformed => "malformed",
         VerdictCode::Draining => "draining",
         VerdictCode::DiskFailed => "disk-failed",
+        VerdictCode::NoBlob => "no-blob",
     }
 }
 

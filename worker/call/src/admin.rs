@@ -50,6 +50,11 @@ pub enum Hello {
         /// For logs: a program's name.
         name: String,
     },
+    /// The thread of the node that reads blobs.
+    Store {
+        /// As of [`Hello::Admin`].
+        secret: String,
+    },
     /// One worker core.
     Core {
         /// Which host; cores of one host share a disk cache of artefacts.
@@ -124,6 +129,13 @@ pub enum Ask {
     Forget {
         /// The stamp of that ask.
         asked: u64,
+    },
+    /// A blob is on disk: calls may name it from now on.
+    BlobStored {
+        /// Its SHA-256.
+        blob: String,
+        /// Its length.
+        bytes: u64,
     },
     /// Per-function queue depths.
     Queues,

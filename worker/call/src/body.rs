@@ -114,11 +114,13 @@ pub enum VerdictCode {
     Backlog = 8,
     /// An operator drains the function's queue: it takes no new calls until it is resumed.
     Closed = 9,
+    /// It names a blob that the node does not have: store it first.
+    NoBlob = 10,
 }
 
 impl VerdictCode {
     /// All, in the order of their numbers.
-    pub const ALL: [VerdictCode; 10] = [
+    pub const ALL: [VerdictCode; 11] = [
         VerdictCode::Accepted,
         VerdictCode::Duplicate,
         VerdictCode::Full,
@@ -129,6 +131,7 @@ impl VerdictCode {
         VerdictCode::DiskFailed,
         VerdictCode::Backlog,
         VerdictCode::Closed,
+        VerdictCode::NoBlob,
     ];
 
     /// From its number.
@@ -170,6 +173,9 @@ impl VerdictCode {
                 "an operator drains the function's queue, which takes no new calls until it is resumed"
             }
             VerdictCode::DiskFailed => "the node could not write its log; see its output",
+            VerdictCode::NoBlob => {
+                "it names a blob that the node does not have; store it first with PUT /v1/blobs"
+            }
         }
     }
 }
@@ -375,6 +381,8 @@ pub struct Submit<'a> {
     pub expires: bool,
     /// Its id was made of an idempotency key: [`Submit::keyed_by`].
     pub keyed: bool,
+    /// The payload names a blob that has the arguments: [`crate::blob::Reference::to_bytes`].
+    pub blob: bool,
     /// What the function reads.
     pub arguments: Arguments<'a>,
 }
@@ -409,6 +417,7 @@ pub fn append_submit(out: &mut FrameBuf, submit: &Submit<'_>) -> Result<(), Fram
             (submit.want_outcome, flag::WANT_OUTCOME),
             (submit.expires, flag::EXPIRES),
             (submit.keyed, flag::KEYED),
+            (submit.blob, flag::BLOB),
         ]
         .into_iter()
         .fold(0, |flags, (is, flag)| if is { flags | flag } else { flags }),

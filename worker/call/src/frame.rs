@@ -12,9 +12,9 @@
 //! | 12 | 4 | CRC-32C | of bytes 0..12, 16..64 and the body; of the header alone if the body is sealed |
 //! | 16 | 16 | call | [`CallId`] |
 //! | 32 | 8 | function | [`FunctionId`] |
-//! | 40 | 8 | stamp | submit: start time; lease, outcome, return, cancel, done, dead, redrive: epoch; retry: executions that failed, and above 32 bits those that met back-pressure; credit: slots granted in all; publish, retire, ready: version; incarnation: its number; ask, answer: correlation; recall: version of the shard map |
-//! | 48 | 8 | deadline | submit, lease: deadline; retry: not before; done: remembered until |
-//! | 56 | 1 | level | submit, lease: criticality; outcome, return, done, retry, dead, ready, recall: [`Status`]; foresee: 1 or 0 |
+//! | 40 | 8 | stamp | submit: start time; lease, outcome, return, cancel, done, dead, redrive: epoch; retry: executions that failed, and above 32 bits those that met back-pressure; credit: slots granted in all; fetch, piece: offset; publish, retire, ready: version; incarnation: its number; ask, answer: correlation; recall: version of the shard map |
+//! | 48 | 8 | deadline | submit, lease: deadline; retry: not before; done: remembered until; fetch, piece: epoch |
+//! | 56 | 1 | level | submit, lease: criticality; outcome, return, done, retry, dead, ready, recall, piece: [`Status`]; foresee: 1 or 0 |
 //! | 57 | 1 | label | submit: [`Label`] of its arguments; otherwise zero |
 //! | 58 | 2 | attempt | lease, outcome, retry: how many times the call has been delivered, from 1; answer: how many frames with more of the same body follow |
 //! | 60 | 4 | key | submit: [`CallKey`], zero for none; otherwise zero |
@@ -59,6 +59,8 @@ pub mod flag {
     /// Submit: the call's id was made of an idempotency key ([`crate::CallId::of_key`]), and is remembered for its
     /// function's window after the call has ended.
     pub const KEYED: u16 = 16;
+    /// Submit: the payload is not the arguments but names a blob that has them ([`crate::blob::Reference`]).
+    pub const BLOB: u16 = 32;
 }
 
 /// What a frame says. Numbers are on the wire and on disk; never reuse one.
@@ -106,6 +108,13 @@ pub enum Kind {
     /// `level` [`Status::Ok`]: it is not held, and is not accepted there by any map up to the version of `stamp`; or
     /// [`Status::Unavailable`]: the map there is older than that, or the queue can tell nothing now. No body.
     Recall = 16,
+    /// Core to node, and node to the store of blobs: a piece of this blob is wanted for this call. `stamp`: from which byte
+    /// on. Body: a [`crate::blob::Reference`], as it stands. Asked again if no answer comes.
+    Fetch = 17,
+    /// The store to the node, and node to core: the piece that was asked for. `stamp`: from which byte on. `level`:
+    /// [`Status::Ok`], and the body is the bytes, [`crate::blob::PIECE_BYTES`] of them or up to the blob's end; or why
+    /// there is none, and the body says it in words.
+    Piece = 18,
 
     /// Log only: the call has ended. Body: the outcome frame, sealed, if the client wanted it.
     Done = 32,
@@ -122,7 +131,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 23] = [
         Kind::Hello,
         Kind::Submit,
         Kind::Verdicts,
@@ -139,6 +148,8 @@ impl Kind {
         Kind::Cancel,
         Kind::Foresee,
         Kind::Recall,
+        Kind::Fetch,
+        Kind::Piece,
         Kind::Done,
         Kind::Retry,
         Kind::Dead,
@@ -149,8 +160,8 @@ impl Kind {
     /// From its number.
     pub fn from_wire(number: u8) -> Option<Kind> {
         let index = match number {
-            1..=16 => number - 1,
-            32..=36 => number - 32 + 16,
+            1..=18 => number - 1,
+            32..=36 => number - 32 + 18,
             _ => return None,
         };
         Some(Kind::ALL[usize::from(index)])
@@ -160,7 +171,7 @@ impl Kind {
     /// any other frame covers all of it.
     pub const fn flags(self) -> u16 {
         match self {
-            Kind::Submit => flag::WANT_OUTCOME | flag::ONCE | flag::EXPIRES | flag::KEYED,
+            Kind::Submit => flag::WANT_OUTCOME | flag::ONCE | flag::EXPIRES | flag::KEYED | flag::BLOB,
             Kind::Lease => flag::WANT_OUTCOME | flag::SEALED_BODY,
             Kind::Recall => flag::WANT_OUTCOME,
             Kind::Done | Kind::Dead => flag::SEALED_BODY,

@@ -90,7 +90,7 @@ impl Default for RetrySpec {
 impl RetrySpec {
     /// Whether an execution that ended so is the last.
     pub fn is_final(&self, status: Status) -> bool {
-        status == Status::Forbidden || self.finals.contains(&status)
+        matches!(status, Status::Forbidden | Status::Damaged) || self.finals.contains(&status)
     }
 
     /// Wait before the execution after `attempt` (from 1) failed, without jitter.

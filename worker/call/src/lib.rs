@@ -10,6 +10,7 @@ pub mod time;
 pub mod limits;
 pub mod frame;
 pub mod body;
+pub mod blob;
 pub mod outcome;
 pub mod history;
 pub mod shards;

@@ -13,6 +13,9 @@ pub const FRAME_ALIGN: usize = 16;
 pub const BODY_BYTES_MAX: usize = 4 << 20;
 /// Bytes of the largest arguments of a call. Larger ones belong in a store, with a reference in the call.
 pub const ARGUMENTS_BYTES_MAX: usize = 1 << 20;
+/// Arguments above this are stored as a blob by whoever submits them over HTTP or with the command line: a group of the
+/// log. Smaller ones cost less in the log than a file of their own.
+pub const BLOB_ABOVE_BYTES: usize = 256 << 10;
 /// Bytes of the largest output of a call; more is cut off and the outcome says so.
 pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
 /// Bytes of captured stderr per call; the rest is dropped and the outcome says so.
@@ -98,6 +101,16 @@ pub struct Limits {
     /// Executions of one call that may meet back-pressure before they count as failures. With the longest usual wait
     /// of a minute between two it is most of a day: the paper's incidents took about two hours.
     pub pressures_max: u16,
+    /// Bytes of the largest blob.
+    pub blob_bytes_max: u64,
+    /// Bytes of all blobs in the store; beyond it a further one is refused as "full".
+    pub blobs_bytes_max: u64,
+    /// Blobs in the store: 64 bytes of memory each.
+    pub blobs_max: usize,
+    /// A blob that no call names stays for so long: its submit may be on the way.
+    pub blob_grace: Duration,
+    /// Bytes of memory of a core for blobs: of calls that run, and of the one that is coming.
+    pub blob_memory_bytes: u64,
 }
 
 impl Default for Limits {
@@ -123,6 +136,11 @@ impl Default for Limits {
             reads_in_flight: 4,
             deliveries_max: 10,
             pressures_max: 1000,
+            blob_bytes_max: 64 << 20,
+            blobs_bytes_max: 16 << 30,
+            blobs_max: 1 << 16,
+            blob_grace: Duration::from_secs(3600),
+            blob_memory_bytes: 256 << 20,
         }
     }
 }

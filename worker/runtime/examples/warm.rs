@@ -88,8 +88,7 @@ fn measure(runtime: &mut WasmRuntime, function: FunctionId, name: &str) {
     };
     append_submit(&mut frame, &submit).expect("within limits");
     let (frame, _) = Frame::parse(&frame).expect("whole");
-    let begin =
-        Begin { call: CallId(1), function, arguments: arguments(frame.body()).expect("valid"), attempt: 1 };
+    let begin = Begin::of(CallId(1), function, arguments(frame.body()).expect("valid"), 1);
     let first = Instant::now();
     call(runtime, &begin, 0);
     let first = first.elapsed();

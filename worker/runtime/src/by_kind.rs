@@ -151,7 +151,7 @@ mod tests {
         let (id, frame) = (spec.id(), submit(b"slices=2", &[]));
         let (frame, _) = call::Frame::parse(&frame).expect("a frame");
         let arguments = call::body::arguments(frame.body()).expect("arguments");
-        let begin = Begin { call: call::CallId(1), function: id, arguments, attempt: 1 };
+        let begin = Begin::of(call::CallId(1), id, arguments, 1);
         both.publish(id, &spec);
         assert_eq!(both.begin(SlotId(0), &begin), Progress::Yielded);
         spec.runtime = RuntimeKind::Process;

@@ -178,7 +178,7 @@ impl Runtime for Scripted {
         play.output.clear();
         play.stderr.clear();
         if ran.is_some() {
-            play.read(&begin.arguments.payload);
+            play.read(begin.payload);
         } else {
             play.status = Status::Unavailable;
             play.stderr.extend_from_slice(b"the function is not published on this core");
@@ -275,7 +275,7 @@ mod tests {
         let frame = submit(payload, &[]);
         let (frame, _) = Frame::parse(&frame).unwrap();
         let arguments = call::body::arguments(frame.body()).unwrap();
-        let begin = Begin { call: call::CallId(1), function: FunctionId(7), arguments, attempt: 1 };
+        let begin = Begin::of(call::CallId(1), FunctionId(7), arguments, 1);
         runtime.begin(SLOT, &begin)
     }
 

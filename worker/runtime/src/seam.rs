@@ -1,6 +1,6 @@
 //! The seam between the core loop and what runs a call.
 
-use call::body::ArchivedArguments;
+use call::body::{ArchivedArguments, ArchivedAttribute};
 use call::{CallId, FunctionId, FunctionSpec, Instant, Status, Usage};
 use driver::{Arrivals, Driver};
 
@@ -15,10 +15,24 @@ pub struct Begin<'a> {
     pub call: CallId,
     /// Which function.
     pub function: FunctionId,
-    /// What the function reads, in place in the client's frame.
-    pub arguments: &'a ArchivedArguments<'static>,
+    /// What the function reads: in place in the client's frame, or a blob that it names.
+    pub payload: &'a [u8],
+    /// The call's attributes, in place in the client's frame.
+    pub attributes: &'a [ArchivedAttribute<'static>],
     /// How many times the call has been delivered, from 1.
     pub attempt: u16,
+}
+
+impl<'a> Begin<'a> {
+    /// Of a call whose frame brings all of its arguments.
+    pub fn of(
+        call: CallId,
+        function: FunctionId,
+        arguments: &'a ArchivedArguments<'static>,
+        attempt: u16,
+    ) -> Begin<'a> {
+        Begin { call, function, payload: &arguments.payload, attributes: &arguments.attributes, attempt }
+    }
 }
 
 /// What a slice came to.

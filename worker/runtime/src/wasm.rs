@@ -286,7 +286,7 @@ impl Runtime for WasmRuntime {
                 }
             }
         };
-        seat.desk.payload.borrow_mut().extend_from_slice(&begin.arguments.payload);
+        seat.desk.payload.borrow_mut().extend_from_slice(begin.payload);
         self.run(id, seat)
     }
 

@@ -9,6 +9,8 @@ use driver::sim::{Conditions, SimDriver, Sizes, World};
 use driver::{ConnectionId, Endpoint, Event};
 use runtime::{Begin, Ended, Progress, Scripted};
 
+mod blobs;
+
 const SLICE: Duration = Duration::from_millis(1);
 const SHORT: Duration = Duration::from_micros(2);
 
@@ -104,6 +106,7 @@ struct Stage {
     hellos: u32,
     greeted: Option<ConnectionId>,
     drained: bool,
+    store: blobs::Store,
     seen: Vec<Seen>,
     arrivals: (Arrivals, Arrivals),
 }
@@ -123,7 +126,8 @@ impl Stage {
 
     fn with(slots: u32, sizes: Sizes, conditions: Conditions) -> Stage {
         let world = World::new(1, conditions);
-        let mut node = world.boot("here", sizes);
+        // Room for a piece of a blob behind another, as a real node has.
+        let mut node = world.boot("here", Sizes { queue_bytes: 1 << 20, ..sizes });
         node.listen(&at()).expect("a free endpoint");
         let plan = CorePlan {
             host: "here".into(),
@@ -149,6 +153,7 @@ impl Stage {
             hellos: 0,
             greeted: None,
             drained: false,
+            store: blobs::Store::default(),
             seen: Vec::new(),
             arrivals: (Arrivals::new(), Arrivals::new()),
         }
@@ -253,6 +258,7 @@ impl Stage {
                     at: self.world.now(),
                 });
             }
+            Kind::Fetch => self.fetched(frame),
             kind => panic!("a core sends no {kind:?}"),
         }
     }
@@ -284,6 +290,11 @@ impl Stage {
 
 /// A submit frame as it stands in a lease: without padding.
 fn submit(name: &str, call: u64, script: &str) -> FrameBuf {
+    submit_with(name, call, script.as_bytes(), false)
+}
+
+/// The same with this payload, or the name of a blob.
+fn submit_with(name: &str, call: u64, payload: &[u8], blob: bool) -> FrameBuf {
     let mut out = FrameBuf::new();
     let submit = Submit {
         call: CallId(u128::from(call)),
@@ -292,7 +303,8 @@ fn submit(name: &str, call: u64, script: &str) -> FrameBuf {
         deadline: WallTime(0),
         criticality: 0,
         want_outcome: false,
-        arguments: Arguments { payload: script.as_bytes(), attributes: &[] },
+        blob,
+        arguments: Arguments { payload, attributes: &[] },
         ..Submit::default()
     };
     body::append_submit(&mut out, &submit).expect("small arguments");

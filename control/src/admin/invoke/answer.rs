@@ -1,6 +1,7 @@
 //! Answers in the shape of the Lambda API: payload and headers of an invocation, errors as SDKs know them.
 
 use super::name::Named;
+use crate::admin::error::ApiError;
 use crate::admin::link::Outcome;
 use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -82,6 +83,16 @@ impl AwsError {
         AwsError::service(format!(
             "call {call} has not ended in 15 minutes; it goes on: GET /v1/calls/{call}"
         ))
+    }
+}
+
+impl From<ApiError> for AwsError {
+    fn from(error: ApiError) -> AwsError {
+        match error.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => AwsError::too_large(super::PAYLOAD_BYTES_MAX),
+            StatusCode::TOO_MANY_REQUESTS => AwsError::throttled(1000),
+            _ => AwsError::service(error.message()),
+        }
     }
 }
 

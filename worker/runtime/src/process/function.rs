@@ -60,7 +60,7 @@ impl Function {
     /// Appends a call as the Runtime API tells it.
     pub fn tell(&self, out: &mut Vec<u8>, begin: &Begin<'_>, wall: WallTime) {
         let (mut trace, mut client_context) = (None, None);
-        for each in begin.arguments.attributes.iter() {
+        for each in begin.attributes {
             match &*each.key {
                 attribute::TRACE_ID => trace = Some(&*each.value),
                 attribute::CLIENT_CONTEXT => client_context = Some(&*each.value),
@@ -74,7 +74,7 @@ impl Function {
             trace,
             client_context,
             content_type: None,
-            body: &begin.arguments.payload,
+            body: begin.payload,
         };
         invocation(out, &told);
     }
@@ -85,7 +85,7 @@ impl Function {
         into.push(("MILLRACE_CALL".into(), begin.call.to_string()));
         into.push(("MILLRACE_ATTEMPT".into(), begin.attempt.to_string()));
         let mut bytes = 0;
-        for each in begin.arguments.attributes.iter() {
+        for each in begin.attributes {
             let upper = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
             let key: String = "MILLRACE_ATTR_".chars().chain(each.key.chars().map(upper)).collect();
             // A zero byte would end the string early.

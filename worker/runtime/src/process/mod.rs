@@ -157,7 +157,7 @@ impl ProcessRuntime {
         match function.abi() {
             Abi::RuntimeApi => function.tell(&mut held.pending, begin, self.wall),
             Abi::Stdio => {
-                held.pending.extend_from_slice(&begin.arguments.payload);
+                held.pending.extend_from_slice(begin.payload);
                 if function.variables(&mut held.environment, begin) {
                     held.tell("some attributes are not in the environment: they take more than 16 KiB");
                 }

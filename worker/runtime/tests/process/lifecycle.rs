@@ -188,7 +188,7 @@ fn without_a_jailer_process_functions_are_refused_with_the_reason() {
     call::body::append_submit(&mut frame, &submit).unwrap();
     let (frame, _) = call::Frame::parse(&frame).unwrap();
     let arguments = call::body::arguments(frame.body()).unwrap();
-    let begin = Begin { call: CallId(1), function: spec.id(), arguments, attempt: 1 };
+    let begin = Begin::of(CallId(1), spec.id(), arguments, 1);
     assert_eq!(runtime.begin(SlotId(0), &begin), Progress::Ended);
     let ended = runtime.ended(SlotId(0));
     assert_eq!(ended.status, Status::Unavailable);

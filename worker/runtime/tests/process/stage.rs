@@ -143,7 +143,7 @@ impl Stage {
         append_submit(&mut frame, &submit).unwrap();
         let (frame, _) = Frame::parse(&frame).unwrap();
         let arguments = arguments(frame.body()).unwrap();
-        let begin = Begin { call, function, arguments, attempt: 2 };
+        let begin = Begin::of(call, function, arguments, 2);
         let before = counting::allocations();
         let progress = self.runtime.begin(SlotId(slot), &begin);
         self.allocations += counting::allocations() - before;

@@ -63,7 +63,7 @@ fn a_call_on_a_warm_instance_allocates_nothing() {
     let function = stage.deploy(echo());
     let frame = frame(function, &[1; 4096], &[Attribute { key: "k", value: "v" }]);
     let (frame, _) = Frame::parse(&frame).unwrap();
-    let begin = Begin { call: CallId(7), function, arguments: arguments(frame.body()).unwrap(), attempt: 1 };
+    let begin = Begin::of(CallId(7), function, arguments(frame.body()).unwrap(), 1);
     let cold = allocations_of(10, &mut stage, &begin);
     assert!(cold > 0, "the counter does not count");
     assert_eq!(allocations_of(10_000, &mut stage, &begin), 0);

@@ -67,7 +67,7 @@ impl Stage {
         let frame = frame(function, payload, attributes);
         let (frame, _) = Frame::parse(&frame).unwrap();
         let arguments = arguments(frame.body()).unwrap();
-        self.runtime.begin(SlotId(slot), &Begin { call: CallId(7), function, arguments, attempt: 2 })
+        self.runtime.begin(SlotId(slot), &Begin::of(CallId(7), function, arguments, 2))
     }
 
     /// Runs a call that was begun to its end, and frees the slot.

@@ -24,7 +24,7 @@ pub fn write(into: &mut Vec<u8>, function: &str, begin: &Begin<'_>) {
         "MILLRACE_FUNCTION={function}\0MILLRACE_CALL={}\0MILLRACE_ATTEMPT={}\0",
         begin.call, begin.attempt
     );
-    for attribute in begin.arguments.attributes.iter() {
+    for attribute in begin.attributes {
         into.extend_from_slice(b"MILLRACE_ATTR_");
         let upper = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_uppercase() } else { b'_' };
         into.extend(attribute.key.bytes().map(upper));
