@@ -35,6 +35,15 @@ pub struct Touched {
     pub count: u64,
 }
 
+/// A blob that the node has.
+#[derive(Deserialize)]
+pub struct StoredBlob {
+    /// Its SHA-256.
+    pub blob: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
 impl Admin {
     /// A client of the API at this base: `http://HOST:PORT`.
     ///
@@ -102,6 +111,15 @@ impl Admin {
         bytes: &[u8],
     ) -> Result<T, Failure> {
         self.answer(path, self.agent.put(self.url(path)).content_type(kind).send(bytes))
+    }
+
+    /// `PUT /v1/blobs`.
+    ///
+    /// # Errors
+    /// As [`Admin::get`].
+    pub fn put_blob(&self, bytes: &[u8]) -> Result<StoredBlob, Failure> {
+        let path = "/v1/blobs";
+        self.answer(path, self.agent.put(self.url(path)).content_type("application/octet-stream").send(bytes))
     }
 
     fn url(&self, path: &str) -> String {

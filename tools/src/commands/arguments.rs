@@ -1,8 +1,11 @@
 //! Options that several commands share.
 
 use crate::exit::{Exit, Failure};
+use crate::settings::{Connection, Environment};
+use crate::shards::Each;
 use crate::times::{Terms, duration, wall};
-use call::limits::ARGUMENTS_BYTES_MAX;
+use call::blob::Reference;
+use call::limits::{ARGUMENTS_BYTES_MAX, BLOB_ABOVE_BYTES};
 use call::{CallKey, Label};
 use millrace_client::Outcome;
 use serde::Serialize;
@@ -10,6 +13,9 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Bytes of arguments that are read at all; what a node takes is its own bound (`--blob-max`).
+const READ_BYTES_MAX: u64 = 1 << 30;
 
 /// When a call may start, when it must be done, how important it is.
 #[derive(clap::Args, Clone, Debug)]
@@ -77,11 +83,48 @@ pub struct Input {
 }
 
 impl Input {
-    /// The bytes; none if nothing is given.
+    /// The bytes, none if nothing is given; large ones are stored as a blob first, at each shard of a divided node.
     ///
     /// # Errors
-    /// A file that cannot be read, or is larger than a call's arguments may be; it is not read further.
-    pub fn read(&self) -> Result<Vec<u8>, Failure> {
+    /// A file that cannot be read, or is larger than any arguments may be; a node that does not take the blob.
+    pub fn payload(&self, node: &Connection, environment: &Environment) -> Result<Payload, Failure> {
+        let bytes = self.read()?;
+        if bytes.len() <= BLOB_ABOVE_BYTES {
+            return Ok(Payload { bytes, is_blob: false });
+        }
+        let stored = Each::ask(node, environment, |admin| admin.put_blob(&bytes))?;
+        if !stored.is_whole() {
+            stored.end()?;
+        }
+        let stored = stored.said.into_iter().next().expect("somebody answered");
+        let id = stored.blob.parse().map_err(|error| {
+            Failure::new(
+                Exit::Internal,
+                format!("{error}"),
+                "/v1/blobs",
+                "use one version of client and node",
+            )
+        })?;
+        Ok(Payload { bytes: Reference { id, bytes: stored.bytes }.to_bytes().to_vec(), is_blob: true })
+    }
+
+    /// The bytes, as they stand in a frame; none if nothing is given.
+    ///
+    /// # Errors
+    /// As [`Input::payload`], and for more than a frame has room for.
+    pub fn small(&self) -> Result<Vec<u8>, Failure> {
+        let bytes = self.read()?;
+        if bytes.len() <= ARGUMENTS_BYTES_MAX {
+            return Ok(bytes);
+        }
+        let what = format!(
+            "the arguments have {} bytes, at most {ARGUMENTS_BYTES_MAX} are allowed here",
+            bytes.len()
+        );
+        Err(Failure::input(what, "arguments", "give smaller ones"))
+    }
+
+    fn read(&self) -> Result<Vec<u8>, Failure> {
         let is_stdin = self.stdin.is_some() || self.file.as_deref() == Some(Path::new("-"));
         match (&self.data, &self.file) {
             (Some(text), _) => bounded(text.as_bytes(), "--data", None),
@@ -97,9 +140,17 @@ impl Input {
     }
 }
 
+/// What stands in the frame of a call.
+pub struct Payload {
+    /// The arguments, or what names the blob that has them.
+    pub bytes: Vec<u8>,
+    /// Which of the two.
+    pub is_blob: bool,
+}
+
 /// All of `source`, unless it is more than a call may have.
 fn bounded(source: impl Read, name: &str, known_bytes: Option<u64>) -> Result<Vec<u8>, Failure> {
-    let most = ARGUMENTS_BYTES_MAX as u64;
+    let most = READ_BYTES_MAX;
     let too_large = |bytes: String| {
         let what = format!("the arguments have {bytes} bytes, at most {most} are allowed");
         Failure::input(what, name, "store large arguments elsewhere and pass a reference")

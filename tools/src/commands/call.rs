@@ -44,7 +44,8 @@ pub struct Call {
 impl Call {
     pub fn run(self, environment: &Environment) -> Done {
         let (namespace, name) = function_name(&self.function)?;
-        let (payload, terms) = (self.input.read()?, self.terms.terms()?);
+        let terms = self.terms.terms()?;
+        let payload = self.input.payload(&self.node, environment)?;
         let options = Options { name: "millrace call".into(), ..Options::default() };
         let mut client = Client::connect(&self.node.endpoint(environment)?, options)?;
         let call = ::call::body::Submit {
@@ -53,7 +54,8 @@ impl Call {
             criticality: self.terms.criticality(),
             key: self.terms.key(),
             label: self.terms.label(),
-            ..client.call(FunctionId::of(&namespace, &name), &payload)
+            blob: payload.is_blob,
+            ..client.call(FunctionId::of(&namespace, &name), &payload.bytes)
         };
         let outcome =
             client.run(&call, self.timeout).map_err(|error| name_function(error.into(), &self.function))?;

@@ -4,6 +4,7 @@ use crate::exit::{Done, Exit, Failure};
 use crate::settings::{ADMIN_PORT, Environment, TCP_PORT};
 use crate::times::duration;
 use ::call::ShardId;
+use ::call::limits::Limits;
 use control::logs::Bounds;
 use control::{ControlOptions, StartError};
 use driver::Endpoint;
@@ -41,6 +42,15 @@ pub struct NodeArguments {
     /// Bytes of logs kept of each function
     #[arg(long, value_name = "BYTES", default_value = "16MiB", value_parser = bytes)]
     pub logs_function: u64,
+    /// Bytes of the largest blob: arguments above 256 KiB, which are stored beside the log
+    #[arg(long, value_name = "BYTES", default_value = "64MiB", value_parser = bytes, help_heading = "Blobs")]
+    pub blob_max: u64,
+    /// Bytes of all blobs; while there are so many, further ones are refused
+    #[arg(long, value_name = "BYTES", default_value = "16GiB", value_parser = bytes, help_heading = "Blobs")]
+    pub blobs_total: u64,
+    /// Arguments above this, submitted over HTTP, become a blob; at most 1MiB
+    #[arg(long, value_name = "BYTES", default_value = "256KiB", value_parser = small_bytes, help_heading = "Blobs")]
+    pub blob_above: u64,
     /// What to do if the log is damaged: `strict` refuses to start, `salvage` goes on without what is lost, says what
     /// that is and writes it to DIR/salvage-UNIXMS.json
     #[arg(long, value_name = "HOW", default_value = "strict")]
@@ -97,6 +107,26 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     read().ok_or_else(|| "write it like 64KiB, 16MiB or 1GiB; at least 64KiB".into())
 }
 
+/// As [`bytes`], of what must fit into a frame.
+fn small_bytes(text: &str) -> Result<u64, String> {
+    let most = ::call::limits::ARGUMENTS_BYTES_MAX as u64;
+    bytes(text).and_then(|bytes| if bytes <= most { Ok(bytes) } else { Err("at most 1MiB".into()) })
+}
+
+impl NodeArguments {
+    /// What was said of blobs, for another command line.
+    pub fn blob_words(&self) -> [String; 6] {
+        let [max, total, above] =
+            [self.blob_max, self.blobs_total, self.blob_above].map(|bytes| format!("{bytes}B"));
+        ["--blob-max".into(), max, "--blobs-total".into(), total, "--blob-above".into(), above]
+    }
+
+    /// Bounds of everything, as far as they were said.
+    pub fn limits(&self) -> Limits {
+        Limits { blob_bytes_max: self.blob_max, blobs_bytes_max: self.blobs_total, ..Limits::default() }
+    }
+}
+
 /// Runs a control node.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -118,6 +148,8 @@ impl Control {
             admin: self.node.admin,
             tcp: Some(self.node.listen),
             cpu: self.cpu,
+            limits: self.node.limits(),
+            blob_above: self.node.blob_above as usize,
             drain: self.node.drain,
             print: !self.quiet,
             recover: self.node.recover.into(),

@@ -69,7 +69,7 @@ fn rate(text: &str) -> Result<f64, String> {
 impl Load {
     pub fn run(self, environment: &Environment) -> Done {
         let (namespace, name) = function_name(&self.function)?;
-        let mut payload = self.input.read()?;
+        let mut payload = self.input.small()?;
         if payload.is_empty() {
             if self.size > ARGUMENTS_BYTES_MAX {
                 let what =

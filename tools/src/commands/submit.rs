@@ -107,7 +107,8 @@ impl Submit {
     }
 
     fn one(&self, environment: &Environment, function: FunctionId) -> Done {
-        let (payload, terms) = (self.input.read()?, self.terms.terms()?);
+        let terms = self.terms.terms()?;
+        let payload = self.input.payload(&self.node, environment)?;
         let mut client = self.client(environment)?;
         let call = ::call::body::Submit {
             start_at: terms.start_at,
@@ -117,7 +118,8 @@ impl Submit {
             label: self.terms.label(),
             want_outcome: self.wait,
             expires: self.expires,
-            ..client.call(function, &payload)
+            blob: payload.is_blob,
+            ..client.call(function, &payload.bytes)
         };
         let call = match &self.idempotency_key {
             Some(key) => call.keyed_by(key, crate::times::wall()),

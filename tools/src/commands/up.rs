@@ -143,6 +143,7 @@ impl Up {
         words.extend(text("--drain", format!("{}ms", self.node.drain.as_millis())));
         words.extend(text("--logs-total", format!("{}B", self.node.logs_total)));
         words.extend(text("--logs-function", format!("{}B", self.node.logs_function)));
+        words.extend(self.node.blob_words().map(OsString::from));
         for directory in &self.allow_files {
             words.extend(["--allow-files".into(), directory.into()]);
         }
@@ -228,6 +229,7 @@ impl Platform {
         command.args(["--drain", &format!("{}ms", node.drain.as_millis())]);
         command.args(["--logs-total", &format!("{}B", node.logs_total)]);
         command.args(["--logs-function", &format!("{}B", node.logs_function)]);
+        command.args(node.blob_words());
         if node.recover == Recover::Salvage {
             command.args(["--recover", "salvage"]);
         }

@@ -1,0 +1,148 @@
+//! Arguments that are too large for a frame, through the real platform: stored once, run as wasm and as a process, told
+//! when they are damaged, still there after the node was killed.
+
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use tests::clients::runs_processes;
+use tests::harness::{Site, until};
+
+/// Gives the last 16 bytes of its arguments: all of them were there.
+const TAIL: &str = r#"(module
+  (memory (export "memory") 1)
+  (func (export "millrace_alloc") (param $bytes i32) (result i32)
+    (drop (memory.grow (i32.add (i32.const 1) (i32.shr_u (local.get $bytes) (i32.const 16)))))
+    (i32.const 65536))
+  (func (export "millrace_call") (param $at i32) (param $bytes i32) (result i64)
+    (i64.or
+      (i64.shl (i64.extend_i32_u (i32.sub (i32.add (local.get $at) (local.get $bytes)) (i32.const 16))) (i64.const 32))
+      (i64.const 16))))"#;
+
+/// Bytes of the arguments.
+const LARGE: usize = 5 << 20;
+
+/// Arguments that end with these 16 bytes.
+fn large(end: &str) -> Vec<u8> {
+    assert_eq!(end.len(), 16);
+    let mut bytes: Vec<u8> = (0..LARGE - 16).map(|n| (n * 31 + n / 999) as u8).collect();
+    bytes.extend_from_slice(end.as_bytes());
+    bytes
+}
+
+/// The files of the store.
+fn blobs(site: &Site) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(site.data().join("blobs")).expect("a store");
+    entries.map(|entry| entry.expect("an entry").path()).collect()
+}
+
+/// A request to the admin API; status and body.
+fn http(site: &Site, request: &str, body: &[u8]) -> (u16, Vec<u8>) {
+    let file: Value =
+        serde_json::from_slice(&std::fs::read(site.data().join("run/control.json")).expect("it serves"))
+            .unwrap();
+    let at = file["admin"].as_str().expect("text").trim_start_matches("http://").to_owned();
+    let mut stream = TcpStream::connect(at).expect("the admin API");
+    let head = format!(
+        "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).expect("it reads");
+    stream.write_all(body).expect("it reads");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    let split = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
+    let status = std::str::from_utf8(&answer[9..12]).expect("a status").parse().expect("a number");
+    (status, answer[split..].to_vec())
+}
+
+#[test]
+fn large_arguments_reach_a_wasm_function_by_each_way_in() {
+    let site = Site::new();
+    let _up = site.up(&["--cores", "1"]);
+    site.deploy("tail", TAIL, "memory = \"64MiB\"");
+    let file = site.file("large", large("the very end 001"));
+    assert_eq!(site.ok(&["call", "tail", "--file", &file]), "the very end 001");
+    assert_eq!(blobs(&site).len(), 1);
+    // The same bytes are the same blob.
+    let mut submit = site.begin(&["call", "tail", "-"]);
+    submit.write(&large("the very end 001"));
+    assert_eq!(submit.finish().stdout(), "the very end 001");
+    assert_eq!(blobs(&site).len(), 1);
+    let bytes = large("over HTTP, 00002");
+    let (status, body) = http(&site, "POST /v1/functions/default/tail/calls?wait=60000", &bytes);
+    let state: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!((status, state["output"].as_str()), (200, Some("over HTTP, 00002")), "{state}");
+    let json = format!("[\"{}\", \"Lambda API\"]", "x".repeat(2 << 20));
+    let (status, body) = http(&site, "POST /2015-03-31/functions/tail/invocations", json.as_bytes());
+    assert_eq!((status, &*body), (200, &b"\", \"Lambda API\"]"[..]), "{}", String::from_utf8_lossy(&body));
+    // Stored by hand, and given back.
+    let (status, body) = http(&site, "PUT /v1/blobs", &bytes);
+    let stored: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!((status, stored["bytes"].as_u64()), (201, Some(LARGE as u64)));
+    let (status, body) = http(&site, &format!("GET /v1/blobs/{}", stored["blob"].as_str().unwrap()), b"");
+    assert!(status == 200 && body == bytes, "{status}, {} bytes", body.len());
+    assert_eq!(http(&site, &format!("GET /v1/blobs/{}", "0".repeat(64)), b"").0, 404);
+    assert_eq!(http(&site, "GET /v1/blobs/../catalog.json", b"").0, 404);
+    // A function that has no room for them says so.
+    site.deploy("small", TAIL, "memory = \"1MiB\"\n[retry]\nattempts = 1");
+    let ran = site.run(&["call", "small", "--file", &file]);
+    assert!(ran.code() == 1 && ran.stderr().contains("the memory for them 1048576"), "{ran}");
+}
+
+#[test]
+fn large_arguments_reach_a_process() {
+    if !runs_processes() {
+        return;
+    }
+    let site = Site::new();
+    let _up = site.up_whole(&["--cores", "1"]);
+    let count = "#!/bin/sh\nwc -c\n";
+    site.file("count/bundle/run", count);
+    let manifest = "name = \"count\"\nruntime = \"process\"\nabi = \"stdio\"\nbundle = \"bundle\"\n\
+                    command = [\"/bin/sh\", \"/var/task/run\"]";
+    let manifest = site.file("count/function.toml", manifest);
+    site.ok(&["deploy", &manifest]);
+    let file = site.file("large", large("to a process 003"));
+    assert_eq!(site.ok(&["call", "count", "--file", &file]).trim(), LARGE.to_string());
+}
+
+#[test]
+fn a_node_that_is_killed_and_a_blob_that_decays_lose_no_call() {
+    let site = Site::new();
+    let mut up = site.up(&["--cores", "1"]);
+    site.deploy("tail", TAIL, "memory = \"64MiB\"");
+    let file = site.file("large", large("after the kill 4"));
+    let call = site.ok(&["submit", "tail", "--file", &file, "--in", "2s"]).trim().to_owned();
+    // What an upload was doing when the node died, too.
+    std::fs::write(site.data().join("blobs/.upload-9"), b"half").expect("a file");
+    up.kill();
+    until("the old processes to end", || {
+        std::fs::remove_file(site.data().join("run/up.json")).err().map(drop)
+    });
+    let up = site.up(&["--cores", "1"]);
+    let state = |call: &str| site.json(&["calls", "show", call, "--wait", "60s"]);
+    let ended = state(&call);
+    assert_eq!((ended["state"].as_str(), ended["status"].as_str()), (Some("done"), Some("ok")), "{ended}");
+    let [blob] = &blobs(&site)[..] else { panic!("one blob: {:?}", blobs(&site)) };
+    // A bit flips while a call waits.
+    let call = site.ok(&["submit", "tail", "--file", &file, "--in", "2s"]).trim().to_owned();
+    let mut bytes = std::fs::read(blob).expect("a blob");
+    bytes[3 << 20] ^= 1;
+    std::fs::write(blob, &bytes).expect("written");
+    let ended = state(&call);
+    assert_eq!(
+        (ended["state"].as_str(), ended["status"].as_str()),
+        (Some("dead"), Some("damaged")),
+        "{ended}"
+    );
+    let place = blob.display().to_string();
+    until("word of it", || (up.output().contains(&place) && up.output().contains(&call)).then_some(()));
+    let name = blob.file_name().and_then(|name| name.to_str()).expect("a name");
+    assert_eq!(http(&site, &format!("GET /v1/blobs/{name}"), b"").0, 500, "it is not served");
+    // Stored again, it is whole, and the call runs.
+    assert_eq!(http(&site, "PUT /v1/blobs", &large("after the kill 4")).0, 201);
+    site.ok(&["calls", "retry", &call]);
+    let ended = state(&call);
+    assert_eq!((ended["state"].as_str(), ended["status"].as_str()), (Some("done"), Some("ok")), "{ended}");
+}
