@@ -98,7 +98,7 @@ fn two_gigabytes_of_arguments_are_refused_by_their_size() {
         let ran = Running::start(command).finish();
         assert!(matches!(ran.code(), 4 | 6) && ran.stderr().contains("hint: "), "{ran}");
         if arguments[2] == "--file" {
-            ran.fails(6, &["2147483648 bytes", "big.bin", "1048576", "reference"]);
+            ran.fails(6, &["2147483648 bytes", "big.bin", "268435456", "reference"]);
         }
     }
 }

@@ -14,8 +14,8 @@ use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Bytes of arguments that are read at all; what a node takes is its own bound (`--blob-max`).
-const READ_BYTES_MAX: u64 = 1 << 30;
+/// Bytes of arguments that are read at all: what a core has for blobs. What a node takes is its own bound (`--blob-max`).
+const READ_BYTES_MAX: u64 = 256 << 20;
 
 /// When a call may start, when it must be done, how important it is.
 #[derive(clap::Args, Clone, Debug)]
@@ -220,8 +220,8 @@ mod tests {
         File::create(&path).unwrap().set_len(2 << 30).unwrap();
         let input = Input { stdin: None, data: None, file: Some(path) };
         let text = input.read().unwrap_err().to_string();
-        assert!(text.contains("2147483648 bytes, at most 1048576") && text.contains("big.bin"), "{text}");
+        assert!(text.contains("2147483648 bytes, at most 268435456") && text.contains("big.bin"), "{text}");
         let endless = bounded(io::repeat(0), "stdin", None).unwrap_err();
-        assert!(endless.what.contains("more than 1048576"), "{endless}");
+        assert!(endless.what.contains("more than 268435456"), "{endless}");
     }
 }
