@@ -166,8 +166,10 @@ impl<D: Driver> Node<D> {
             Ask::Forget { asked } => {
                 self.waiters.forget(session, asked);
                 self.walks.forget(session, asked);
+                self.forget_collection(session, asked);
                 return Ok(None);
             }
+            Ask::BlobsCollect { dry_run } => return self.collect_asked(session, stamp, dry_run),
             Ask::BlobStored { blob, bytes } => self.blob_stored(&blob, bytes)?,
             Ask::Queues => Answer::Queues(self.queue_states()),
             Ask::Workers => Answer::Workers(self.core_states()),
@@ -466,6 +468,8 @@ impl<D: Driver> Node<D> {
             groups: queue.groups,
             log_bytes: queue.log_bytes,
             segments: queue.segments_now,
+            blobs: self.blobs.len() as u64,
+            blob_bytes: self.blobs.bytes(),
             draining: self.phase != Phase::Serving,
             ..NodeStatus::default()
         };

@@ -12,6 +12,7 @@
 use crate::accounts::{Accounts, Ledger};
 use crate::answers::Waiters;
 use crate::blobs::BlobIndex;
+use crate::blobs::collect::Collection;
 use crate::catalog::Catalog;
 use crate::locality::Grouping;
 use crate::logs::Sink;
@@ -136,6 +137,8 @@ pub struct Node<D> {
     pub(crate) walks: Walks,
     /// Which blobs there are.
     pub(crate) blobs: BlobIndex,
+    /// The collection of blobs that is under way.
+    pub(crate) collection: Option<Collection>,
     /// The thread that reads them, if it is connected.
     pub(crate) store: SessionRef,
     /// Until when the log is held for a copy; zero if it is not.
@@ -186,6 +189,7 @@ impl<D: Driver> Node<D> {
             walks: Walks::default(),
             blobs: BlobIndex::new(limits.blobs_max, &options.blobs),
             store: SessionRef::NOBODY,
+            collection: None,
             held_until: Instant(0),
             drain_asked: Vec::new(),
             stats: Stats::new(),
@@ -233,6 +237,7 @@ impl<D: Driver> Node<D> {
         self.tell();
         self.publish_all();
         self.walk_on();
+        self.collect_on();
         self.end_hold(now);
         self.schedule();
         self.turn_links(now);
@@ -378,7 +383,7 @@ impl<D: Driver> Node<D> {
         };
         let gates = self.scheduler.next_wake().unwrap_or(Instant::NEVER);
         let own = self.look_at.min(drain).min(gates).min(self.queue_until());
-        let asked = self.waiters.next().min(self.walks.next(self.driver.now()));
+        let asked = self.waiters.next().min(self.walks.next(self.driver.now())).min(self.collect_until());
         let links = self.links_until().min(self.siblings_until());
         own.min(asked).min(links).min(self.hold_until())
     }

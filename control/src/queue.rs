@@ -81,6 +81,7 @@ impl<D: Driver> Node<D> {
         }
         self.waiters.fetched(|call| self.queue.fetch(call));
         self.walks_read();
+        self.collection_read();
     }
 
     /// A segment is made, or could not be.

@@ -58,7 +58,7 @@ fn a_call_is_submitted_and_waited_for() {
 
 #[test]
 fn every_refusal_is_json_with_a_remedy() {
-    let server = Server::start();
+    let server = Server::start_with(|options| options.limits.blob_bytes_max = 2 << 20);
     server.deploy("echo");
     let unknown = CallId(5).to_string();
     let zeros = "0".repeat(64);
@@ -92,9 +92,11 @@ fn every_refusal_is_json_with_a_remedy() {
         assert!(!error["remedy"].as_str().unwrap().is_empty(), "{method} {path}: {error}");
         assert!(error["code"].is_string());
     }
-    let large = vec![0; (1 << 20) + 1];
-    let (status, error) = server.http("POST", "/v1/functions/default/echo/calls", &large);
-    assert_eq!((status, &error["code"]), (413, &json!("too-large")));
+    let large = vec![0; (2 << 20) + 1];
+    for (method, path) in [("POST", "/v1/functions/default/echo/calls"), ("PUT", "/v1/blobs")] {
+        let (status, error) = server.http(method, path, &large);
+        assert_eq!((status, &error["code"]), (413, &json!("too-large")), "{error}");
+    }
     server.drain();
 }
 

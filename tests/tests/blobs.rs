@@ -146,3 +146,43 @@ fn a_node_that_is_killed_and_a_blob_that_decays_lose_no_call() {
     let ended = state(&call);
     assert_eq!((ended["state"].as_str(), ended["status"].as_str()), (Some("done"), Some("ok")), "{ended}");
 }
+
+#[test]
+fn blobs_that_no_call_names_go_and_a_backup_has_the_others() {
+    let site = Site::new();
+    let up = |site: &Site| site.up(&["--cores", "1", "--blob-grace", "1s"]);
+    let mut first = up(&site);
+    site.deploy("tail", TAIL, "memory = \"64MiB\"");
+    // Stored, and the node is killed before a call names it.
+    assert_eq!(http(&site, "PUT /v1/blobs", &large("nobody names it.")).0, 201);
+    first.kill();
+    let _up = up(&site);
+    let file = site.file("large", large("one that is kept"));
+    let call = site.ok(&["submit", "tail", "--file", &file, "--in", "1h"]).trim().to_owned();
+    assert_eq!(blobs(&site).len(), 2);
+    // Until it is old enough.
+    let tried = until("garbage", || {
+        let tried = site.json(&["blobs", "collect", "--dry-run"]);
+        (tried["count"] != 0).then_some(tried)
+    });
+    assert_eq!((tried["count"].as_u64(), tried["named"].as_u64()), (Some(1), Some(1)), "{tried}");
+    assert_eq!(blobs(&site).len(), 2, "it was only tried");
+    assert_eq!(site.json(&["blobs", "collect"])["blobs"], tried["blobs"]);
+    let [kept] = &blobs(&site)[..] else { panic!("one blob: {:?}", blobs(&site)) };
+    assert_eq!(site.json(&["status"])["blobs"], 1);
+    let name = kept.file_name().expect("a name");
+    // A copy has it, and a node that is made of the copy.
+    let copy = site.folder().join("copy");
+    site.ok(&["backup", copy.to_str().expect("a plain path")]);
+    assert!(copy.join("blobs").join(name).is_file());
+    let other = site.folder().join("other");
+    let other_text = other.to_str().expect("a plain path");
+    site.ok(&["restore", copy.to_str().expect("a plain path"), "--data-dir", other_text]);
+    assert_eq!(std::fs::read(other.join("blobs").join(name)).expect("a blob"), large("one that is kept"));
+    // The call is cancelled, and its blob goes.
+    site.ok(&["calls", "cancel", &call]);
+    until("the last one to go", || {
+        site.json(&["blobs", "collect"]);
+        blobs(&site).is_empty().then_some(())
+    });
+}

@@ -36,7 +36,7 @@ pub struct Touched {
 }
 
 /// A blob that the node has.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 pub struct StoredBlob {
     /// Its SHA-256.
     pub blob: String,

@@ -276,6 +276,11 @@ impl Copier<'_> {
             let remedy = "deploy its function again, then take the backup";
             return Err(Failure::input(what, from.display().to_string(), remedy));
         }
+        if path.starts_with("blobs/") && name != Some(&entry.sha256) {
+            let what = "the blob is not what its name says: it is damaged";
+            let remedy = "store it again (`millrace blobs put`), or purge its calls and remove it (`millrace blobs collect`)";
+            return Err(Failure::input(what, from.display().to_string(), remedy));
+        }
         files.push(entry);
         Ok(())
     }

@@ -377,6 +377,8 @@ pub struct CallView<'a> {
     pub deliveries: u16,
     /// Bytes of the submit frame, wherever it is; zero of a call that has ended.
     pub bytes: usize,
+    /// Whether the submit frame names a blob, be it in memory or not.
+    pub names_blob: bool,
     /// The submit frame, while the call is pending or dead and its frame is in memory: see
     /// [`crate::DurableQ::fetch`]. Without it, deadline and criticality are not known either.
     pub submit: Option<Frame<'a>>,

@@ -7,23 +7,29 @@ use crate::blobs::BlobStore;
 use crate::blobs::store::{Sound, StoreError, Unsound, Upload};
 use axum::Json;
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use call::VerdictCode;
-use call::admin::{Answer, Ask};
+use call::admin::{Answer, Ask, Collected};
 use call::blob::{BlobId, Reference};
+use driver::notes::say;
 use http_body::{Frame, SizeHint};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 /// When whoever finds the store full should come back, ms: what makes room is the end of calls, then the sweep.
 const FULL_MS: u32 = 30_000;
+
+/// Between two collections: a sixth of the usual time of grace.
+const COLLECT_EVERY: Duration = Duration::from_secs(600);
 
 /// A stored blob.
 #[derive(Serialize)]
@@ -88,6 +94,60 @@ async fn sound(admin: &Admin, id: BlobId) -> Reply<Sound> {
             Err(ApiError::not_found(format!("there is no blob {id}"), "store it with PUT /v1/blobs"))
         }
         Err(Some(unsound)) => Err(ApiError::from_answer("damaged".into(), unsound.to_string())),
+    }
+}
+
+/// Query of a collection.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trial {
+    /// Only find them.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// `POST /v1/blobs/collect?dry_run=`
+pub async fn collect(
+    State(admin): State<Shared>,
+    trial: Result<Query<Trial>, QueryRejection>,
+) -> Reply<Json<Collected>> {
+    Ok(Json(collect_now(&admin, trial?.dry_run).await?))
+}
+
+/// Collects at the start and from time to time, as long as the admin side serves.
+pub(super) async fn collect_for_ever(admin: Shared) {
+    loop {
+        // A ring that does not answer is asked again the next time; so is one that collects already.
+        let _ = collect_now(&admin, false).await;
+        tokio::time::sleep(COLLECT_EVERY).await;
+    }
+}
+
+async fn collect_now(admin: &Admin, dry_run: bool) -> Reply<Collected> {
+    let _one = admin.blob_turn.lock().await;
+    let collected = match admin.link.ask(Ask::BlobsCollect { dry_run }).await? {
+        Answer::Collected(collected) => collected,
+        other => return Err(ApiError::unexpected(other)),
+    };
+    if collected.unreadable > 0 {
+        say(format_args!(
+            "no blob is removed: {} calls that name one have damaged records; purge those dead letters",
+            collected.unreadable
+        ));
+    }
+    if !dry_run && collected.count > 0 {
+        let (store, names) = (admin.blobs.clone(), collected.blobs.clone());
+        spawn_blocking(move || remove(&store, &names)).await.map_err(internal)?;
+    }
+    Ok(collected)
+}
+
+/// Removes files that the index does not have any more. One that stays is found again at the next start.
+fn remove(store: &BlobStore, names: &[String]) {
+    for id in names.iter().filter_map(|name| name.parse().ok()) {
+        if let Err(error) = store.remove(id) {
+            say(format_args!("blob {id} could not be removed: {error}"));
+        }
     }
 }
 

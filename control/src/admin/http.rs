@@ -115,6 +115,7 @@ fn routes() -> Vec<Route> {
         route(Method::GET, "/v1/artefacts/{sha256}", get(artefacts::get)),
         route(Method::PUT, "/v1/blobs", put(blobs::put).layer(unbounded())),
         route(Method::GET, "/v1/blobs/{sha256}", get(blobs::get)),
+        route(Method::POST, "/v1/blobs/collect", post(blobs::collect)),
         route(Method::GET, "/v1/functions", get(functions::list)),
         route(Method::PUT, "/v1/functions/{namespace}/{name}", put(functions::deploy)),
         route(Method::GET, "/v1/functions/{namespace}/{name}", get(functions::show)),
@@ -203,10 +204,12 @@ pub fn serve(options: AdminOptions) -> io::Result<()> {
             shards: options.shards,
             shard_file: Mutex::new(()),
         };
+        let admin = Arc::new(admin);
+        tokio::spawn(blobs::collect_for_ever(admin.clone()));
         options.listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(options.listener)?;
         let (ending, ended) = oneshot::channel::<()>();
-        let service = axum::serve(listener, router(Arc::new(admin))).with_graceful_shutdown(async {
+        let service = axum::serve(listener, router(admin)).with_graceful_shutdown(async {
             let _ = options.stop.await;
             drop(ending);
         });
@@ -295,6 +298,7 @@ mod tests {
         same("ShardMap", serde_json::to_value(call::ShardMap::default()).unwrap());
         same("Hold", serde_json::to_value(call::admin::Hold::default()).unwrap());
         same("CallPage", serde_json::to_value(call::admin::CallPage::default()).unwrap());
+        same("Collected", serde_json::to_value(call::admin::Collected::default()).unwrap());
         same("Ordered", serde_json::to_value(call::admin::Ordered::default()).unwrap());
         let finals = vec![call::Status::Exit];
         let retry = call::function::RetrySpec { finals, ..call::function::RetrySpec::default() };

@@ -169,6 +169,8 @@ impl Seen {
             ("millrace_calls_leased", "Calls leased to a core", s.leased_now as f64),
             ("millrace_dead_letters", "Calls that were given up", s.dead_letters as f64),
             ("millrace_log_segments", "Log segments on disk", s.segments as f64),
+            ("millrace_blobs", "Blobs in the store", s.blobs as f64),
+            ("millrace_blob_bytes", "Bytes of all blobs", s.blob_bytes as f64),
             ("millrace_invocations_waiting", "HTTP clients that wait for an outcome", self.waiting as f64),
             ("millrace_cores", "Worker cores connected", self.cores.len() as f64),
             (

@@ -62,6 +62,19 @@ impl BlobIndex {
         }
     }
 
+    /// Blobs that were last stored, named or marked before this time: at most so many.
+    pub fn untouched_since(&self, before: WallTime, max: usize) -> Vec<Reference> {
+        let old = self.blobs.iter().filter(|(_, known)| known.touched < before);
+        old.map(|(id, known)| Reference { id: *id, bytes: known.bytes }).take(max).collect()
+    }
+
+    /// A blob may not be named any more: its file is to go.
+    pub fn forget(&mut self, id: BlobId) {
+        if let Some(known) = self.blobs.remove(&id) {
+            self.bytes -= known.bytes;
+        }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.blobs.len()
@@ -101,6 +114,21 @@ mod tests {
         assert_eq!((index.len(), index.bytes()), (2, 17));
         assert_eq!(index.stored(blob(3, 1), WallTime(9)), Err(Full));
         assert_eq!(index.stored(blob(1, 10), WallTime(9)), Ok(()), "one that is there has its place");
+        index.check();
+    }
+
+    #[test]
+    fn only_what_nobody_touched_is_garbage() {
+        let mut index = BlobIndex::new(9, &[(blob(1, 10), WallTime(5)), (blob(2, 20), WallTime(50))]);
+        assert_eq!(index.untouched_since(WallTime(5), 9), []);
+        assert_eq!(index.untouched_since(WallTime(6), 9), [blob(1, 10)]);
+        assert_eq!(index.untouched_since(WallTime(99), 1), [blob(1, 10)]);
+        index.touch(blob(1, 10), WallTime(60));
+        index.touch(blob(1, 10), WallTime(7));
+        assert_eq!(index.untouched_since(WallTime(60), 9), [blob(2, 20)], "a mark never makes it older");
+        index.forget(blob(2, 20).id);
+        index.forget(blob(2, 20).id);
+        assert_eq!((index.len(), index.bytes(), index.touch(blob(2, 20), WallTime(70))), (1, 10, false));
         index.check();
     }
 

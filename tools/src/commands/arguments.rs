@@ -124,7 +124,11 @@ impl Input {
         Err(Failure::input(what, "arguments", "give smaller ones"))
     }
 
-    fn read(&self) -> Result<Vec<u8>, Failure> {
+    /// All bytes; none if nothing is given.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is larger than any arguments may be; it is not read further.
+    pub fn read(&self) -> Result<Vec<u8>, Failure> {
         let is_stdin = self.stdin.is_some() || self.file.as_deref() == Some(Path::new("-"));
         match (&self.data, &self.file) {
             (Some(text), _) => bounded(text.as_bytes(), "--data", None),

@@ -48,6 +48,9 @@ pub struct NodeArguments {
     /// Bytes of all blobs; while there are so many, further ones are refused
     #[arg(long, value_name = "BYTES", default_value = "16GiB", value_parser = bytes, help_heading = "Blobs")]
     pub blobs_total: u64,
+    /// A blob that no call names is removed when nobody has stored or named it for so long
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration, help_heading = "Blobs")]
+    pub blob_grace: Duration,
     /// Arguments above this, submitted over HTTP, become a blob; at most 1MiB
     #[arg(long, value_name = "BYTES", default_value = "256KiB", value_parser = small_bytes, help_heading = "Blobs")]
     pub blob_above: u64,
@@ -115,15 +118,24 @@ fn small_bytes(text: &str) -> Result<u64, String> {
 
 impl NodeArguments {
     /// What was said of blobs, for another command line.
-    pub fn blob_words(&self) -> [String; 6] {
+    pub fn blob_words(&self) -> [String; 8] {
+        let grace = format!("{}ms", self.blob_grace.as_millis());
         let [max, total, above] =
             [self.blob_max, self.blobs_total, self.blob_above].map(|bytes| format!("{bytes}B"));
-        ["--blob-max".into(), max, "--blobs-total".into(), total, "--blob-above".into(), above]
+        let said = [("max", max), ("grace", grace), ("above", above)]
+            .map(|(name, value)| [format!("--blob-{name}"), value]);
+        let [[a, b], [c, d], [e, f]] = said;
+        [a, b, c, d, e, f, "--blobs-total".into(), total]
     }
 
     /// Bounds of everything, as far as they were said.
     pub fn limits(&self) -> Limits {
-        Limits { blob_bytes_max: self.blob_max, blobs_bytes_max: self.blobs_total, ..Limits::default() }
+        Limits {
+            blob_bytes_max: self.blob_max,
+            blobs_bytes_max: self.blobs_total,
+            blob_grace: self.blob_grace,
+            ..Limits::default()
+        }
     }
 }
 

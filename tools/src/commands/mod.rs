@@ -16,6 +16,7 @@ mod call;
 mod calls;
 mod queue;
 mod dlq;
+mod blobs;
 mod logs;
 mod log;
 mod backup;
@@ -95,6 +96,9 @@ pub enum Command {
     /// Look at dead letters, run them again, or forget them
     #[command(subcommand)]
     Dlq(dlq::Dlq),
+    /// Store large arguments, or remove those that no call names
+    #[command(subcommand)]
+    Blobs(blobs::Blobs),
     /// Show what calls of a function wrote to stdout and stderr
     Logs(logs::Logs),
     /// Look into the durable queue's log, offline
@@ -173,6 +177,7 @@ impl Command {
             Command::Calls(command) => command.run(environment),
             Command::Queue(command) => command.run(environment),
             Command::Dlq(command) => command.run(environment),
+            Command::Blobs(command) => command.run(environment),
             Command::Logs(command) => command.run(environment),
             Command::Log(command) => command.run(environment),
             Command::Backup(command) => command.run(environment),

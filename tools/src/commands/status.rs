@@ -58,6 +58,8 @@ fn sum(shards: &[NodeStatus]) -> NodeStatus {
         groups: sum.groups + s.groups,
         log_bytes: sum.log_bytes + s.log_bytes,
         segments: sum.segments + s.segments,
+        blobs: sum.blobs + s.blobs,
+        blob_bytes: sum.blob_bytes + s.blob_bytes,
         cold_starts: sum.cold_starts + s.cold_starts,
         foreseen: sum.foreseen + s.foreseen,
         slow_clients: sum.slow_clients + s.slow_clients,
@@ -130,6 +132,7 @@ fn show(s: &NodeStatus) -> String {
                 s.recovered
             ),
         ),
+        ("blobs".into(), format!("{}, {} MiB", s.blobs, s.blob_bytes >> 20)),
         ("queueing".into(), quantiles(&s.queueing)),
         ("execution".into(), quantiles(&s.execution)),
         ("end to end".into(), quantiles(&s.end_to_end)),

@@ -16,7 +16,7 @@ pub use steering::{
     Conclusions, LocalityGroup, LocalityState, Observation, ObservedCore, ObservedFunction, ScalingState,
     Versioned, Wanted,
 };
-pub use walk::{CallPage, Hold, Ordered, Verb};
+pub use walk::{CallPage, Collected, Hold, Ordered, Verb};
 
 use crate::function::FunctionSpec;
 use crate::history::{Attempt, History};
@@ -136,6 +136,11 @@ pub enum Ask {
         blob: String,
         /// Its length.
         bytes: u64,
+    },
+    /// Find blobs that no call names, and forget them: their files are to go.
+    BlobsCollect {
+        /// Forget none.
+        dry_run: bool,
     },
     /// Per-function queue depths.
     Queues,
@@ -350,6 +355,8 @@ pub enum Answer {
     Found(CallPage),
     /// To [`Ask::Order`].
     Ordered(Ordered),
+    /// To [`Ask::BlobsCollect`].
+    Collected(Collected),
     /// To [`Ask::Hold`].
     Held(Hold),
     /// To [`Ask::Observe`].
@@ -404,6 +411,12 @@ pub struct NodeStatus {
     pub log_bytes: u64,
     /// Log segments on disk now.
     pub segments: u64,
+    /// Blobs in the store.
+    #[serde(default)]
+    pub blobs: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub blob_bytes: u64,
     /// Cold starts reported by workers.
     pub cold_starts: u64,
     /// Times that a function was made warm before a call that its history foresaw.

@@ -22,10 +22,21 @@ impl DurableQ {
         self.retained.check();
         self.check_retained();
         self.check_places();
+        self.check_blobs();
         self.check_functions();
         self.check_memory();
         self.check_waits();
         self.check_backlog();
+    }
+
+    /// A call whose frame is in memory says of it whether it names a blob.
+    fn check_blobs(&self) {
+        for (at, call) in self.calls.iter() {
+            if let Some(submit) = self.view(at).and_then(|view| view.submit) {
+                let names = submit.flags() & call::frame::flag::BLOB != 0;
+                assert_eq!(call.names_blob(), names, "whether {} names a blob", call.id);
+            }
+        }
     }
 
     /// Each call is found by its id, and in the structure that its place names, once.

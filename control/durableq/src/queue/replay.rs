@@ -87,6 +87,7 @@ impl DurableQ {
         let turn = self.next_turn();
         let flags = super::park::flags_of(frame);
         let call = Call::new(frame.call(), function, 0).starting(frame.start_at().0, turn, flags);
+        let call = call.naming_blob(frame.flags() & call::frame::flag::BLOB != 0);
         let at = self.calls.insert(call);
         self.calls.set_frame(at, extent);
         let epoch = super::park::epoch_of(frame);

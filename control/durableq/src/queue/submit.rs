@@ -3,7 +3,7 @@
 use super::{DurableQ, What};
 use crate::table::calls::{Call, Place, flag};
 use crate::words::{Blocks, CallRef, Event, FunctionRef, Origin};
-use call::frame::flag::{EXPIRES, WANT_OUTCOME};
+use call::frame::flag::{BLOB, EXPIRES, WANT_OUTCOME};
 use call::limits::{HEADER_BYTES, START_AHEAD_MAX};
 use call::{CallId, Frame, Kind, Status, VerdictCode, WallTime};
 
@@ -54,6 +54,7 @@ impl DurableQ {
         let turn = self.next_turn();
         let flags = super::park::flags_of(frame);
         let call = Call::new(frame.call(), function, 0).starting(start_at, turn, flags);
+        let call = call.naming_blob(frame.flags() & BLOB != 0);
         let at = self.calls.insert(call);
         let progress = self.calls.progress_mut(at);
         (progress.group, progress.origin) = (placed.group, origin);

@@ -82,12 +82,14 @@ pub mod flag {
 
 /// Bits of the place; those above are [`flag`]s.
 const PLACE: u16 = 15;
+/// The bit of a length's third byte that says that the submit names a blob.
+const BLOB: u8 = 1 << 7;
 /// Functions that an entry can name.
 const FUNCTIONS_MAX: usize = 1 << 24;
 
 const _: () = assert!(size_of::<Call>() == 64, "one cache line");
 const _: () =
-    assert!(call::limits::BODY_BYTES_MAX + call::limits::HEADER_BYTES < 1 << 24, "a length has 24 bits");
+    assert!(call::limits::BODY_BYTES_MAX + call::limits::HEADER_BYTES < 1 << 23, "a length has 23 bits");
 
 /// A pending call or dead letter, as far as it waits.
 #[derive(Clone, Debug)]
@@ -192,12 +194,25 @@ impl Call {
     /// Bytes of its submit frame, wherever that is; 0 if it needs none any more.
     pub fn length(&self) -> usize {
         let [a, b, c] = self.length;
-        u32::from_le_bytes([a, b, c, 0]) as usize
+        u32::from_le_bytes([a, b, c & !BLOB, 0]) as usize
     }
 
     fn set_length(&mut self, length: usize) {
-        assert!(length < 1 << 24, "a length has 24 bits");
-        self.length.copy_from_slice(&(length as u32).to_le_bytes()[..3]);
+        assert!(length < 1 << 23, "a length has 23 bits");
+        let [a, b, c, _] = (length as u32).to_le_bytes();
+        self.length = [a, b, c | self.length[2] & BLOB];
+    }
+
+    /// The same call, whose submit names a blob, or does not. Whoever makes a call of a record must say so: a blob that no
+    /// call names is removed.
+    pub fn naming_blob(mut self, names: bool) -> Call {
+        self.length[2] = self.length[2] & !BLOB | if names { BLOB } else { 0 };
+        self
+    }
+
+    /// Whether its submit names a blob.
+    pub fn names_blob(&self) -> bool {
+        self.length[2] & BLOB != 0
     }
 
     /// Bytes of its submit frame in memory.

@@ -245,6 +245,8 @@ impl World {
             deadline,
             criticality,
             want_outcome: want,
+            // What it names does not matter here, that it is known does.
+            blob: id.0 % 4 == 3,
             arguments,
             ..Submit::default()
         };

@@ -47,6 +47,27 @@ pub struct Hold {
     pub directory: String,
 }
 
+/// What a collection of blobs has come to.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Collected {
+    /// Those that no call names, and nobody stored lately: removed, or found if it was only tried.
+    pub blobs: Vec<String>,
+    /// How many.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Calls that name a blob.
+    pub named: u64,
+    /// Of these, how many have a damaged record. While there is one nothing is removed: it may name any of them.
+    pub unreadable: u64,
+    /// A copy of the node is being made: nothing is removed meanwhile.
+    pub held: bool,
+    /// How many blobs there are.
+    pub left: u64,
+    /// Their bytes.
+    pub left_bytes: u64,
+}
+
 /// What an order has come to.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Ordered {

@@ -1,0 +1,179 @@
+//! Garbage collection of blobs: mark and sweep.
+//!
+//! A walk over all pending calls and dead letters, a few of them in each round, marks the blobs that they name. Nothing
+//! counts references, so that no crash can leave a wrong count behind. A blob that was not marked leaves the index, and
+//! then its file goes, if nobody has stored, named or marked it for a time of grace: a submit may be on its way, and the
+//! record of a call's end may not be on disk yet.
+//!
+//! What cannot be read is not judged: while a call that names a blob has a damaged record, nothing is removed.
+
+use crate::answers::Refusal;
+use crate::node::Node;
+use crate::session::SessionRef;
+use call::admin::{Answer, Collected};
+use call::blob::Reference;
+use call::{CallId, Instant, WallTime};
+use driver::Driver;
+use durableq::CallRef;
+use std::time::Duration;
+
+/// Calls looked at in one round, and a round's share of time, as of other walks.
+const ROUND_CALLS: usize = 1024;
+/// See [`ROUND_CALLS`].
+const ROUND_TIME: Duration = Duration::from_micros(300);
+/// Between two looks at the clock.
+const CLOCK_CALLS: usize = 32;
+/// Calls whose frames are on their way from the disk; the walk goes no further then.
+const UNREAD_MAX: usize = 256;
+/// So long a frame is waited for.
+const READ: Duration = Duration::from_secs(5);
+/// Blobs that one collection removes at most: their names are one answer.
+const REMOVED_MAX: usize = 4096;
+
+/// A call that names a blob, and whose frame is not in memory.
+struct Unread {
+    number: u32,
+    call: CallId,
+    until: Instant,
+}
+
+/// A collection that is under way, for whoever asked.
+pub(crate) struct Collection {
+    session: SessionRef,
+    stamp: u64,
+    dry_run: bool,
+    begun: WallTime,
+    /// The next number to look at.
+    number: u32,
+    unread: Vec<Unread>,
+    named: u64,
+    unreadable: u64,
+}
+
+impl<D: Driver> Node<D> {
+    /// Begins to collect.
+    pub(crate) fn collect_asked(
+        &mut self,
+        session: SessionRef,
+        stamp: u64,
+        dry_run: bool,
+    ) -> Result<Option<Answer>, Refusal> {
+        if self.collection.is_some() {
+            return Err(Refusal::new("full", "a collection of blobs is under way already"));
+        }
+        self.collection = Some(Collection {
+            session,
+            stamp,
+            dry_run,
+            begun: self.driver.wall(),
+            number: 0,
+            unread: Vec::new(),
+            named: 0,
+            unreadable: 0,
+        });
+        Ok(None)
+    }
+
+    /// Goes on with the collection, and answers if that is its end.
+    pub(crate) fn collect_on(&mut self) {
+        let Some(mut of) = self.collection.take() else { return };
+        self.mark_some(&mut of);
+        self.mark_read(&mut of);
+        if of.number >= self.queue.numbers() && of.unread.is_empty() {
+            let answer = Answer::Collected(self.sweep(&of));
+            self.answer(of.session, of.stamp, &answer);
+        } else {
+            self.collection = Some(of);
+        }
+    }
+
+    /// Frames came from the disk, and may leave memory again soon.
+    pub(crate) fn collection_read(&mut self) {
+        if let Some(mut of) = self.collection.take() {
+            self.mark_read(&mut of);
+            self.collection = Some(of);
+        }
+    }
+
+    /// When [`Node::collect_on`] is to be called.
+    pub(crate) fn collect_until(&self) -> Instant {
+        match &self.collection {
+            None => Instant::NEVER,
+            Some(of) if of.unread.len() < UNREAD_MAX && of.number < self.queue.numbers() => self.driver.now(),
+            Some(of) => of.unread.iter().map(|unread| unread.until).min().unwrap_or(self.driver.now()),
+        }
+    }
+
+    /// Whoever asked has gone: nothing is removed.
+    pub(crate) fn forget_collection(&mut self, session: SessionRef, stamp: u64) {
+        self.collection = self.collection.take().filter(|of| (of.session, of.stamp) != (session, stamp));
+    }
+
+    fn mark_some(&mut self, of: &mut Collection) {
+        let (now, until) = (self.driver.now(), self.driver.precise() + ROUND_TIME);
+        for n in 1..=ROUND_CALLS {
+            if of.number >= self.queue.numbers() || of.unread.len() >= UNREAD_MAX {
+                return;
+            }
+            let number = of.number;
+            of.number += 1;
+            if let Some(view) = self.queue.view(CallRef(number)).filter(|view| view.names_blob) {
+                match view.submit.as_ref().and_then(Reference::in_frame) {
+                    Some(blob) => {
+                        of.named += 1;
+                        self.blobs.touch(blob, of.begun);
+                    }
+                    None => of.unread.push(Unread { number, call: view.id, until: now + READ }),
+                }
+            }
+            if n.is_multiple_of(CLOCK_CALLS) && self.driver.precise() >= until {
+                return;
+            }
+        }
+    }
+
+    /// Marks what calls name whose frames are in memory now, asks for the others, and gives up those that do not come.
+    fn mark_read(&mut self, of: &mut Collection) {
+        let now = self.driver.now();
+        for unread in std::mem::take(&mut of.unread) {
+            let is_here = self.queue.fetch(unread.call);
+            // It may have ended meanwhile, and its number be another's, who was touched when it came.
+            let view = self.queue.view(CallRef(unread.number)).filter(|view| view.id == unread.call);
+            match view.filter(|view| view.bytes > 0) {
+                None => {}
+                Some(view) => match view.submit.as_ref().and_then(Reference::in_frame) {
+                    Some(blob) => {
+                        of.named += 1;
+                        self.blobs.touch(blob, of.begun);
+                    }
+                    None if !is_here && now < unread.until => of.unread.push(unread),
+                    None => of.unreadable += 1,
+                },
+            }
+        }
+    }
+
+    /// All calls were looked at.
+    fn sweep(&mut self, of: &Collection) -> Collected {
+        // A copy is being made, which needs what the log needed when it began.
+        let is_held = self.held_until != Instant(0);
+        let before = WallTime(of.begun.0.saturating_sub(call::time::nanos(self.limits.blob_grace)));
+        let garbage = match of.unreadable {
+            0 if !is_held => self.blobs.untouched_since(before, REMOVED_MAX),
+            _ => Vec::new(),
+        };
+        if !of.dry_run {
+            garbage.iter().for_each(|blob| self.blobs.forget(blob.id));
+        }
+        Collected {
+            blobs: garbage.iter().map(|blob| blob.id.to_string()).collect(),
+            count: garbage.len() as u64,
+            bytes: garbage.iter().map(|blob| blob.bytes).sum(),
+            named: of.named,
+            unreadable: of.unreadable,
+            held: is_held,
+            left: self.blobs.len() as u64,
+            left_bytes: self.blobs.bytes(),
+        }
+    }
+}
