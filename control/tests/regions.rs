@@ -4,13 +4,15 @@
 mod peer;
 
 use call::admin::{Answer, Ask, Hello, RegionState, TrafficMatrix};
-use call::frame::{Frame, Header, Kind};
+use call::blob::{BlobId, Reference};
+use call::frame::{Frame, FrameBuf, Header, Kind};
 use call::limits::Limits;
-use call::{CallId, FunctionId, FunctionSpec, Status, VerdictCode, body};
+use call::{Arguments, CallId, FunctionId, FunctionSpec, Status, VerdictCode, WallTime, body};
+use control::NodeOptions;
 use control::regions::RegionOptions;
 use driver::Endpoint;
 use peer::Peer;
-use peer::node::{Running, directory, function};
+use peer::node::{Running, SECRET, directory, function};
 use std::path::Path;
 use std::time::Duration;
 
@@ -341,4 +343,48 @@ fn a_region_that_restarts_is_linked_again_and_takes_over_from_its_former_self() 
     assert_eq!((call_of(&lease), Frame::parse(&lease).unwrap().0.attempt()), (CallId(1), 2));
     core.end(&lease, Status::Ok, b"");
     until(&a, "it has ended", |a| a.waiting + a.lent == 0);
+}
+
+#[test]
+fn a_pulled_call_gets_its_blob_from_its_home_and_from_nobody_else() {
+    let directories = [directory(), directory()];
+    let blob = Reference { id: BlobId([7; 32]), bytes: 5 };
+    let options = NodeOptions {
+        regions: RegionOptions { name: "a".into(), ..RegionOptions::default() },
+        blobs: vec![(blob, WallTime(1))],
+        ..NodeOptions::default()
+    };
+    let functions = vec![function("echo")];
+    let a = Running::start_with(directories[0].path(), Limits::small(), functions.clone(), options);
+    let b = puller(directories[1].path(), &a, 500, functions);
+    let (_host, mut core) = b.ready_core(4, 1);
+    let mut store = Peer::connect(&a.socket, &Hello::Store { secret: SECRET.into() });
+    assert!(Peer::refused(&a.socket, &Hello::Store { secret: "guessed".into() }));
+    let mut client = a.client();
+    let payload = blob.to_bytes();
+    let arguments = Arguments { payload: &payload, attributes: &[] };
+    let submit =
+        body::Submit { call: CallId(1), function: echo(), blob: true, arguments, ..Default::default() };
+    let mut frame = FrameBuf::new();
+    body::append_submit(&mut frame, &submit).unwrap();
+    let (frame, _) = Frame::parse(&frame).unwrap();
+    client.send(&frame.header(), frame.body());
+    assert_eq!(client.verdicts(1), [(CallId(1), VerdictCode::Accepted)]);
+    let lease = core.expect(Kind::Lease);
+    let epoch = Frame::parse(&lease).unwrap().0.stamp();
+    let fetch = Header { call: CallId(1), function: echo(), deadline: epoch, ..Header::new(Kind::Fetch) };
+    // Of a lease that is not, and of another call: nobody hears it.
+    core.send(&Header { deadline: epoch + 1, ..fetch }, &payload);
+    core.send(&Header { call: CallId(2), ..fetch }, &payload);
+    core.send(&fetch, &payload);
+    let asked = store.expect(Kind::Fetch);
+    let asked = Frame::parse(&asked).unwrap().0;
+    assert_eq!((asked.header(), asked.body()), (fetch, &payload[..]));
+    store.expect_no(Kind::Fetch, WHILE);
+    let piece = Header { kind: Kind::Piece, ..fetch };
+    store.send(&Header { deadline: epoch + 1, ..piece }, b"wrong");
+    store.send(&piece, b"right");
+    let came = core.expect(Kind::Piece);
+    assert_eq!(Frame::parse(&came).unwrap().0.body(), b"right");
+    core.expect_no(Kind::Piece, WHILE);
 }

@@ -68,7 +68,7 @@ for name, kind in [("trap", "Runtime.Fault"), ("loop", "Sandbox.Timedout")]:
 # Refusals.
 refused("ResourceNotFoundException", 404, FunctionName="nope")
 refused("InvalidRequestContentException", 400, FunctionName="echo", Payload=b"{nope")
-refused("RequestTooLargeException", 413, FunctionName="echo", Payload=b'"' + b"x" * (1 << 20) + b'"')
+refused("RequestTooLargeException", 413, FunctionName="echo", Payload=b'"' + b"x" * (6 << 20) + b'"')
 refused("InvalidParameterValueException", 400, FunctionName="echo", InvocationType="Sometimes")
 refused("InvalidParameterValueException", 400, FunctionName="echo", ClientContext="not base64!")
 context = base64.b64encode(json.dumps({"client": {"app": "test"}}).encode()).decode()

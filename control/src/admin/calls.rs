@@ -4,6 +4,7 @@ use crate::accounts::book::wall;
 use crate::admin::blobs;
 use crate::admin::error::{ApiError, Reply};
 use crate::admin::http::{Admin, Shared};
+use crate::admin::link::Judged;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -90,7 +91,6 @@ pub async fn submit(
         Some(text) => text.parse().map_err(|e| bad("call", format!("{e}")))?,
         None => CallId::new(now.0 / 1_000_000, entropy()?),
     };
-    let mut frame = FrameBuf::new();
     let submit = Submit {
         call,
         function: FunctionId::of(&namespace, &name),
@@ -114,13 +114,12 @@ pub async fn submit(
     if submit.expires && submit.deadline == WallTime(0) {
         return Err(bad("expires", "it must begin by its deadline: give `deadline`, too".into()));
     }
-    let call = submit.call;
     // Last of all: what is wrong is said before anything is stored.
     let payload = blobs::take(&admin, body).await?;
     let (payload, blob) = payload.bytes();
     let submit = Submit { arguments: Arguments { payload, attributes: &[] }, blob, ..submit };
-    append_submit(&mut frame, &submit).map_err(|_| ApiError::refused(VerdictCode::Malformed, 0))?;
-    let (verdict, retry_after_ms) = admin.link.submit(call, frame).await?;
+    let may_be_another = terms.call.is_none() && !submit.keyed;
+    let (call, (verdict, retry_after_ms)) = say(&admin, submit, may_be_another).await?;
     if !verdict.is_held() {
         return Err(ApiError::refused(verdict, retry_after_ms));
     }
@@ -130,6 +129,26 @@ pub async fn submit(
     }
     let verdict = if verdict == VerdictCode::Accepted { "accepted" } else { "duplicate" };
     Ok((StatusCode::ACCEPTED, Json(Accepted { call: call.to_string(), verdict })).into_response())
+}
+
+/// Ids that are tried for a call whose arguments are a blob, where there are several shards: with 64 of them one in three
+/// thousand calls finds none.
+pub(super) const IDS_MAX: u32 = 512;
+
+/// Submits a call. Of several shards the one that has the blob, this one, must own the call; if its id may be another one,
+/// it is, until that is so.
+async fn say(admin: &Admin, mut submit: Submit<'_>, may_be_another: bool) -> Reply<(CallId, Judged)> {
+    let mut tries = 0;
+    loop {
+        let mut frame = FrameBuf::new();
+        append_submit(&mut frame, &submit).map_err(|_| ApiError::refused(VerdictCode::Malformed, 0))?;
+        let judged = admin.link.submit(submit.call, frame).await?;
+        tries += 1;
+        if judged.0 != VerdictCode::NoBlob || !may_be_another || tries == IDS_MAX {
+            return Ok((submit.call, judged));
+        }
+        submit.call = CallId::new(wall().0 / 1_000_000, entropy()?);
+    }
 }
 
 /// Bytes of the longest idempotency key: what its draft of the IETF and most services take.

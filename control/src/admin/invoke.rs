@@ -10,8 +10,9 @@ mod name;
 
 use crate::accounts::book::wall;
 use crate::admin::blobs;
-use crate::admin::calls::entropy;
+use crate::admin::calls::{IDS_MAX, entropy};
 use crate::admin::http::{Admin, Shared};
+use crate::admin::link::Waiting;
 use answer::{AwsError, Invoked};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -96,20 +97,11 @@ async fn invoked(
     let known = [(attribute::CLIENT_CONTEXT, context.as_deref()), (attribute::TRACE_ID, trace)];
     let attributes: Vec<Attribute<'_>> =
         known.iter().filter_map(|(key, value)| Some(Attribute { key, value: (*value)? })).collect();
-    let random = entropy().map_err(|error| AwsError::service(error.to_string()))?;
-    let call = CallId::new(wall().0 / 1_000_000, random);
     let payload = blobs::take_bytes(admin, payload).await.map_err(AwsError::from)?;
     let (payload, blob) = payload.bytes();
     let arguments = Arguments { payload, attributes: &attributes };
-    let frame = encode(call, found.id, kind, blob, arguments)?;
-    if kind == Kind::Event {
-        let (verdict, retry_after_ms) = admin.link.submit(call, frame).await.map_err(|_| AwsError::down())?;
-        taken(verdict, retry_after_ms)?;
-        return Ok(answer::accepted(call));
-    }
-    let ((verdict, retry_after_ms), mut waiting) =
-        admin.link.invoke(call, frame).await.map_err(|_| AwsError::down())?;
-    taken(verdict, retry_after_ms)?;
+    let (call, waiting) = say(admin, found.id, kind, blob, arguments).await?;
+    let Some(mut waiting) = waiting else { return Ok(answer::accepted(call)) };
     let outcome = match tokio::time::timeout(PATIENCE, waiting.outcome()).await {
         Ok(outcome) => outcome.map_err(|_| AwsError::lost(call))?,
         Err(_) => return Err(AwsError::late(call)),
@@ -117,6 +109,33 @@ async fn invoked(
     let wants_log = headers.get("x-amz-log-type").is_some_and(|kind| kind == "Tail");
     Invoked { call, version: named.executed(), memory_bytes: found.memory_bytes, outcome, wants_log }
         .respond()
+}
+
+/// Submits the call, and gives what waits for its outcome, unless it is an event. Its id is one of this shard's, if the
+/// shard has a blob for it.
+async fn say(
+    admin: &Admin,
+    function: FunctionId,
+    kind: Kind,
+    blob: bool,
+    arguments: Arguments<'_>,
+) -> Result<(CallId, Option<Waiting>), AwsError> {
+    let mut tries = 0;
+    loop {
+        let random = entropy().map_err(|error| AwsError::service(error.to_string()))?;
+        let call = CallId::new(wall().0 / 1_000_000, random);
+        let frame = encode(call, function, kind, blob, arguments)?;
+        let ((verdict, retry_after_ms), waiting) = if kind == Kind::Event {
+            (admin.link.submit(call, frame).await.map_err(|_| AwsError::down())?, None)
+        } else {
+            let (judged, waiting) = admin.link.invoke(call, frame).await.map_err(|_| AwsError::down())?;
+            (judged, Some(waiting))
+        };
+        tries += 1;
+        if verdict != VerdictCode::NoBlob || tries == IDS_MAX {
+            return taken(verdict, retry_after_ms).map(|()| (call, waiting));
+        }
+    }
 }
 
 fn kind(headers: &HeaderMap) -> Result<Kind, AwsError> {

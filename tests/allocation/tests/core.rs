@@ -225,7 +225,7 @@ fn follow(at: fn(&Path) -> Endpoint) {
     let seen: Rc<RefCell<Vec<Sight>>> = Rc::default();
     let see = seen.clone();
     let at_begin = move |begin: &Begin<'_>| {
-        let payload = begin.arguments.payload.as_ptr_range();
+        let payload = begin.payload.as_ptr_range();
         see.borrow_mut().push((begin.call.0 as u64, payload.start as usize..payload.end as usize));
     };
     let mut core = core(node, Around { inner: Scripted::new(SLOTS), at_begin });
