@@ -10,6 +10,7 @@
 pub mod report;
 pub mod floors;
 pub mod generator;
+pub mod killed;
 pub mod leases;
 pub mod rivals;
 pub mod cycle;

@@ -2,7 +2,7 @@
 //!
 //! | entry | what it is |
 //! |---|---|
-//! | `VERSION` | `millrace 2`: the format of everything below |
+//! | `VERSION` | `millrace 3`: the format of everything below |
 //! | `LOCK` | held with flock by the node that uses the directory; holds its process id |
 //! | `log/NNNNNNNNNN.seg` | segments of the durable queue's log |
 //! | `artefacts/<sha256>.wasm`, `.bundle` | what was deployed |
@@ -24,7 +24,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// What `VERSION` says.
-pub const VERSION: &str = "millrace 2";
+pub const VERSION: &str = "millrace 3";
+
+/// What it says in directories that this build reads, and makes its own when it starts: in 3, records of calls that failed
+/// carry their history, which a build of 2 does not read.
+const EARLIER: [&str; 1] = ["millrace 2"];
+
+/// Whether this build reads what such a `VERSION` stands for.
+pub fn reads(version: &str) -> bool {
+    version == VERSION || EARLIER.contains(&version)
+}
 
 const DIRECTORIES: [&str; 4] = ["log", "artefacts", "cache", "run"];
 
@@ -47,7 +56,7 @@ impl DataDir {
         let root = fs::canonicalize(path).map_err(|e| failed(path, e))?;
         let version = read_version(&root)?;
         let lock = take_lock(&root)?;
-        if version.is_none() {
+        if version.is_none_or(|version| version.trim_end() != VERSION) {
             write_durably(&root, "VERSION", format!("{VERSION}\n").as_bytes())
                 .map_err(|e| failed(&root, e))?;
         }
@@ -108,7 +117,7 @@ impl DataDir {
 fn read_version(root: &Path) -> Result<Option<String>, StartError> {
     let path = root.join("VERSION");
     match fs::read_to_string(&path) {
-        Ok(text) if text.trim_end() == VERSION => Ok(Some(text)),
+        Ok(text) if reads(text.trim_end()) => Ok(Some(text)),
         Ok(text) => {
             Err(StartError::OtherVersion { path: root.to_owned(), found: text.trim_end().to_owned() })
         }
@@ -175,7 +184,7 @@ mod tests {
         let root = temp.path().join("a/b");
         drop(DataDir::open(&root).unwrap());
         let again = DataDir::open(&root).unwrap();
-        assert_eq!(fs::read_to_string(again.path("VERSION")).unwrap(), "millrace 2\n");
+        assert_eq!(fs::read_to_string(again.path("VERSION")).unwrap(), "millrace 3\n");
         assert!(again.path("log").is_dir() && again.root().is_absolute());
     }
 
@@ -188,11 +197,19 @@ mod tests {
     }
 
     #[test]
+    fn an_earlier_version_becomes_this_one() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::write(temp.path().join("VERSION"), "millrace 2\n").unwrap();
+        drop(DataDir::open(temp.path()).unwrap());
+        assert_eq!(fs::read_to_string(temp.path().join("VERSION")).unwrap(), "millrace 3\n");
+    }
+
+    #[test]
     fn another_version_is_refused_untouched() {
         let temp = tempfile::tempdir().unwrap();
         fs::write(temp.path().join("VERSION"), "millrace 9\n").unwrap();
         let error = DataDir::open(temp.path()).unwrap_err().to_string();
-        assert!(error.contains("`millrace 9`") && error.contains("`millrace 2`"), "{error}");
+        assert!(error.contains("`millrace 9`") && error.contains("`millrace 3`"), "{error}");
         assert!(!temp.path().join("log").exists());
     }
 

@@ -109,6 +109,22 @@ impl Drop for Process {
     }
 }
 
+/// Whether this machine lets us make regions in network namespaces of their own; says so if not.
+pub fn has_namespaces() -> bool {
+    let name = format!("millrace-{}-probe", std::process::id());
+    let ip = |what: &str| {
+        Command::new("ip").args(["netns", what, &name]).output().is_ok_and(|o| o.status.success())
+    };
+    let possible = nix::unistd::geteuid().is_root() && ip("add");
+    ip("del");
+    if !possible {
+        eprintln!(
+            "SKIPPED: regions need root, network namespaces and iproute2; nothing about them was tested"
+        );
+    }
+    possible
+}
+
 /// Waits until `ready` gives something.
 ///
 /// # Panics
@@ -178,11 +194,16 @@ impl Site {
 
     /// Starts a control node alone on free ports and waits until it serves.
     pub fn control(&self) -> Process {
+        self.control_with(&[])
+    }
+
+    /// As [`Site::control`], with more arguments.
+    pub fn control_with(&self, more: &[&str]) -> Process {
         let file = self.data().join("run/control.json");
         let _ = std::fs::remove_file(&file);
         let data = self.data().to_str().expect("a plain path").to_owned();
         let arguments = ["control", "--data-dir", &data, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-        let mut process = Process::start(self.folder(), arguments);
+        let mut process = Process::start(self.folder(), [&arguments[..], more].concat());
         until("control.json", || {
             assert!(process.is_running(), "`millrace control` ended early:\n{}", process.output());
             serde_json::from_slice::<Value>(&std::fs::read(&file).ok()?).ok()

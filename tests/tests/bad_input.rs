@@ -180,7 +180,7 @@ fn data_directories_that_cannot_be_used() {
     run_up(&site, &site.data(), &[]).fails(8, &[&format!("in use by process {pid}"), "--data"]);
     assert!(site.status().is_some(), "the one that runs is not disturbed: {}", up.output());
     site.file("old/VERSION", "millrace 9\n");
-    run_up(&site, &site.folder().join("old"), &[]).fails(6, &["`millrace 9`", "`millrace 2`", "old"]);
+    run_up(&site, &site.folder().join("old"), &[]).fails(6, &["`millrace 9`", "`millrace 3`", "old"]);
     site.file("thesis/chapter", "mine");
     run_up(&site, &site.folder().join("thesis"), &[]).fails(8, &["not a millrace data directory", "thesis"]);
     assert!(!site.folder().join("thesis/VERSION").exists(), "somebody else's directory is left as it was");

@@ -85,6 +85,7 @@ fn dead_letters_are_shown_redriven_and_purged_by_filter() {
     site.run(&["dlq", "show", &waits]).fails(3, &["no dead letter"]);
     assert_eq!(site.json(&["calls", "retry", &waits])["count"], 1);
     wait_for(&site, "state=dead", 5);
+    attempts(&site, &waits);
     // Mended, and redriven by what they are.
     site.deploy("trap", ECHO, ONE_ATTEMPT);
     let redrive = ["dlq", "redrive", "--where", "function=trap and reason~trap"];
@@ -96,6 +97,44 @@ fn dead_letters_are_shown_redriven_and_purged_by_filter() {
     assert_eq!(site.json(&[&purge[..], &["--yes"]].concat())["count"], 1);
     assert_eq!(site.json(&["dlq", "list"]), json!([]));
     assert_eq!(site.json(&["dlq", "purge", "--all"])["count"], 0, "of none nobody is asked");
+}
+
+/// The attempts of a dead letter that was tried twice are listed, whatever happens to the node, and after a redrive.
+fn attempts(site: &Site, id: &str) {
+    let listed = |verb: &str| site.json(&[verb, "show", id])["history"].clone();
+    let before = listed("dlq");
+    let each: Vec<&Value> = before["attempts"].as_array().expect("a list").iter().collect();
+    let said = |of: &Value| of["error"].as_str().is_some_and(|text| text.contains("unreachable"));
+    let known = |of: &Value| {
+        let took = of["ended"].as_u64().zip(of["began"].as_u64()).is_some_and(|(ended, began)| ended > began);
+        took && said(of) && of["status"] == "trap" && of["worker"].as_str().is_some_and(|at| at.contains('/'))
+    };
+    assert!(each.len() == 2 && each.iter().all(|of| known(of)), "{before}");
+    assert_eq!(
+        (&each[0]["number"], &each[1]["number"], &before["earlier"]),
+        (&json!(1), &json!(2), &json!(0))
+    );
+    let text = site.ok(&["dlq", "show", id]);
+    assert!(text.contains("attempts that failed") && text.contains("unreachable"), "{text}");
+    let node = nix::unistd::Pid::from_raw(site.up_json()["control"].as_i64().expect("a process id") as i32);
+    nix::sys::signal::kill(node, nix::sys::signal::Signal::SIGKILL).expect("it runs");
+    until("the node to be back", || (site.status()?["incarnation"] == 2).then_some(()));
+    assert_eq!(listed("dlq"), before);
+    // It fails once more in its second life, and then waits for an hour.
+    assert_eq!(site.json(&["dlq", "redrive", "--call", id])["count"], 1);
+    wait_for(site, "state=retrying", 1);
+    let after = listed("calls");
+    let lives: Vec<(u64, bool)> = after["attempts"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|of| (of["number"].as_u64().expect("a number"), of["redriven"].as_bool().expect("yes or no")))
+        .collect();
+    assert_eq!(lives, [(1, true), (2, true), (1, false)], "{after}");
+    let text = site.ok(&["calls", "show", id]);
+    assert!(text.contains("1, before the redrive"), "{text}");
+    assert_eq!(site.json(&["calls", "retry", id])["count"], 1);
+    wait_for(site, "state=dead", 5);
 }
 
 #[test]

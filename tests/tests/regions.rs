@@ -9,8 +9,7 @@ use millrace_client::Options;
 use millrace_client::blocking::Client;
 use serde_json::Value;
 use std::path::PathBuf;
-use std::process::Command;
-use tests::harness::{PATIENCE, Process, Site, until};
+use tests::harness::{PATIENCE, Process, Site, has_namespaces, until};
 
 /// Calls that each phase submits to region a.
 const CALLS: u64 = 30;
@@ -32,22 +31,6 @@ type Ledger = Vec<(CallId, String)>;
 struct World {
     site: Site,
     up: Process,
-}
-
-/// Whether this machine lets us; says so if not.
-fn is_possible() -> bool {
-    let name = format!("millrace-{}-probe", std::process::id());
-    let ip = |what: &str| {
-        Command::new("ip").args(["netns", what, &name]).output().is_ok_and(|o| o.status.success())
-    };
-    let possible = nix::unistd::geteuid().is_root() && ip("add");
-    ip("del");
-    if !possible {
-        eprintln!(
-            "SKIPPED: regions need root, network namespaces and iproute2; nothing about them was tested"
-        );
-    }
-    possible
 }
 
 impl World {
@@ -133,7 +116,7 @@ fn submit(client: &mut Client, ledger: &mut Ledger, count: u64) {
 
 #[test]
 fn a_region_that_is_cut_off_or_killed_loses_no_call_and_others_take_its_work() {
-    if !is_possible() {
+    if !has_namespaces() {
         return;
     }
     let mut world = World::new(&["--no-conductor"]);
@@ -180,7 +163,7 @@ fn a_region_that_is_cut_off_or_killed_loses_no_call_and_others_take_its_work() {
 
 #[test]
 fn the_conductor_sends_help_to_an_overloaded_region_and_regions_go_on_when_it_is_killed() {
-    if !is_possible() {
+    if !has_namespaces() {
         return;
     }
     let mut world = World::new(&[]);

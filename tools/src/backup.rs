@@ -9,7 +9,7 @@ pub mod shards;
 
 use crate::exit::{Exit, Failure};
 use call::admin::Hold;
-use control::datadir::{VERSION, sync_directory, write_durably};
+use control::datadir::{VERSION, reads, sync_directory, write_durably};
 use durableq::log::{GROUP_HEADER_BYTES, GroupHeader, segment_name, segment_number};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -90,7 +90,7 @@ impl Manifest {
         let wrong = |what: String| Failure::input(what, &place, "take another backup: this one is damaged");
         let manifest: Manifest =
             serde_json::from_slice(&bytes).map_err(|error| wrong(format!("not a manifest: {error}")))?;
-        if manifest.format != FORMAT || manifest.data != VERSION {
+        if manifest.format != FORMAT || !reads(&manifest.data) {
             let what = format!(
                 "the backup is `{}` of `{}`, this build reads `{FORMAT}` of `{VERSION}`",
                 manifest.format, manifest.data

@@ -1,10 +1,10 @@
 //! What many waiting calls cost: memory for each, recovery after a kill, cycles beside them, and the instant at which a
 //! part of them falls due. On real files, by plain reads and writes of one thread: a disk's speed is in it, a ring's
-//! overlap is not.
+//! overlap is not. And the same log under a real node, which is killed and started again.
 //!
 //! `waiting [--json PATH] [--smoke] [--calls N]`: 10 M calls of 128 B in 10,000 functions, a tenth of which falls due.
 
-use benches::{Figure, Report};
+use benches::{Figure, Report, killed};
 use call::body::{Arguments, Reply, Submit, append_outcome, append_submit};
 use call::frame::FrameBuf;
 use call::function::RetrySpec;
@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 struct Memory(Vec<FrameBuf>);
 
@@ -34,9 +35,11 @@ const SMOKE_CALLS: usize = 50_000;
 const BATCH: usize = 1024;
 const FUNCTIONS: usize = 10_000;
 const DEFAULTS: Defaults = Defaults { criticality: 100, deadline_ns: 1_000_000_000 };
-const NOW: u64 = 1_700_000_000_000_000_000;
-const SOON: u64 = NOW + 60_000_000_000;
-const FAR: u64 = NOW + 3_600_000_000_000;
+/// After the time at which the bench begins, ns: when a part of the calls falls due, and when the others do.
+const SOON: u64 = 600_000_000_000;
+const FAR: u64 = 24 * 3_600_000_000_000;
+/// Of the functions.
+const NAMESPACE: &str = "bench";
 
 struct Bench {
     queue: DurableQ,
@@ -47,6 +50,8 @@ struct Bench {
     limits: Limits,
     frame: FrameBuf,
     calls: u128,
+    /// When it began, Unix ns: a real node will read its log.
+    now: u64,
     /// Allocations for names of files, which are this program's.
     own: u64,
 }
@@ -65,21 +70,23 @@ fn main() -> io::Result<()> {
         }
     }
     let directory = benches::scratch()?.join(format!("waiting-{}", std::process::id()));
-    std::fs::create_dir(&directory)?;
+    std::fs::create_dir_all(directory.join("alone"))?;
     let mut report = Report::default();
-    let measured = measure(calls, directory.clone(), &mut report);
+    let measured = measure(calls, &directory, &mut report);
     std::fs::remove_dir_all(&directory)?;
     measured?;
     report.write(&json)
 }
 
-fn measure(calls: usize, directory: PathBuf, report: &mut Report) -> io::Result<()> {
+fn measure(calls: usize, directory: &Path, report: &mut Report) -> io::Result<()> {
+    let data = directory.join("node");
+    let log = killed::data_directory(&data, FUNCTIONS, NAMESPACE)?;
     // Of what waits, so many fall due at once.
     let burst = calls / 10;
-    let mut bench = Bench::new(calls, directory);
+    let mut bench = Bench::new(calls, directory.join("alone"));
     let before = resident_bytes();
     for n in 0..calls {
-        bench.submit(n, if n < burst { SOON } else { FAR }, n % BATCH == BATCH - 1);
+        bench.submit(n, bench.now + if n < burst { SOON } else { FAR }, n % BATCH == BATCH - 1);
     }
     bench.settle_disk();
     let counters = bench.queue.counters();
@@ -89,6 +96,10 @@ fn measure(calls: usize, directory: PathBuf, report: &mut Report) -> io::Result<
     );
     let each = |bytes: u64| bytes.saturating_sub(before) as f64 / calls as f64;
     report.add(Figure::new("waiting-memory-per-call", each(resident_bytes()), "bytes").bar(96.0, 48.0));
+    // The node gets the segments as they are: who has made them is gone, and nobody writes to them any more.
+    for number in bench.files.keys().copied() {
+        std::fs::hard_link(bench.directory.join(segment_name(number)), log.join(segment_name(number)))?;
+    }
     let (start, cpu) = (std::time::Instant::now(), cpu_seconds());
     bench.restart();
     let recovery = Figure::new("waiting-recovery", start.elapsed().as_secs_f64(), "s").bar(15.0, 5.0);
@@ -98,7 +109,10 @@ fn measure(calls: usize, directory: PathBuf, report: &mut Report) -> io::Result<
     report.add(Figure::new("waiting-memory-per-call-after-recovery", each(resident_bytes()), "bytes"));
     bench.cycles(calls.min(2_000_000), report);
     bench.fall_due(burst, report);
-    Ok(())
+    let (function, calls_max) = (bench.functions[0], bench.limits.calls_max);
+    drop(bench);
+    let binary = std::env::current_exe()?.with_file_name("millrace");
+    killed::measure(&binary, &data, function, (calls, calls_max), report)
 }
 
 impl Bench {
@@ -111,8 +125,9 @@ impl Bench {
             block
         };
         let memory = Memory((0..block_count(&limits)).map(|_| block()).collect());
-        let functions = (0..FUNCTIONS).map(|n| FunctionId::of("bench", &n.to_string())).collect();
-        let queue = Recovery::new(&limits).finish(Instant(1), WallTime(NOW), 7);
+        let functions = (0..FUNCTIONS).map(|n| FunctionId::of(NAMESPACE, &n.to_string())).collect();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
+        let queue = Recovery::new(&limits).finish(Instant(1), WallTime(now), 7);
         let files = BTreeMap::new();
         let mut bench = Bench {
             queue,
@@ -123,6 +138,7 @@ impl Bench {
             limits,
             frame: FrameBuf::new(),
             calls: 0,
+            now,
             own: 0,
         };
         bench.intern();
@@ -140,7 +156,7 @@ impl Bench {
         let random = self.calls.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         let function = self.functions[function % FUNCTIONS];
         let submit = Submit {
-            call: CallId::new(NOW / 1_000_000 + (self.calls / 1000) as u64, random),
+            call: CallId::new(self.now / 1_000_000 + (self.calls / 1000) as u64, random),
             function,
             start_at: WallTime(start_at),
             arguments: Arguments { payload: &[7; 128], attributes: &[] },
@@ -209,7 +225,7 @@ impl Bench {
     fn restart(&mut self) {
         // Given back before the next is taken, as a process that ends does.
         let small = Limits::small();
-        self.queue = Recovery::new(&small).finish(Instant(1), WallTime(NOW), 7);
+        self.queue = Recovery::new(&small).finish(Instant(1), WallTime(self.now), 7);
         let mut recovery = Recovery::new(&self.limits);
         let mut block = FrameBuf::new();
         block.resize(self.limits.group_bytes, 0);
@@ -219,7 +235,7 @@ impl Bench {
             let bytes = self.files[&number].read_at(&mut block, offset).expect("read");
             recovery.feed(&block[..bytes]).expect("sound");
         }
-        self.queue = recovery.finish(Instant(1), WallTime(NOW), 7);
+        self.queue = recovery.finish(Instant(1), WallTime(self.now), 7);
         self.intern();
         self.settle_disk();
     }
@@ -254,7 +270,7 @@ impl Bench {
     /// Many fall due at once.
     fn fall_due(&mut self, count: usize, report: &mut Report) {
         let start = std::time::Instant::now();
-        self.queue.advance(Instant(2), WallTime(SOON));
+        self.queue.advance(Instant(2), WallTime(self.now + SOON));
         let due = start.elapsed().as_secs_f64();
         let mut done = 0;
         while done < count {

@@ -102,6 +102,8 @@ pub struct Recovery {
     incarnation: u32,
     /// The key of the log, as soon as a group was read that tells it.
     key: Option<u64>,
+    /// The key and the sequence of the first group of all, by a header that is damaged.
+    claimed: Option<(u64, u64)>,
     /// Segments not begun yet.
     coming: VecDeque<Part>,
     /// Where the chain may have ended, and what was not looked through since.
@@ -135,6 +137,10 @@ struct Record {
     call: CallId,
 }
 
+/// A damaged header that begins the log tells its key, but for so many bits at most. A client that does not know the key
+/// comes so near to it once in billions of times.
+const KEY_BITS_DAMAGED_MAX: u32 = 8;
+
 /// Records whose calls are looked up together: about as many cache misses as a CPU waits for at once.
 const AHEAD: usize = 16;
 
@@ -152,6 +158,7 @@ impl Recovery {
             last: 0,
             incarnation: 0,
             key: None,
+            claimed: None,
             coming: VecDeque::new(),
             left_out: VecDeque::new(),
             at: Part { number: 0, bytes: 0, offset: 0 },
@@ -262,10 +269,28 @@ impl Recovery {
             return Err(RecoveryError::TooSmall { limit: "group_bytes", value: self.group_bytes });
         }
         self.mode = Mode::Searching;
-        if self.recover == Recover::Salvage && error == GroupError::Crc {
-            self.hold_damaged(rest, at);
+        if error == GroupError::Crc {
+            self.claim(rest, at);
+            if self.recover == Recover::Salvage {
+                self.hold_damaged(rest, at);
+            }
         }
         Ok(GROUP_ALIGN)
+    }
+
+    /// A damaged group at the start of the oldest segment says what the log begins with.
+    fn claim(&mut self, rest: &[u8], at: usize) {
+        let begins = self.key.is_none() && self.last == 0 && self.at.offset + at as u64 == 0;
+        let header = GroupHeader::claimed(rest).filter(|header| header.segment == self.at.number);
+        if let Some(header) = header.filter(|_| begins && self.claimed.is_none()) {
+            self.claimed = Some((header.key, header.sequence));
+        }
+    }
+
+    /// The group that is missing, if one is.
+    fn missing(&self) -> u64 {
+        let begin = self.claimed.map_or(1, |(_, sequence)| sequence);
+        if self.last == 0 { begin } else { self.last + 1 }
     }
 
     /// A sound group; how far to go on.
@@ -289,7 +314,7 @@ impl Recovery {
             }
         }
         self.mode = Mode::Searching;
-        let missing = self.last + 1;
+        let missing = self.missing();
         let proves = match header.incarnation.cmp(&self.incarnation) {
             // The first group of an incarnation was written alone, and the chain has not come by it.
             std::cmp::Ordering::Greater => self.last > 0 || header.sequence > 1,
@@ -310,12 +335,16 @@ impl Recovery {
 
     /// Whether a group was written by the queue, and to this segment, not before it got this number.
     fn is_of_here(&self, header: &GroupHeader) -> bool {
-        header.segment == self.at.number && self.key.is_none_or(|key| key == header.key)
+        let near = |claimed: u64| (claimed ^ header.key).count_ones() <= KEY_BITS_DAMAGED_MAX;
+        let claimed = self.claimed.is_none_or(|(claimed, _)| near(claimed));
+        header.segment == self.at.number && self.key.map_or(claimed, |key| key == header.key)
     }
 
     /// Whether a group is the next of the chain; see [`crate::log`] for why it may step back.
     fn continues_with(&self, header: &GroupHeader) -> bool {
-        let begins = self.last == 0 && !self.used;
+        // The log begins with the oldest group that is there, unless one before it is there, damaged, and was on disk.
+        let lost = self.claimed.is_some_and(|(_, sequence)| header.sequence > sequence);
+        let begins = self.last == 0 && !self.used && !lost;
         let follows = header.sequence == self.last + 1 && header.incarnation >= self.incarnation;
         let steps_back = !self.used && header.sequence <= self.last && header.incarnation >= self.incarnation;
         begins || follows || steps_back
@@ -363,6 +392,7 @@ impl Recovery {
         (number, group): (u64, u64),
     ) -> Result<(), RecoveryError> {
         self.used = true;
+        self.key.get_or_insert(header.key);
         self.left_out.clear();
         (self.last, self.incarnation) = (header.sequence, header.incarnation);
         self.end = (number, group + header.bytes_on_disk() as u64);
@@ -418,10 +448,6 @@ impl Recovery {
     /// Holds a group whose checksum does not hold, if its header says that it belongs here.
     fn hold_damaged(&mut self, rest: &[u8], at: usize) {
         let Some(header) = GroupHeader::claimed(rest) else { return };
-        if self.at.offset + at as u64 == 0 {
-            // The key of the log, if this is the oldest segment: the bit that is damaged is hardly one of these.
-            self.key.get_or_insert(header.key);
-        }
         let near = header.sequence <= self.last + HELD_MAX as u64;
         if self.is_of_here(&header)
             && header.incarnation >= self.incarnation
@@ -443,7 +469,7 @@ impl Recovery {
 
     /// A group proves that those before it were on disk: what is left of them happens, and then it does.
     fn go_on_at(&mut self, header: &GroupHeader, rest: &[u8], offset: u64) -> Result<(), RecoveryError> {
-        let group = self.last + 1;
+        let group = self.missing();
         let groups = header.sequence.saturating_sub(group);
         let mut loss = Loss {
             from: self.end,

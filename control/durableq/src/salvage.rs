@@ -84,7 +84,7 @@ impl fmt::Display for Loss {
             self.saved,
             self.lost.len() as u64 + self.lost_more,
             self.untold_bytes,
-            self.groups - self.damaged
+            self.groups.saturating_sub(self.damaged)
         )
     }
 }

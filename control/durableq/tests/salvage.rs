@@ -4,7 +4,7 @@ mod world;
 
 use call::limits::Limits;
 use call::{CallId, Status};
-use durableq::log::GROUP_ALIGN;
+use durableq::log::{GROUP_ALIGN, GroupHeader};
 use durableq::{DurableQ, HolderRef, Loss, Recover, State};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -134,6 +134,38 @@ fn a_salvaged_log_is_rewritten() {
     assert!(!world.queue.is_rewriting(), "{:?}", world.queue.counters());
     let again = world.disk.recover(&world.limits, world.now).expect("sound again");
     assert_eq!(live(&world, &again), salvaged);
+}
+
+/// The oldest segment holds one group, and that is damaged: the log does not begin behind it. And when its key is damaged,
+/// the others are known by theirs.
+#[test]
+fn a_log_begins_with_what_is_damaged_there() {
+    let mut world = World::new(limits(), 5);
+    for of in 0..3 {
+        world.submit(of, 0, 100, false);
+    }
+    world.settle_disk();
+    // A start begins a segment.
+    world.crash();
+    world.settle_disk();
+    let all = world.disk.groups();
+    let (first, others): (Vec<&(u64, usize, GroupHeader)>, Vec<_>) =
+        all.iter().partition(|(segment, ..)| *segment == all[0].0);
+    assert!(first.len() < 3 && !others.is_empty(), "{all:?}");
+    let key = first[0].1 + 48;
+    for bit in 0..64 {
+        let mut disk = copy(&world.disk);
+        for (segment, offset, header) in &first {
+            disk.files.get_mut(segment).expect("there")[offset + header.bytes as usize - 1] ^= 1;
+        }
+        disk.files.get_mut(&first[0].0).expect("there")[key + bit / 8] ^= 1 << (bit % 8);
+        assert!(disk.recover(&world.limits, world.now).is_err(), "bit {bit}: calls are forgotten");
+        let (queue, losses) = salvage(&world, &disk);
+        assert_eq!(losses.len(), 1, "{losses:?}");
+        assert_eq!(losses[0].group, first[0].2.sequence);
+        let incarnation = world.queue.incarnation();
+        assert_eq!(queue.incarnation(), incarnation + 1, "the others are there");
+    }
 }
 
 #[test]

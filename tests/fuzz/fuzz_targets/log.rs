@@ -15,7 +15,8 @@ use durableq::log::{GROUP_ALIGN, GROUP_HEADER_BYTES, GroupHeader};
 use durableq::{Blocks, DurableQ, LogOp, Recover, Recovery, RecoveryError};
 
 const GROUP_BYTES: usize = 16 << 10;
-const KEY: u64 = 7;
+/// Of the log.
+const KEY: u64 = 0x6b65_79ab_cdef_0123;
 const RECORDS: [Kind; 6] =
     [Kind::Submit, Kind::Done, Kind::Retry, Kind::Dead, Kind::Redrive, Kind::Incarnation];
 

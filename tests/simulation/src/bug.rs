@@ -34,4 +34,6 @@ pub enum Bug {
     LosesWakeups,
     /// An acknowledged call is told to have failed although it ran well.
     InventsFailure,
+    /// The node says less of a dead letter's attempts than it knows.
+    ForgetsAttempts,
 }

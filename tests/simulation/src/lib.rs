@@ -9,6 +9,7 @@
 //! - *order*: no call before its start time; the most critical first, then the earliest deadline ([`order`]);
 //! - *bounds*: credits, concurrency, deliveries, calls held ([`leases`]); the invariants of node and cores;
 //! - *one encode*: a core gets the bytes that the client wrote ([`leases`]);
+//! - *attempts*: a dead letter lists what became of it (`operator`);
 //! - *liveness*: after the storm everything ends in [`scenario::CALM`].
 //!
 //! Each has a planted bug in [`Bug`] that it catches.

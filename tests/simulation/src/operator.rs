@@ -4,10 +4,11 @@
 use crate::ledger::Expected;
 use crate::peer::{News, Peer};
 use crate::process::Process;
+use crate::scenario::ATTEMPTS;
 use crate::witness::Shared;
 use call::admin::{Answer, Ask, CallState, NodeStatus};
 use call::frame::{Frame, FrameBuf, Header, Kind, append};
-use call::{CallId, Instant};
+use call::{CallId, Instant, Status};
 use driver::sim::ProcessId;
 use driver::{Arrivals, Driver};
 use std::cell::RefCell;
@@ -101,10 +102,33 @@ impl Operator {
         let Some(entry) = witness.ledger.get(call) else {
             return Err(format!("conservation: the node answered about {call}, which no client made"));
         };
+        if state.state == "dead" && !given_up {
+            attempts(state)?;
+        }
         // The output of a call whose client did not wait is not kept.
         let output = entry.expected.output.clone();
         witness.ledger.ended(call, &Expected { status, output }, given_up)
     }
+}
+
+/// A dead letter lists its attempts: as many as were made, in their order, and the last is how it ended.
+fn attempts(state: &CallState) -> Result<(), String> {
+    if state.history.as_ref().is_some_and(|history| history.partial) {
+        // There was no memory for more, and it says so.
+        return Ok(());
+    }
+    let listed = state.history.iter().flat_map(|history| &history.attempts);
+    let earlier = state.history.as_ref().map_or(0, |history| history.earlier as usize);
+    let failed = earlier + listed.clone().filter(|attempt| attempt.status != Status::WorkerLost).count();
+    let numbers: Vec<u16> = listed.clone().map(|attempt| attempt.number).collect();
+    let last = listed.last().is_some_and(|last| Some(last.status) == state.status && !last.worker.is_empty());
+    if failed >= usize::from(ATTEMPTS) && numbers.is_sorted_by(|a, b| a < b) && last {
+        return Ok(());
+    }
+    Err(format!(
+        "attempts: {} is dead after {} deliveries, and they are {:?}",
+        state.call, state.attempts, state.history
+    ))
 }
 
 impl Process for Operator {

@@ -181,7 +181,7 @@ pub const HASTY: &str = "hasty";
 pub const ORDERED: &str = "ordered";
 
 /// Executions of a call that fails.
-const ATTEMPTS: u16 = 3;
+pub const ATTEMPTS: u16 = 3;
 
 fn functions() -> Vec<FunctionSpec> {
     let retry = RetrySpec {

@@ -127,6 +127,7 @@ impl Tap {
             Bug::LeasesTwice | Bug::InventsCall | Bug::ReencodesCall => lease,
             Bug::LosesOutcomes => (self.whose, header.kind) == (Whose::Core, Kind::Outcome),
             Bug::ExceedsCredits => (self.whose, header.kind) == (Whose::Core, Kind::Credit),
+            Bug::ForgetsAttempts => (self.whose, header.kind) == (Whose::Node, Kind::Answer),
             _ => false,
         };
         self.sent += u64::from(bites);
@@ -144,6 +145,7 @@ impl Tap {
                 let call = CallId(header.call.0 ^ 1);
                 vec![same, again(Header { call, ..header }, &renamed(frame, call))]
             }
+            Bug::ForgetsAttempts => vec![again(header, &shortened(frame.body()))],
             Bug::ReencodesCall => vec![again(header, &renamed(frame, header.call))],
             Bug::ExceedsCredits => vec![again(Header { stamp: header.stamp + 9, ..header }, frame.body())],
             _ => vec![],
@@ -188,6 +190,14 @@ fn split(mut bytes: &[u8]) -> Vec<Frame<'_>> {
         bytes = &bytes[whole..];
     }
     frames
+}
+
+/// An answer without the last attempt of the call that it is about.
+fn shortened(answer: &[u8]) -> Vec<u8> {
+    let mut answer: serde_json::Value = serde_json::from_slice(answer).expect("the node answers in JSON");
+    let attempts = answer.pointer_mut("/value/history/attempts").and_then(|attempts| attempts.as_array_mut());
+    attempts.and_then(Vec::pop);
+    serde_json::to_vec(&answer).expect("plain data")
 }
 
 /// The submit frame inside a lease, encoded again under this id, with another criticality.

@@ -106,6 +106,12 @@ fn a_lost_wake_up_is_caught() {
 }
 
 #[test]
+#[should_panic(expected = "is dead after")]
+fn an_attempt_that_is_not_listed_is_caught() {
+    hunt(Bug::ForgetsAttempts, "is dead after");
+}
+
+#[test]
 #[should_panic(expected = "liveness: ")]
 fn a_call_that_never_ends_is_caught() {
     hunt(Bug::LosesOutcomes, "liveness: ");

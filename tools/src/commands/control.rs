@@ -54,6 +54,10 @@ pub struct NodeArguments {
     /// Arguments above this, submitted over HTTP, become a blob; at most 1MiB
     #[arg(long, value_name = "BYTES", default_value = "256KiB", value_parser = small_bytes, help_heading = "Blobs")]
     pub blob_above: u64,
+    /// Calls accepted and not yet ended that the node holds at most, dead letters included; about 0.1 KiB of memory each
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().calls_max as u32,
+        value_parser = clap::value_parser!(u32).range(1024..=CALLS_MAX))]
+    pub calls_max: u32,
     /// What to do if the log is damaged: `strict` refuses to start, `salvage` goes on without what is lost, says what
     /// that is and writes it to DIR/salvage-UNIXMS.json
     #[arg(long, value_name = "HOW", default_value = "strict")]
@@ -110,6 +114,9 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     read().ok_or_else(|| "write it like 64KiB, 16MiB or 1GiB; at least 64KiB".into())
 }
 
+/// Of `--calls-max`: calls are numbered by 32 bits, and calls of other regions stand behind them.
+const CALLS_MAX: i64 = 100_000_000;
+
 /// As [`bytes`], of what must fit into a frame.
 fn small_bytes(text: &str) -> Result<u64, String> {
     let most = ::call::limits::ARGUMENTS_BYTES_MAX as u64;
@@ -131,6 +138,7 @@ impl NodeArguments {
     /// Bounds of everything, as far as they were said.
     pub fn limits(&self) -> Limits {
         Limits {
+            calls_max: self.calls_max as usize,
             blob_bytes_max: self.blob_max,
             blobs_bytes_max: self.blobs_total,
             blob_grace: self.blob_grace,

@@ -144,6 +144,10 @@ impl Up {
         words.extend(text("--logs-total", format!("{}B", self.node.logs_total)));
         words.extend(text("--logs-function", format!("{}B", self.node.logs_function)));
         words.extend(self.node.blob_words().map(OsString::from));
+        words.extend(text("--calls-max", self.node.calls_max.to_string()));
+        if self.node.recover == Recover::Salvage {
+            words.extend(text("--recover", "salvage".into()));
+        }
         for directory in &self.allow_files {
             words.extend(["--allow-files".into(), directory.into()]);
         }
@@ -230,6 +234,7 @@ impl Platform {
         command.args(["--logs-total", &format!("{}B", node.logs_total)]);
         command.args(["--logs-function", &format!("{}B", node.logs_function)]);
         command.args(node.blob_words());
+        command.args(["--calls-max", &node.calls_max.to_string()]);
         if node.recover == Recover::Salvage {
             command.args(["--recover", "salvage"]);
         }
