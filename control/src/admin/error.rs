@@ -99,7 +99,7 @@ impl ApiError {
                 ..error(StatusCode::UNPROCESSABLE_ENTITY, "bad-request")
             },
             VerdictCode::Malformed => ApiError {
-                remedy: "store large arguments elsewhere and pass a reference".into(),
+                remedy: "store larger arguments with PUT /v1/blobs and name the blob".into(),
                 ..error(StatusCode::PAYLOAD_TOO_LARGE, "too-large")
             },
             VerdictCode::Draining | VerdictCode::DiskFailed => ApiError {

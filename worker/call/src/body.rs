@@ -162,7 +162,9 @@ impl VerdictCode {
             VerdictCode::BadTime => {
                 "the start time is more than 7 days ahead, or the deadline before the start, or the call would have expired"
             }
-            VerdictCode::Malformed => "the arguments are malformed or larger than 1 MiB",
+            VerdictCode::Malformed => {
+                "the arguments are malformed, or larger than the 1 MiB that a frame has room for: store them as a blob"
+            }
             VerdictCode::Draining => {
                 "the node is draining, or the shard of this call is away; try again later"
             }

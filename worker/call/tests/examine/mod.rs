@@ -83,6 +83,10 @@ fn read(frame: &Frame<'_>) {
 
 /// What an archive shows is read to its last byte, where an address sanitizer sees it, and lies inside the body.
 fn archives(bytes: &[u8]) {
+    // A name of a blob is any forty bytes, and says the same back.
+    if let Ok(blob) = call::blob::Reference::from_bytes(bytes) {
+        assert_eq!(blob.to_bytes(), bytes);
+    }
     if let Ok(read) = body::arguments(bytes) {
         lies_in(bytes, &read.payload);
         for attribute in read.attributes.iter() {
