@@ -161,7 +161,9 @@ impl<D: Driver> Node<D> {
                 let known = self.catalog.named(&function).ok_or_else(|| Refusal::no_function(&function))?;
                 Answer::Function(self.function_state(known))
             }
-            Ask::FunctionDelete { function, force } => self.delete_asked(&function, force)?,
+            Ask::FunctionDelete { function, force } => {
+                return self.delete_asked((session, stamp), &function, force);
+            }
             Ask::Call { call, wait_ms } => return self.call_asked(session, stamp, call.parse()?, wait_ms),
             Ask::Forget { asked } => {
                 self.waiters.forget(session, asked);
@@ -264,7 +266,13 @@ impl<D: Driver> Node<D> {
         self.queue.function(id_of(name)).ok_or_else(|| Refusal::no_function(name))
     }
 
-    fn delete_asked(&mut self, name: &str, force: bool) -> Result<Answer, Refusal> {
+    /// Answers at once if no call is pending, or when all are dead letters.
+    fn delete_asked(
+        &mut self,
+        who: (SessionRef, u64),
+        name: &str,
+        force: bool,
+    ) -> Result<Option<Answer>, Refusal> {
         let function = self.catalog.named(name).ok_or_else(|| Refusal::no_function(name))?;
         let known = durableq::FunctionRef(function.0);
         let depth = self.queue.depth(known);
@@ -282,24 +290,8 @@ impl<D: Driver> Node<D> {
         // What the scheduler holds and does not run comes back, so that it can be buried. What runs, or is not on
         // disk yet, is buried if it becomes due later.
         self.schedule();
-        self.buried.insert(function);
-        Ok(Answer::Done { count: self.bury_pending(function) })
-    }
-
-    /// Sends the scheduled and due calls of a function that was deleted to the dead letters. Tells how many.
-    pub(crate) fn bury_pending(&mut self, function: FunctionRef) -> u64 {
-        let known = durableq::FunctionRef(function.0);
-        let mut calls = Vec::new();
-        self.queue.peek(known, usize::MAX, &mut calls);
-        let mut count = 0;
-        for call in calls {
-            let mut blocks = self.disk.lend(&mut self.driver);
-            if self.queue.bury(&mut blocks, call, Status::Unavailable) {
-                self.accounts.ended(function, Status::Unavailable);
-                count += 1;
-            }
-        }
-        count
+        self.begin_burial(function, Some(who));
+        Ok(None)
     }
 
     pub(crate) fn call_asked(

@@ -17,6 +17,7 @@ mod submitter;
 pub mod shards;
 mod queue;
 mod schedule;
+mod burial;
 mod shaping;
 mod locality;
 mod foresight;

@@ -13,6 +13,7 @@ use crate::accounts::{Accounts, Ledger};
 use crate::answers::Waiters;
 use crate::blobs::BlobIndex;
 use crate::blobs::collect::Collection;
+use crate::burial::Burials;
 use crate::catalog::Catalog;
 use crate::locality::Grouping;
 use crate::logs::Sink;
@@ -57,6 +58,8 @@ pub struct NodeOptions {
     pub recover: durableq::Recover,
     /// The shards that this one belongs to.
     pub shards: ShardOptions,
+    /// Functions that were deleted together with their calls, which go to the dead letters.
+    pub buried: Vec<call::FunctionId>,
     /// What operators said beside manifests.
     pub shaping: call::admin::Shaping,
     /// The blobs on disk, with the times of their files.
@@ -76,6 +79,7 @@ impl Default for NodeOptions {
             regions: RegionOptions::default(),
             recover: durableq::Recover::Strict,
             shards: ShardOptions::default(),
+            buried: Vec::new(),
             shaping: call::admin::Shaping::default(),
             blobs: Vec::new(),
             pid: 0,
@@ -122,6 +126,7 @@ pub struct Node<D> {
     pub(crate) catalog: Catalog,
     /// Functions that were deleted together with their calls: what comes back of these goes to the dead letters.
     pub(crate) buried: BTreeSet<FunctionRef>,
+    pub(crate) burials: Burials,
     pub(crate) queue: DurableQ,
     pub(crate) disk: Disk,
     /// What was lost of the log, if it was salvaged; empty again when none of the damage is left on disk.
@@ -176,6 +181,7 @@ impl<D: Driver> Node<D> {
             publishing: Vec::new(),
             catalog: Catalog::new(&limits),
             buried: BTreeSet::new(),
+            burials: Burials::default(),
             queue,
             disk,
             salvaged: Vec::new(),
@@ -209,6 +215,12 @@ impl<D: Driver> Node<D> {
         for spec in functions {
             node.deploy(spec).map_err(|_| LogError::Functions(node.limits.functions_max))?;
         }
+        for function in std::mem::take(&mut node.options.buried) {
+            // One that the queue does not know has no calls.
+            if let Some(known) = node.queue.function(function) {
+                node.begin_burial(FunctionRef(known.0), None);
+            }
+        }
         node.pull_from_siblings();
         Ok(node)
     }
@@ -238,10 +250,12 @@ impl<D: Driver> Node<D> {
         self.publish_all();
         self.walk_on();
         self.collect_on();
+        self.turn_burials();
         self.end_hold(now);
         self.schedule();
         self.turn_links(now);
         self.turn_siblings(now);
+        self.turn_release(now);
         self.commit();
         self.answer_waiters(now);
         self.sessions.send_verdicts(&mut self.driver);
@@ -384,7 +398,10 @@ impl<D: Driver> Node<D> {
         let gates = self.scheduler.next_wake().unwrap_or(Instant::NEVER);
         let own = self.look_at.min(drain).min(gates).min(self.queue_until());
         let asked = self.waiters.next().min(self.walks.next(self.driver.now())).min(self.collect_until());
+        let now = self.driver.now();
+        let asked = self.waiters.next().min(self.walks.next(now)).min(self.burials.next(now));
         let links = self.links_until().min(self.siblings_until());
+        let links = links.min(self.shards.release_until(now));
         own.min(asked).min(links).min(self.hold_until())
     }
 

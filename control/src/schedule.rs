@@ -31,7 +31,7 @@ impl<D: Driver> Node<D> {
         if self.catalog.get(function).is_some() {
             self.scheduler.step(Input::Due { function }, &mut self.effects);
         } else if self.buried.contains(&function) {
-            self.bury_pending(function);
+            self.bury_due(function);
         }
     }
 

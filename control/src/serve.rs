@@ -17,7 +17,7 @@ use crate::start::StartError;
 use call::admin::Shaping;
 use call::blob::Reference;
 use call::limits::{BLOB_ABOVE_BYTES, Limits};
-use call::{FunctionSpec, ShardId, WallTime};
+use call::{FunctionId, FunctionSpec, ShardId, WallTime};
 use driver::notes::say;
 use driver::shell::{self, Shell};
 use driver::uring::{self, Uring};
@@ -68,6 +68,8 @@ pub struct ControlOptions {
     ///
     /// [`ARGUMENTS_BYTES_MAX`]: call::limits::ARGUMENTS_BYTES_MAX
     pub blob_above: usize,
+    /// See [`ShardOptions::remember`].
+    pub shard_remember: Duration,
     /// Bounds of everything.
     pub limits: Limits,
 }
@@ -89,6 +91,7 @@ impl Default for ControlOptions {
             peers: Vec::new(),
             shard: None,
             blob_above: BLOB_ABOVE_BYTES,
+            shard_remember: crate::shards::REMEMBER,
             limits: Limits::default(),
         }
     }
@@ -134,6 +137,7 @@ struct Prepared {
     options: ControlOptions,
     data: DataDir,
     functions: Vec<FunctionSpec>,
+    buried: Vec<FunctionId>,
     shaping: Shaping,
     admin: String,
     secret: String,
@@ -186,6 +190,7 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
     data.check_room(2 * options.limits.segment_bytes)?;
     let catalog = CatalogFile::open(data.root().to_owned(), options.limits.functions_max)?;
     let functions = catalog.functions().cloned().collect();
+    let buried = catalog.buried().collect();
     let failed = |source| StartError::Io { path: data.root().join("region.json"), source };
     let region = RegionFile::read(data.root()).map_err(failed)?;
     let shards = shard_options(&options)?;
@@ -232,6 +237,7 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
         options,
         data,
         functions,
+        buried,
         shaping,
         admin,
         secret,
@@ -253,7 +259,8 @@ fn shard_options(options: &ControlOptions) -> Result<ShardOptions, StartError> {
     let Some((number, path)) = &options.shard else { return Ok(ShardOptions::default()) };
     let failed = |source| StartError::Io { path: path.clone(), source };
     let ShardFile { secret, map } = ShardFile::read(path).map_err(failed)?;
-    Ok(ShardOptions { number: Some(*number), map, secret })
+    let remember = options.shard_remember;
+    Ok(ShardOptions { number: Some(*number), map, secret, remember })
 }
 
 /// A thread that serves the admin API as soon as it is told how, and ends if it never is.
@@ -313,6 +320,7 @@ async fn turn(
         },
         recover: prepared.options.recover,
         shards: prepared.shards.clone(),
+        buried: prepared.buried.clone(),
         shaping: prepared.shaping.clone(),
         blobs: prepared.blobs.clone(),
         pid: std::process::id(),

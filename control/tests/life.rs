@@ -6,7 +6,7 @@ use call::admin::{Answer, Ask, Hello};
 use call::frame::{Frame, Header, Kind, flag};
 use call::limits::Limits;
 use call::{CallId, FunctionId, Status, VerdictCode, body};
-use control::Phase;
+use control::{NodeOptions, Phase};
 use peer::Peer;
 use peer::node::{Running, directory, function};
 use std::time::Duration;
@@ -224,6 +224,47 @@ fn a_function_is_deployed_and_deleted_under_way() {
     assert_eq!(client.submitted(3, echo(), false), VerdictCode::UnknownFunction);
     let Answer::Queues(queues) = admin.ask(&Ask::Queues) else { panic!("no queues") };
     assert_eq!((queues.len(), queues[0].dead, queues[0].due), (1, 1, 0));
+}
+
+/// More calls than one round takes: all become dead letters, also if the node dies before it has looked at one.
+#[test]
+fn all_calls_of_a_deleted_function_are_buried_in_rounds_and_after_a_restart() {
+    const CALLS: u128 = 600;
+    let directory = directory();
+    let node = Running::start(directory.path(), Limits::small(), vec![function("echo"), function("other")]);
+    let (mut admin, mut client) = (node.admin(), node.client());
+    let other = FunctionId::of("default", "other");
+    let submit = |client: &mut Peer, from: u128| {
+        for call in from..from + CALLS {
+            client.submit(call, echo(), b"", false);
+        }
+        let verdicts = client.verdicts(CALLS as usize);
+        assert!(verdicts.iter().all(|(_, code)| *code == VerdictCode::Accepted));
+    };
+    submit(&mut client, 1);
+    assert_eq!(client.submitted(CALLS + 1, other, false), VerdictCode::Accepted);
+    let delete = Ask::FunctionDelete { function: "echo".into(), force: true };
+    assert_eq!(admin.ask(&delete), Answer::Done { count: CALLS as u64 });
+    let waiting = |admin: &mut Peer| {
+        let Answer::Status(status) = admin.ask(&Ask::Status) else { panic!("no status") };
+        (status.pending, u128::from(status.dead))
+    };
+    assert_eq!(waiting(&mut admin), (1, CALLS), "another function's stay");
+    let Answer::Function(_) = admin.ask(&Ask::Deploy { spec: function("echo") }) else { panic!("refused") };
+    submit(&mut client, 10_000);
+    assert_eq!(waiting(&mut admin), (1 + CALLS as u64, CALLS), "it is another one now");
+    node.kill();
+    let options = NodeOptions { buried: vec![echo()], ..NodeOptions::default() };
+    let functions = vec![function("other")];
+    let node = Running::start_with(directory.path(), Limits::small(), functions, options);
+    let mut admin = node.admin();
+    for _ in 0..2000 {
+        if waiting(&mut admin) == (1, CALLS) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("{:?}", waiting(&mut admin));
 }
 
 #[test]

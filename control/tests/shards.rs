@@ -16,6 +16,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 const SECRET: &str = "of the shards";
+/// Ends are let go soon.
+const REMEMBER: Duration = Duration::from_millis(50);
 
 fn echo() -> FunctionId {
     FunctionId::of("default", "echo")
@@ -52,13 +54,14 @@ impl Shards {
         self.nodes.push(None);
         let at = self.directories.last().unwrap().path();
         let endpoint = format!("unix:{}", at.join("node.sock").display());
-        ShardPlace { endpoint, data_dir: at.display().to_string() }
+        ShardPlace { endpoint, data_dir: at.display().to_string(), gone: false }
     }
 
     /// Starts a shard, which reads the newest map.
     fn start(&mut self, shard: usize) {
         let number = Some(shard as ShardId);
-        let shards = ShardOptions { number, map: self.map.clone(), secret: SECRET.into() };
+        let (map, secret) = (self.map.clone(), SECRET.into());
+        let shards = ShardOptions { number, map, secret, remember: REMEMBER };
         let options = NodeOptions { shards, ..NodeOptions::default() };
         let at = self.directories[shard].path();
         self.nodes[shard] = Some(Running::start_with(at, Limits::small(), vec![function("echo")], options));
@@ -95,6 +98,33 @@ impl Shards {
         for other in self.running().into_iter().filter(|other| *other != shard) {
             self.until_linked_to(shard, other);
             self.until_linked_to(other, shard);
+        }
+    }
+
+    /// Asks a shard until the slots that it says are clear are as they should be.
+    fn until_clear(&self, shard: usize, is_enough: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+        for _ in 0..2000 {
+            let clear = self.state(shard).clear;
+            if is_enough(&clear) {
+                return clear;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("shard {shard} says {:?}", self.state(shard).clear);
+    }
+
+    /// As `millrace up` does: what a shard says under the newest map is the next map's.
+    fn release(&mut self) {
+        let mut next = self.map.clone();
+        for shard in self.running() {
+            let said = self.state(shard);
+            if said.map == self.map && !said.clear.is_empty() {
+                next = next.released(shard as ShardId, &said.clear);
+            }
+        }
+        if next != self.map {
+            self.map = next;
+            self.running().into_iter().for_each(|shard| self.publish(shard));
         }
     }
 
@@ -277,6 +307,65 @@ fn a_shard_that_joins_takes_new_calls_and_knows_the_old_ones() {
     assert_eq!(patiently(&mut new, fresh), VerdictCode::Accepted);
 }
 
+fn slot(call: u128) -> u8 {
+    Slot::of(CallId(call)).0
+}
+
+#[test]
+fn a_former_owner_is_released_when_it_holds_nothing_and_may_be_away_then() {
+    let mut shards = Shards::one();
+    let mut old = shards.node(0).client();
+    // Some wait, and some have ended: one of them is a key whose time is not over.
+    let keyed = CallId::of_key(echo(), "order-7").0;
+    let ids: Vec<u128> = (1..=40).collect();
+    for call in &ids {
+        assert_eq!(old.submitted(*call, echo(), false), VerdictCode::Accepted);
+    }
+    old.submit_keyed("order-7", echo());
+    assert_eq!(old.verdicts(1), [(CallId(keyed), VerdictCode::Accepted)]);
+    let place = shards.place();
+    shards.start(1);
+    let mut new = shards.node(1).client();
+    shards.map = shards.map.grown(vec![place]);
+    [0, 1].into_iter().for_each(|shard| shards.publish(shard));
+    shards.until_linked(1);
+    let left: BTreeSet<u8> = shards.map.left_by(0).collect();
+    let held: BTreeSet<u8> = ids.iter().chain([&keyed]).map(|call| slot(*call)).collect();
+    let free = left.difference(&held).count();
+    let clear = shards.until_clear(0, |clear| clear.len() == free);
+    assert!(clear.iter().all(|slot| !held.contains(slot)), "nobody is released from what it holds");
+    shards.release();
+    shards.kill(0);
+    let fresh = shards.ids_of(1, 10_000, 40);
+    for call in &fresh {
+        let expected = held.contains(&slot(*call));
+        let verdict = new.submitted(*call, echo(), false);
+        assert_eq!(verdict.is_transient(), expected, "{call}: {verdict:?}");
+    }
+    shards.start(0);
+    shards.until_linked(1);
+    // All that was pending ends, and is forgotten but for the key.
+    let (_host, mut core) = shards.node(0).ready_core(64, 1);
+    let new_ones = shards.status(1).pending as usize;
+    for n in 1..=(ids.len() + 1 + new_ones) as u64 {
+        let lease = core.expect(Kind::Lease);
+        core.end(&lease, Status::Ok, b"");
+        core.grant(64 + n);
+    }
+    let has_key = left.contains(&slot(keyed));
+    let rest: Vec<u8> = shards.map.left_by(0).filter(|left| *left != slot(keyed)).collect();
+    shards.until_clear(0, |clear| clear.len() == rest.len());
+    shards.release();
+    assert_eq!(shards.map.left_by(0).count(), usize::from(has_key), "its time is not over");
+    new.submit_keyed("order-7", echo());
+    assert_eq!(new.verdicts(1), [(CallId(keyed), VerdictCode::Duplicate)]);
+    shards.kill(0);
+    let fresh = shards.ids_of(1, 20_000, 40);
+    for call in fresh.iter().filter(|call| slot(**call) != slot(keyed)) {
+        assert_eq!(new.submitted(*call, echo(), false), VerdictCode::Accepted, "{call}");
+    }
+}
+
 /// Ids are submitted again and again at any shard, by a seed, while shards are killed, come back and join. In the end each
 /// id that was ever accepted is pending once, at one shard.
 #[test]
@@ -297,6 +386,12 @@ fn whatever_happens_an_id_is_held_once() {
                 // In any order, and while others are asked.
                 shards.running().into_iter().rev().for_each(|shard| shards.publish(shard));
             }
+            // One gives its slots away: it still holds calls.
+            120 => {
+                shards.map = shards.map.emptied(0);
+                shards.running().into_iter().for_each(|shard| shards.publish(shard));
+            }
+            _ if step % 20 == 10 => shards.release(),
             40 | 100 | 130 | 200 | 240 | 270 => {
                 let shard = next(shards.nodes.len());
                 shards.kill(shard);
@@ -307,7 +402,7 @@ fn whatever_happens_an_id_is_held_once() {
         let shard = next(shards.nodes.len());
         let mut client = shards.node(shard).client();
         for _ in 0..4 {
-            let call = next(150) as u128;
+            let call = next(400) as u128;
             let verdict = client.submitted(call, echo(), next(2) == 0);
             assert!(verdict.is_held() || verdict.is_transient(), "{verdict:?}");
             assert!(verdict != VerdictCode::Accepted || !held.contains(&call), "{call} was accepted before");
@@ -319,6 +414,7 @@ fn whatever_happens_an_id_is_held_once() {
     }
     (0..3).for_each(|shard| shards.until_linked(shard));
     assert_eq!(shards.pending(), held.len() as u64);
+    assert!(shards.map.slots.iter().any(|home| !home.released.is_empty()), "some are asked no more");
     assert!((0..3).all(|shard| shards.status(shard).pending > 0));
     for call in &held {
         let shard = next(3);

@@ -3,7 +3,7 @@
 use crate::admin::Admin;
 use crate::exit::{Exit, Failure};
 use crate::regions::Regions;
-use crate::shards;
+use crate::shards::{self, ShardFile};
 use call::ShardId;
 use call::shards::ShardPlace;
 pub use control::Endpoints;
@@ -118,8 +118,10 @@ impl Connection {
             return Ok(None);
         }
         let file = shards::find(&environment.data_dir(self.data_dir.as_deref()))?;
-        let reach = |(shard, place): (ShardId, &ShardPlace)| (shard, shards::admin_of(place));
-        Ok(file.map(|file| (0..).zip(&file.map.shards).map(reach).collect()))
+        Ok(file.map(|ShardFile { map, .. }| {
+            let reach = |shard| (shard, shards::admin_of(&map.shards[usize::from(shard)]));
+            map.present().map(reach).collect()
+        }))
     }
 
     /// The admin API of one shard, or of the one node.

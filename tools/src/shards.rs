@@ -36,7 +36,7 @@ pub fn find(data_dir: &Path) -> Result<Option<ShardFile>, Failure> {
 pub fn place(data_dir: &Path, shard: ShardId) -> ShardPlace {
     let at = if shard == 0 { data_dir.to_owned() } else { data_dir.join(format!("shard-{shard}")) };
     let endpoint = format!("unix:{}", at.join("run/submit.sock").display());
-    ShardPlace { endpoint, data_dir: at.display().to_string() }
+    ShardPlace { endpoint, data_dir: at.display().to_string(), gone: false }
 }
 
 /// The admin API of a shard.

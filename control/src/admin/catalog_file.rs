@@ -4,7 +4,7 @@ use crate::datadir::write_durably;
 use crate::start::StartError;
 use call::{FunctionId, FunctionSpec};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
@@ -16,6 +16,9 @@ struct Contents {
     functions: BTreeMap<String, FunctionSpec>,
     /// Last version of each deleted name: a version is never given twice, so no host mistakes old code for new.
     deleted: BTreeMap<String, u32>,
+    /// Of these, those whose calls go to the dead letters: also calls that were running, and come back after a restart.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    buried: BTreeSet<String>,
 }
 
 /// The catalog, in memory as on disk.
@@ -58,6 +61,12 @@ impl CatalogFile {
         self.contents.functions.values()
     }
 
+    /// Functions that were deleted together with their calls.
+    pub fn buried(&self) -> impl Iterator<Item = FunctionId> + '_ {
+        let named = self.contents.buried.iter().filter_map(|key| key.split_once('/'));
+        named.map(|(namespace, name)| FunctionId::of(namespace, name))
+    }
+
     /// One function.
     pub fn get(&self, namespace: &str, name: &str) -> Option<&FunctionSpec> {
         self.contents.functions.get(&format!("{namespace}/{name}"))
@@ -77,16 +86,20 @@ impl CatalogFile {
         spec.version = last + 1;
         let mut next = self.contents.clone();
         next.deleted.remove(&key);
+        next.buried.remove(&key);
         next.functions.insert(key, spec.clone());
         self.write(next)?;
         Ok((spec, old.is_none()))
     }
 
-    /// Writes the catalog without this function. False if there was none.
-    pub fn delete(&mut self, namespace: &str, name: &str) -> Result<bool, CatalogError> {
+    /// Writes the catalog without this function; with it go its calls, if they are `buried`. False if there was none.
+    pub fn delete(&mut self, namespace: &str, name: &str, buried: bool) -> Result<bool, CatalogError> {
         let key = format!("{namespace}/{name}");
         let mut next = self.contents.clone();
         let Some(spec) = next.functions.remove(&key) else { return Ok(false) };
+        if buried {
+            next.buried.insert(key.clone());
+        }
         next.deleted.insert(key, spec.version);
         self.write(next)?;
         Ok(true)
@@ -120,11 +133,13 @@ mod tests {
         assert_eq!(catalog.deploy(spec("a")).map(|(s, new)| (s.version, new)).unwrap(), (1, true));
         assert_eq!(catalog.deploy(spec("a")).map(|(s, new)| (s.version, new)).unwrap(), (2, false));
         let mut catalog = open();
-        assert!(catalog.delete("default", "a").unwrap());
-        assert!(!catalog.delete("default", "a").unwrap());
+        assert!(catalog.delete("default", "a", true).unwrap());
+        assert!(!catalog.delete("default", "a", false).unwrap());
         let mut catalog = open();
         assert_eq!(catalog.functions().count(), 0);
+        assert_eq!(catalog.buried().collect::<Vec<_>>(), [FunctionId::of("default", "a")]);
         assert_eq!(catalog.deploy(spec("a")).map(|(s, new)| (s.version, new)).unwrap(), (3, true));
+        assert_eq!(open().buried().count(), 0, "what comes now is its own");
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub async fn deploy(
         refused => {
             // The node knows what the file cannot: a deleted namesake whose calls still run.
             if is_new {
-                catalog.delete(&namespace, &name)?;
+                catalog.delete(&namespace, &name, false)?;
             }
             Err(ApiError::unexpected(refused))
         }
@@ -92,11 +92,15 @@ pub async fn remove(
 ) -> Reply<Json<Touched>> {
     let force = removal?.force;
     let mut catalog = admin.catalog.lock().await;
-    // The node first: it alone knows of pending calls. If we die in between, the function is back after the
-    // restart and the operator, who has had no answer, deletes it again.
+    // By force: on disk first, so that a node that dies while it buries calls goes on after its restart. Else the node
+    // first: it alone knows of pending calls. If we die in between, the function is back after the restart and the
+    // operator, who has had no answer, deletes it again.
+    if force {
+        catalog.delete(&namespace, &name, true)?;
+    }
     match admin.link.ask(Ask::FunctionDelete { function: format!("{namespace}/{name}"), force }).await? {
         Answer::Done { count } => {
-            catalog.delete(&namespace, &name)?;
+            catalog.delete(&namespace, &name, force)?;
             Ok(Json(Touched { count }))
         }
         other => Err(ApiError::unexpected(other)),

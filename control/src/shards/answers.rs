@@ -15,7 +15,9 @@ impl<D: Driver> Node<D> {
             let is_up = link.connection.as_ref().is_some_and(|there| there.is_up);
             ShardLink { shard, state: if is_up { "up" } else { "down" }.into() }
         };
-        let others = shards.links.iter().zip(0..).filter(|(_, shard)| Some(*shard) != shards.number);
+        let is_there = |shard: ShardId| !shards.map.shards[usize::from(shard)].gone;
+        let others = shards.links.iter().zip(0..);
+        let others = others.filter(|(_, shard)| Some(*shard) != shards.number && is_there(*shard));
         ShardState {
             shard: shards.number,
             map: shards.map.clone(),
@@ -23,6 +25,7 @@ impl<D: Driver> Node<D> {
             asked: shards.asked,
             found: shards.found,
             awaited: shards.awaited.len() as u64,
+            clear: shards.release.clear(),
             links: others.map(link).collect(),
         }
     }
@@ -40,6 +43,10 @@ impl<D: Driver> Node<D> {
                 return Err(Refusal::new("conflict", format!("the map in force forbids it: {breach}")));
             }
             self.shards.links.extend(map.shards[self.shards.links.len()..].iter().map(Link::to));
+            for (link, _) in self.shards.links.iter_mut().zip(&map.shards).filter(|(_, place)| place.gone) {
+                link.endpoint = None;
+            }
+            self.shards.release.map_in_force(&map, self.shards.number);
             self.shards.map = map;
             self.note(&format!("shard map {} is in force", self.shards.map.version));
             self.pull_from_siblings();
@@ -50,7 +57,8 @@ impl<D: Driver> Node<D> {
     /// Cores here take calls of all other shards, by equal shares.
     pub(crate) fn pull_from_siblings(&mut self) {
         let Some(number) = self.shards.number else { return };
-        let places = self.shards.map.shards.iter().zip(0..).filter(|(_, shard)| *shard != number);
+        let places = self.shards.map.shards.iter().zip(0..);
+        let places = places.filter(|(place, shard)| *shard != number && !place.gone);
         let siblings = places.map(|(place, shard)| (super::region_name(shard), place.endpoint.parse()));
         let siblings = siblings.filter_map(|(name, endpoint)| Some((name, endpoint.ok()?))).collect();
         self.regions.join(siblings);

@@ -22,12 +22,13 @@
 //!
 //! Cores are attached to any shard; those of one take calls of another as regions pull ([`crate::regions`]), by equal
 //! shares. [`link`] keeps the connections, [`route`] is the diagram above, [`relay`] passes operators' questions about
-//! one call on to who holds it, [`answers`] takes new maps.
+//! one call on to who holds it, [`release`] looks at what is left of slots that it had before, [`answers`] takes new maps.
 
 pub mod awaited;
 mod link;
 mod route;
 mod relay;
+mod release;
 mod answers;
 
 use crate::session::SessionRef;
@@ -36,9 +37,11 @@ use call::shards::{SHARDS_MAX, ShardPlace};
 use call::{Instant, ShardId, ShardMap};
 use driver::Endpoint;
 use relay::Relays;
+use release::Release;
+use std::time::Duration;
 
 /// What a node is told of the shards at its start.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ShardOptions {
     /// Its own number; none if it is alone.
     pub number: Option<ShardId>,
@@ -46,6 +49,17 @@ pub struct ShardOptions {
     pub map: ShardMap,
     /// Who knows it is a shard.
     pub secret: String,
+    /// How long ends of no set time are remembered of slots that it had before; see [`release`].
+    pub remember: Duration,
+}
+
+/// [`ShardOptions::remember`], if nothing else is said: whoever submits a call again after a failure does so within it.
+pub const REMEMBER: Duration = Duration::from_secs(3600);
+
+impl Default for ShardOptions {
+    fn default() -> ShardOptions {
+        ShardOptions { number: None, map: ShardMap::default(), secret: String::new(), remember: REMEMBER }
+    }
 }
 
 /// Sessions of other shards, and to them, at most.
@@ -60,6 +74,7 @@ pub(crate) struct Shards {
     links: Vec<Link>,
     awaited: Awaited,
     relays: Relays,
+    release: Release,
     passed: u64,
     asked: u64,
     found: u64,
@@ -83,7 +98,11 @@ struct Connected {
 impl Link {
     fn to(place: &ShardPlace) -> Link {
         // A place that cannot be reached stays down, and is told as such.
-        Link { endpoint: place.endpoint.parse().ok(), connection: None, connect_at: Instant(0) }
+        Link {
+            endpoint: place.endpoint.parse().ok().filter(|_| !place.gone),
+            connection: None,
+            connect_at: Instant(0),
+        }
     }
 }
 
@@ -92,6 +111,8 @@ impl Shards {
     pub(crate) fn new(options: &ShardOptions) -> Shards {
         let entries = if options.number.is_some() { AWAITED_MAX } else { 0 };
         let map = if options.number.is_some() { options.map.clone() } else { ShardMap::default() };
+        let mut release = Release::new(options.remember);
+        release.map_in_force(&map, options.number);
         Shards {
             number: options.number,
             secret: options.secret.clone(),
@@ -99,6 +120,7 @@ impl Shards {
             map,
             awaited: Awaited::new(entries),
             relays: Relays::default(),
+            release,
             passed: 0,
             asked: 0,
             found: 0,
@@ -108,6 +130,11 @@ impl Shards {
     /// Whether a call may be another shard's.
     pub(crate) fn is_divided(&self) -> bool {
         self.number.is_some()
+    }
+
+    /// When the walk over what is held of slots that it had before goes on.
+    pub(crate) fn release_until(&self, now: Instant) -> Instant {
+        self.release.until(now)
     }
 
     /// Panics if an invariant does not hold. For tests.

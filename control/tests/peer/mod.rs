@@ -120,6 +120,14 @@ impl Peer {
         heard
     }
 
+    /// Submits a call by an idempotency key; its id is [`CallId::of_key`].
+    pub fn submit_keyed(&mut self, key: &str, function: FunctionId) {
+        let submit = Submit { function, ..Submit::default() }.keyed_by(key, WallTime(0));
+        let mut out = FrameBuf::new();
+        body::append_submit(&mut out, &submit).unwrap();
+        self.stream.write_all(&out).expect("the node reads");
+    }
+
     /// Grants slots, as a core.
     pub fn grant(&mut self, in_all: u64) {
         self.send(&Header { stamp: in_all, ..Header::new(Kind::Credit) }, &[]);

@@ -12,7 +12,7 @@
 use super::{MANIFEST, Manifest, bytes_of, make_empty, restore_files};
 use crate::exit::{Exit, Failure};
 use crate::shards::{Of, ShardFile, file_of, place};
-use call::shards::ShardMap;
+use call::shards::{ShardMap, ShardPlace};
 use call::{ShardId, admin::Hold};
 use control::datadir::write_durably;
 use serde::{Deserialize, Serialize};
@@ -199,7 +199,9 @@ impl SetManifest {
     /// The same slots, other places, and a secret that no other node's shards know.
     fn write_map(&self, data: &Path) -> Result<(), Failure> {
         let path = file_of(data);
-        let places = (0..).zip(&self.map.shards).map(|(shard, _)| place(data, shard)).collect();
+        let place =
+            |(shard, old): (ShardId, &ShardPlace)| ShardPlace { gone: old.gone, ..place(data, shard) };
+        let places = (0..).zip(&self.map.shards).map(place).collect();
         let secret = control::admin::entropy()
             .map_err(|error| Failure::file("read", Path::new("/dev/urandom"), &error))?;
         let map = ShardMap { shards: places, ..self.map.clone() };
@@ -223,7 +225,6 @@ pub fn is_the_same(before: &Hold, now: &Hold) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use call::shards::ShardPlace;
 
     #[test]
     fn points_are_taken_under_one_map() {

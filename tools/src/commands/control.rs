@@ -80,6 +80,9 @@ pub struct NodeArguments {
     /// The file of all shards, in the data directory of shard 0
     #[arg(long, value_name = "FILE", requires = "shard", help_heading = "Shards")]
     pub shard_file: Option<PathBuf>,
+    /// How long a shard remembers calls that ended, of slots that others have now; keys and kept outcomes stay their time
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration, help_heading = "Shards")]
+    pub shard_remember: Duration,
 }
 
 /// What to do if the log is damaged.
@@ -177,6 +180,7 @@ impl Control {
             region: self.node.region.unwrap_or_default(),
             peers: self.node.peer,
             shard: self.node.shard.zip(self.node.shard_file),
+            shard_remember: self.node.shard_remember,
             ..ControlOptions::default()
         };
         match control::serve(options) {

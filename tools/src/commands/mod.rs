@@ -128,7 +128,7 @@ pub enum Command {
     /// Look at the regions of this machine, drain one, or make one fail
     #[command(subcommand)]
     Region(region::Region),
-    /// Look at the shards of a node, or add some
+    /// Look at the shards of a node, add some, or take one away
     #[command(subcommand)]
     Shard(shard::Shard),
     /// Show or set who pulls how much from whom: the Global Traffic Conductor

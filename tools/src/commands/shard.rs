@@ -1,11 +1,12 @@
 //! `millrace shard`
 
-use super::up_shards::WANTED;
+use super::up_shards::{LEAVING, WANTED};
 use crate::exit::{Done, Exit, Failure};
 use crate::output::{Output, table};
 use crate::settings::Environment;
 use crate::shards::{self, ShardFile};
 use crate::times::duration;
+use ::call::ShardId;
 use ::call::admin::ShardState;
 use ::call::shards::{SHARDS_MAX, ShardPlace};
 use serde::Serialize;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Between two looks at shards that join.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Looks at the shards of a node, or adds some.
+/// Looks at the shards of a node, adds some, or takes one away.
 #[derive(clap::Subcommand, Debug)]
 pub enum Shard {
     /// List the shards: where they are, which part of all calls is theirs, whether they answer
@@ -35,6 +36,24 @@ pub enum Shard {
         count: u16,
         /// How long to wait until all shards know of them
         #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration)]
+        timeout: Duration,
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        site: Site,
+    },
+    /// Take a shard away from a node that runs: others get its slots, and it ends when it holds no call any more
+    #[command(
+        after_help = "Examples:\n  millrace shard remove 2\n  millrace shard remove 2 --timeout 1d\n\n\
+        Its calls end where they are: what is scheduled for tomorrow ends tomorrow, and dead letters wait for `millrace dlq`.\n\
+        Ends of calls are remembered for an hour more (`millrace up --shard-remember`), keys and kept outcomes as long as\n\
+        they say, so that what is submitted again is known. All goes on by itself if the time-out is over. Shard 0 stays."
+    )]
+    Remove {
+        /// Its number
+        shard: ShardId,
+        /// How long to wait until it is gone
+        #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
         timeout: Duration,
         #[command(flatten)]
         output: Output,
@@ -73,7 +92,9 @@ struct Row {
     place: ShardPlace,
     /// Slots that are its own.
     slots: usize,
-    /// `live` or `unreachable`.
+    /// Slots that others have now, of which it may still hold calls.
+    left: usize,
+    /// `live`, `leaving`, `gone` or `unreachable`.
     state: &'static str,
     /// As the shard says, if it can be asked; without the map, which is the same for all.
     said: Option<ShardState>,
@@ -84,6 +105,9 @@ struct Row {
 impl Shard {
     pub fn run(self, environment: &Environment) -> Done {
         match self {
+            Shard::Remove { shard, timeout, output, site } => {
+                remove(shard, timeout, output, &site, environment)
+            }
             Shard::List { output, site } => {
                 output.print(&rows(&site.file(environment)?)[..], show);
                 Ok(Exit::Ok)
@@ -102,7 +126,7 @@ impl Shard {
                 loop {
                     let file = site.file(environment)?;
                     let rows = rows(&file);
-                    let knows = |row: &Row| row.map == Some(file.map.version);
+                    let knows = |row: &Row| row.place.gone || row.map == Some(file.map.version);
                     if file.map.shards.len() >= wanted && rows.iter().all(knows) {
                         output.print(&rows[..], show);
                         return Ok(Exit::Ok);
@@ -126,15 +150,59 @@ impl Shard {
     }
 }
 
+/// Has a shard taken away, and waits until it is.
+fn remove(shard: ShardId, timeout: Duration, output: Output, site: &Site, environment: &Environment) -> Done {
+    let before = site.file(environment)?.map;
+    if !before.present().any(|present| present == shard) {
+        let what = format!("there is no shard {shard}");
+        return Err(Failure::new(Exit::NotFound, what, "SHARD", "`millrace shard list` shows all"));
+    }
+    if shard == 0 {
+        let what = "shard 0 stays: the map of all shards is in its directory";
+        return Err(Failure::new(Exit::Usage, what, "SHARD", "take another one away"));
+    }
+    let path = site.data_dir(environment).join(LEAVING);
+    std::fs::write(&path, format!("{shard}\n"))
+        .map_err(|error| Failure::file("ask the shard to leave", &path, &error))?;
+    let until = Instant::now() + timeout;
+    loop {
+        let file = site.file(environment)?;
+        if file.map.shards[usize::from(shard)].gone {
+            output.print(&rows(&file)[..], show);
+            return Ok(Exit::Ok);
+        }
+        if Instant::now() >= until {
+            let left = file.map.left_by(shard).count();
+            if file.map.counts()[usize::from(shard)] > 0 {
+                let _ = std::fs::remove_file(&path);
+                let remedy = "is `millrace up` running there, and what does it say? `millrace shard list`";
+                let what = "its slots are not others' yet";
+                return Err(Failure::new(Exit::TimedOut, what, path.display().to_string(), remedy));
+            }
+            let what = format!("it takes no new calls, but may hold calls of {left} slots");
+            let remedy = "it leaves by itself when they have ended and are forgotten; `millrace shard list`";
+            return Err(Failure::new(Exit::TimedOut, what, format!("shard {shard}"), remedy));
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
 fn rows(file: &ShardFile) -> Vec<Row> {
-    let row = |(shard, (place, slots)): (usize, (&ShardPlace, usize))| {
-        let said = shards::state(place).ok();
+    let counts = file.map.counts();
+    let row = |(shard, place): (usize, &ShardPlace)| {
+        let said = if place.gone { None } else { shards::state(place).ok() };
         let map = said.as_ref().map(|said| said.map.version);
         let said = said.map(|said| ShardState { map: Default::default(), ..said });
-        let state = if said.is_some() { "live" } else { "unreachable" };
-        Row { shard, place: place.clone(), slots, state, said, map }
+        let (slots, left) = (counts[shard], file.map.left_by(shard as ShardId).count());
+        let state = match &said {
+            _ if place.gone => "gone",
+            None => "unreachable",
+            Some(_) if slots == 0 => "leaving",
+            Some(_) => "live",
+        };
+        Row { shard, place: place.clone(), slots, left, state, said, map }
     };
-    file.map.shards.iter().zip(file.map.counts()).enumerate().map(row).collect()
+    file.map.shards.iter().enumerate().map(row).collect()
 }
 
 fn show(rows: &[Row]) -> String {
@@ -145,11 +213,13 @@ fn show(rows: &[Row]) -> String {
             row.shard.to_string(),
             row.state.to_owned(),
             row.slots.to_string(),
+            row.left.to_string(),
             number(row.map),
             number(said.map(|said| said.passed)),
             number(said.map(|said| said.asked)),
             row.place.data_dir.clone(),
         ]
     };
-    table(["shard", "state", "slots", "map", "passed on", "asked", "data directory"], rows.iter().map(row))
+    let headings = ["shard", "state", "slots", "had before", "map", "passed on", "asked", "data directory"];
+    table(headings, rows.iter().map(row))
 }

@@ -141,6 +141,7 @@ impl Up {
         words.extend(text("--slots", self.slots.to_string()));
         words.extend(text("--keep-unused", format!("{}B", self.keep_unused)));
         words.extend(text("--drain", format!("{}ms", self.node.drain.as_millis())));
+        words.extend(text("--shard-remember", format!("{}ms", self.node.shard_remember.as_millis())));
         words.extend(text("--logs-total", format!("{}B", self.node.logs_total)));
         words.extend(text("--logs-function", format!("{}B", self.node.logs_function)));
         words.extend(self.node.blob_words().map(OsString::from));
@@ -246,6 +247,7 @@ impl Platform {
         }
         if let (Some(shard), Some(file)) = (node.shard, &node.shard_file) {
             command.args(["--shard", &shard.to_string(), "--shard-file"]).arg(file);
+            command.args(["--shard-remember", &format!("{}ms", node.shard_remember.as_millis())]);
         }
         if let Some(cpu) = self.control_cpu {
             command.args(["--cpu", &cpu.to_string()]);

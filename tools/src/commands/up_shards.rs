@@ -8,11 +8,12 @@ use crate::exit::{Done, Exit, Failure};
 use crate::interrupt;
 use crate::output::pairs;
 use crate::shards::{self, ShardFile, admin_of, file_of, place};
-use ::call::admin::{FunctionState, ShardState};
+use ::call::admin::{FunctionState, Shaping, ShardState};
 use ::call::shards::SHARDS_MAX;
 use ::call::{ShardId, ShardMap};
 use control::datadir::{DataDir, VERSION};
 use driver::notes::say;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,8 +26,12 @@ const START_TIME: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(50);
 /// What a shard gets beyond its own drain before it is killed.
 const KILL_AFTER: Duration = Duration::from_secs(15);
+/// Between two questions to shards what they hold of slots that others have now.
+const RELEASE_LOOK: Duration = Duration::from_secs(1);
 /// How many shards there are to be: written by `millrace shard add`, taken away when it is so.
 pub const WANTED: &str = "shards-wanted";
+/// Which shard is to leave: written by `millrace shard remove`, taken away when its slots are others'.
+pub const LEAVING: &str = "shards-leaving";
 
 /// Shards of one node.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -50,9 +55,12 @@ struct World<'a> {
     data_dir: PathBuf,
     executable: PathBuf,
     file: ShardFile,
-    children: Vec<Child>,
+    /// By shard.
+    children: BTreeMap<ShardId, Child>,
     /// Shards that may not go by the newest map yet.
-    behind: Vec<usize>,
+    behind: Vec<ShardId>,
+    /// When shards are asked again what they hold.
+    release_at: Instant,
 }
 
 /// Starts all shards and keeps them running until Ctrl-C.
@@ -67,21 +75,28 @@ pub fn run(up: &Up, data_dir: &Path) -> Done {
     let data_dir =
         data_dir.canonicalize().map_err(|error| Failure::file("find the directory", data_dir, &error))?;
     interrupt::flag();
-    let _ = std::fs::remove_file(data_dir.join(WANTED));
+    for order in [WANTED, LEAVING] {
+        let _ = std::fs::remove_file(data_dir.join(order));
+    }
     let file = file_at_start(&data_dir, up.shards.shards.map(usize::from))?;
-    World { up, data_dir, executable, file, children: Vec::new(), behind: Vec::new() }.run()
+    let (children, behind) = (BTreeMap::new(), Vec::new());
+    World { up, data_dir, executable, file, children, behind, release_at: Instant::now() }.run()
 }
 
 /// The map with which all start: as it is, with more shards if more are said.
 fn file_at_start(data_dir: &Path, said: Option<usize>) -> Result<ShardFile, Failure> {
     let known = shards::find(data_dir)?;
     let count = known.as_ref().map_or(1, |file| file.map.shards.len());
-    let wanted = said.unwrap_or(count);
-    if wanted < count {
-        let what = format!("the node has {count} shards, and shards cannot be taken away");
-        let remedy = format!("say --shards {count}, or leave it out");
+    let present = known.as_ref().map_or(1, |file| file.map.present().count());
+    let said = said.unwrap_or(present);
+    if said < present {
+        let what = format!("the node has {present} shards, which hold calls");
+        let remedy =
+            format!("say --shards {present}, or leave it out; `millrace shard remove` takes one away");
         return Err(Failure::new(Exit::Usage, what, "--shards", remedy));
     }
+    // Numbers of shards that are gone are not given again.
+    let wanted = count + (said - present);
     let is_used = data_dir.join("VERSION").exists();
     // Nothing is written into what is somebody else's, or in use.
     drop(DataDir::open(data_dir).map_err(|error| failure(&error))?);
@@ -141,29 +156,30 @@ fn prepare(data_dir: &Path, shard: usize) -> Result<(), Failure> {
 
 impl World<'_> {
     fn run(mut self) -> Done {
-        for shard in 0..self.file.map.shards.len() {
+        for shard in self.file.map.present() {
             let command = self.shard(shard)?;
-            self.children.push(Child::start("shard", command)?);
+            self.children.insert(shard, Child::start("shard", command)?);
         }
         let served = self.until_serving(0).and_then(|()| {
             self.announce();
             self.watch()
         });
         // All at once: each waits for its own calls, and none for another's.
-        self.children.iter().for_each(|child| child.signal(nix::sys::signal::Signal::SIGTERM));
+        self.children.values().for_each(|child| child.signal(nix::sys::signal::Signal::SIGTERM));
         let drain = self.up.drain() + KILL_AFTER;
-        for child in &mut self.children {
+        for child in self.children.values_mut() {
             child.end(drain);
         }
         served.map(|()| Exit::Ok)
     }
 
-    fn directory(&self, shard: usize) -> &Path {
-        Path::new(&self.file.map.shards[shard].data_dir)
+    fn directory(&self, shard: ShardId) -> &Path {
+        Path::new(&self.file.map.shards[usize::from(shard)].data_dir)
     }
 
     /// The command of a shard: an `up` of its own, on CPUs that it shares with no other as far as there are enough.
-    fn shard(&self, shard: usize) -> Result<Command, Failure> {
+    fn shard(&self, number: ShardId) -> Result<Command, Failure> {
+        let shard = usize::from(number);
         let count = self.file.map.shards.len().max(shard + 1);
         let (free, taken) = self.up.cpus(count)?;
         let mut own: Vec<usize> = taken.iter().copied().skip(shard).step_by(count).collect();
@@ -171,7 +187,7 @@ impl World<'_> {
             own.push(taken[shard % taken.len()]);
         }
         let own: Vec<String> = own.iter().map(usize::to_string).collect();
-        let directory = place(&self.data_dir, shard as ShardId).data_dir;
+        let directory = place(&self.data_dir, number).data_dir;
         let _ = std::fs::remove_file(Path::new(&directory).join("run/up.json"));
         let mut command = Command::new(&self.executable);
         command.args(["up", "--data-dir", &directory, "--shard", &shard.to_string(), "--shard-file"]);
@@ -187,13 +203,13 @@ impl World<'_> {
     }
 
     /// Waits until the shards from this one on serve.
-    fn until_serving(&mut self, from: usize) -> Result<(), Failure> {
+    fn until_serving(&mut self, from: ShardId) -> Result<(), Failure> {
         let until = Instant::now() + START_TIME;
-        for shard in from..self.children.len() {
-            let place = place(&self.data_dir, shard as ShardId);
+        for (shard, child) in self.children.range_mut(from..) {
+            let place = place(&self.data_dir, *shard);
             let file = Path::new(&place.data_dir).join("run/up.json");
             while !file.exists() || shards::state(&place).is_err() {
-                if let Some(status) = self.children[shard].ended() {
+                if let Some(status) = child.ended() {
                     let what = format!("shard {shard} ended at its start ({})", ending(status));
                     return Err(Failure::new(
                         Exit::Machine,
@@ -220,22 +236,32 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Keeps all running until Ctrl-C, and lets shards join.
+    /// Keeps all running until Ctrl-C, and lets shards join and leave.
     fn watch(&mut self) -> Result<(), Failure> {
         while !interrupt::is_asked() {
             std::thread::sleep(LOOK);
-            for (shard, child) in self.children.iter_mut().enumerate() {
+            for (shard, child) in &mut self.children {
                 if let Some(status) = child.ended() {
                     let how = ending(status);
                     say(format_args!("millrace up: shard {shard} ended ({how}); it is started again"));
                 }
-                child.restart()?;
+                if child.restart()? && !self.behind.contains(shard) {
+                    // It has missed what was ordered meanwhile.
+                    self.behind.push(*shard);
+                }
             }
-            if let Err(failure) = self.grow_if_asked() {
-                say(failure);
-                let _ = std::fs::remove_file(self.data_dir.join(WANTED));
+            for (order, obeyed) in [(WANTED, self.grow_if_asked()), (LEAVING, self.empty_if_asked())] {
+                if let Err(failure) = obeyed {
+                    say(failure);
+                    let _ = std::fs::remove_file(self.data_dir.join(order));
+                }
             }
             self.publish();
+            if Instant::now() >= self.release_at {
+                self.release_at = Instant::now() + RELEASE_LOOK;
+                self.release().unwrap_or_else(say);
+                self.let_go().unwrap_or_else(say);
+            }
         }
         Ok(())
     }
@@ -248,21 +274,73 @@ impl World<'_> {
         let wanted = text.trim().parse::<usize>().unwrap_or(0).min(SHARDS_MAX);
         for shard in count..wanted {
             prepare(&self.data_dir, shard)?;
-            if self.children.len() == shard {
+            let shard = shard as ShardId;
+            if !self.children.contains_key(&shard) {
                 let command = self.shard(shard)?;
-                self.children.push(Child::start("shard", command)?);
+                self.children.insert(shard, Child::start("shard", command)?);
             }
         }
-        self.until_serving(count)?;
+        self.until_serving(count as ShardId)?;
         if wanted > count {
             let places = (count..wanted).map(|shard| place(&self.data_dir, shard as ShardId)).collect();
-            let grown = ShardFile { map: self.file.map.grown(places), ..self.file.clone() };
-            write(&self.data_dir, &grown)?;
-            self.file = grown;
-            self.behind = (0..wanted).collect();
+            self.go_by(self.file.map.grown(places))?;
             say(format_args!("millrace up: {} shards join", wanted - count));
         }
         let _ = std::fs::remove_file(self.data_dir.join(WANTED));
+        Ok(())
+    }
+
+    /// Gives the slots of a shard that is to leave to the others. It stays until it holds nothing.
+    fn empty_if_asked(&mut self) -> Result<(), Failure> {
+        let Ok(text) = std::fs::read_to_string(self.data_dir.join(LEAVING)) else { return Ok(()) };
+        let map = &self.file.map;
+        let leaving = text.trim().parse().ok().filter(|leaving| *leaving != 0);
+        let leaving = leaving.filter(|leaving| map.present().any(|shard| shard == *leaving));
+        if let Some(shard) = leaving.filter(|shard| map.counts()[usize::from(*shard)] > 0) {
+            self.go_by(map.emptied(shard))?;
+            say(format_args!(
+                "millrace up: shard {shard} takes no new calls; it leaves when it holds nothing"
+            ));
+        }
+        let _ = std::fs::remove_file(self.data_dir.join(LEAVING));
+        Ok(())
+    }
+
+    /// Releases shards from slots that others have now and of which they hold nothing. What a shard says of this under
+    /// the newest map holds for ever, so the map that follows may rely on it.
+    fn release(&mut self) -> Result<(), Failure> {
+        let map = &self.file.map;
+        let mut next = map.clone();
+        for shard in map.present().filter(|shard| map.left_by(*shard).next().is_some()) {
+            let Ok(said) = shards::state(&map.shards[usize::from(shard)]) else { continue };
+            if said.map == *map && !said.clear.is_empty() {
+                next = next.released(shard, &said.clear);
+            }
+        }
+        if next == *map { Ok(()) } else { self.go_by(next) }
+    }
+
+    /// Ends the shards that have no slot and hold nothing. Their directories stay.
+    fn let_go(&mut self) -> Result<(), Failure> {
+        let is_free = |shard: &ShardId| !self.file.map.may_hold(*shard);
+        let free: Vec<ShardId> = self.file.map.present().filter(is_free).collect();
+        for shard in free {
+            self.go_by(self.file.map.without(shard))?;
+            if let Some(mut child) = self.children.remove(&shard) {
+                child.end(self.up.drain() + KILL_AFTER);
+            }
+            let directory = self.directory(shard).display();
+            say(format_args!("millrace up: shard {shard} has left; its logs and usage stay in {directory}"));
+        }
+        Ok(())
+    }
+
+    /// A newer map: it is on disk before anybody hears of it.
+    fn go_by(&mut self, map: ShardMap) -> Result<(), Failure> {
+        let file = ShardFile { map, ..self.file.clone() };
+        write(&self.data_dir, &file)?;
+        self.file = file;
+        self.behind = self.file.map.present().collect();
         Ok(())
     }
 
@@ -273,36 +351,49 @@ impl World<'_> {
         }
         let map = &self.file.map;
         self.behind.retain(|shard| {
-            let told =
-                admin_of(&map.shards[*shard]).and_then(|admin| admin.put::<ShardState>("/v1/shards", map));
-            told.is_err()
+            let place = &map.shards[usize::from(*shard)];
+            admin_of(place).and_then(|admin| admin.put::<ShardState>("/v1/shards", map)).is_err()
         });
         if self.behind.is_empty() {
             self.compare();
         }
     }
 
-    /// What was deployed while a shard joined may be missing there: says so.
+    /// What was deployed or ordered while a shard joined or was away may be missing there: says so.
     fn compare(&self) {
-        let functions = |shard: usize| -> Option<Vec<(String, String)>> {
-            let all: Vec<FunctionState> =
-                admin_of(&self.file.map.shards[shard]).ok()?.get("/v1/functions").ok()?;
+        let functions = |shard: ShardId| -> Option<Vec<(String, String)>> {
+            let place = &self.file.map.shards[usize::from(shard)];
+            let all: Vec<FunctionState> = admin_of(place).ok()?.get("/v1/functions").ok()?;
             let named = |f: FunctionState| (format!("{}/{}", f.spec.namespace, f.spec.name), f.spec.artefact);
             Some(all.into_iter().map(named).collect())
         };
-        let first = functions(0);
-        for shard in (1..self.file.map.shards.len()).filter(|shard| functions(*shard) != first) {
-            say(format_args!("millrace up: shard {shard} has other functions than shard 0; deploy again"));
+        let orders = |shard: ShardId| -> Shaping {
+            let bytes = std::fs::read(self.directory(shard).join("shaping.json"));
+            bytes.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+        };
+        let (first, ordered) = (functions(0), orders(0));
+        for shard in self.file.map.present().skip(1) {
+            if functions(shard) != first {
+                say(format_args!(
+                    "millrace up: shard {shard} has other functions than shard 0; deploy again"
+                ));
+            }
+            if orders(shard) != ordered {
+                say(format_args!(
+                    "millrace up: shard {shard} has other quotas or holds other queues than shard 0; say them again"
+                ));
+            }
         }
     }
 
     fn announce(&self) {
         let counts = self.file.map.counts();
-        let row = |(shard, slots): (usize, &usize)| {
-            (format!("shard {shard}"), format!("{slots} of 256 slots, {}", self.directory(shard).display()))
+        let row = |shard: ShardId| {
+            let (slots, directory) = (counts[usize::from(shard)], self.directory(shard).display());
+            (format!("shard {shard}"), format!("{slots} of 256 slots, {directory}"))
         };
-        let rows = counts.iter().enumerate().map(row);
-        let text = format!("millrace is ready: {} shards\n{}\n", counts.len(), pairs(rows));
+        let rows: Vec<(String, String)> = self.file.map.present().map(row).collect();
+        let text = format!("millrace is ready: {} shards\n{}\n", rows.len(), pairs(rows));
         // Nobody may be reading; the shards serve all the same.
         let _ = io::stdout().write_all(text.as_bytes());
     }

@@ -5,7 +5,9 @@
 //! the slot, and an idempotency key ([`CallId::of_key`]) always has the same one. The map gives each slot to one shard.
 //!
 //! Its law: each slot has exactly one owner; the version rises with every change; a shard that once owned a slot is
-//! never forgotten, since it may hold calls of it. A new owner asks the former ones before it accepts an id.
+//! never forgotten, since it may hold calls of it. A new owner asks the former ones before it accepts an id, until they
+//! are *released*: a former owner that has said, under a map that gives the slot to another shard, that it holds nothing
+//! of the slot any more never will again. It accepts no id of the slot under that map, and maps only get newer.
 
 use crate::ids::CallId;
 use serde::{Deserialize, Serialize};
@@ -42,6 +44,9 @@ pub struct ShardPlace {
     pub endpoint: String,
     /// Its data directory, whose `run/control.json` has all other endpoints.
     pub data_dir: String,
+    /// It was taken away: it has no slot, holds nothing, and does not run. Its number is not given again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
 }
 
 /// Whose a slot is.
@@ -50,9 +55,32 @@ pub struct ShardPlace {
 pub struct SlotHome {
     /// The shard that accepts its calls.
     pub owner: ShardId,
-    /// Shards that accepted them before, the last one first.
+    /// Shards that accepted them before and may hold some, the last one first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub former: Vec<ShardId>,
+    /// Shards that accepted them before and hold none any more, in the order in which they were released.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub released: Vec<ShardId>,
+}
+
+impl SlotHome {
+    /// Another shard is its owner from now on.
+    fn move_to(&mut self, owner: ShardId) {
+        self.former.retain(|shard| *shard != owner);
+        self.released.retain(|shard| *shard != owner);
+        self.former.insert(0, std::mem::replace(&mut self.owner, owner));
+    }
+
+    fn knows(&self, shard: ShardId) -> bool {
+        self.owner == shard || self.former.contains(&shard) || self.released.contains(&shard)
+    }
+
+    /// Whether it may follow `before` at once, in the next map.
+    fn follows(&self, before: &SlotHome) -> bool {
+        // An owner becomes a former one first: it must have heard so before it can say what it holds.
+        let released = |shard: &ShardId| before.former.contains(shard) || before.released.contains(shard);
+        self.released.iter().all(released)
+    }
 }
 
 /// Who has which slots. See the module.
@@ -101,17 +129,73 @@ impl ShardMap {
                 return next;
             }
             let slot = next.slots.iter_mut().rfind(|slot| usize::from(slot.owner) == from);
-            let slot = slot.expect("the largest has some");
-            slot.former.insert(0, slot.owner);
-            slot.owner = to as ShardId;
+            slot.expect("the largest has some").move_to(to as ShardId);
             counts[from] -= 1;
             counts[to] += 1;
         }
     }
 
+    /// The next map, by which a shard accepts no new calls: its slots are those that have fewest.
+    ///
+    /// # Panics
+    /// If no other shard is there.
+    #[must_use]
+    pub fn emptied(&self, shard: ShardId) -> ShardMap {
+        let mut next = ShardMap { version: self.version + 1, ..self.clone() };
+        let mut counts = next.counts();
+        let others: Vec<ShardId> = next.present().filter(|other| *other != shard).collect();
+        for slot in next.slots.iter_mut().filter(|slot| slot.owner == shard) {
+            let smallest = others.iter().min_by_key(|other| counts[usize::from(**other)]);
+            let to = *smallest.expect("another shard takes them");
+            slot.move_to(to);
+            counts[usize::from(to)] += 1;
+        }
+        next
+    }
+
+    /// The next map, in which a former owner is asked about these slots no more. It has said, under this very map, that
+    /// it holds nothing of them.
+    ///
+    /// # Panics
+    /// If it is no former owner of one.
+    #[must_use]
+    pub fn released(&self, shard: ShardId, slots: &[u8]) -> ShardMap {
+        let mut next = ShardMap { version: self.version + 1, ..self.clone() };
+        for slot in slots {
+            let home = &mut next.slots[usize::from(*slot)];
+            let at = home.former.iter().position(|former| *former == shard);
+            home.former.remove(at.expect("it had the slot before"));
+            home.released.push(shard);
+        }
+        next
+    }
+
+    /// The next map, in which a shard is not there any more.
+    ///
+    /// # Panics
+    /// If it has a slot, or may hold something.
+    #[must_use]
+    pub fn without(&self, shard: ShardId) -> ShardMap {
+        assert!(!self.may_hold(shard), "it is released from all first");
+        let mut next = ShardMap { version: self.version + 1, ..self.clone() };
+        next.shards[usize::from(shard)].gone = true;
+        next
+    }
+
+    /// Whether a shard owns a slot, or is asked about one.
+    pub fn may_hold(&self, shard: ShardId) -> bool {
+        self.slots.iter().any(|home| home.owner == shard || home.former.contains(&shard))
+    }
+
+    /// The slots that a shard had before, and may hold calls of.
+    pub fn left_by(&self, shard: ShardId) -> impl Iterator<Item = u8> + '_ {
+        let left = move |home: &SlotHome| home.former.contains(&shard);
+        (0..=u8::MAX).zip(&self.slots).filter(move |(_, home)| left(home)).map(|(slot, _)| slot)
+    }
+
     /// The shards that are there, by number.
     pub fn present(&self) -> impl Iterator<Item = ShardId> + '_ {
-        (0..).zip(&self.shards).map(|(shard, _)| shard)
+        (0..).zip(&self.shards).filter(|(_, place)| !place.gone).map(|(shard, _)| shard)
     }
 
     /// How many slots each shard has.
@@ -144,32 +228,48 @@ impl ShardMap {
         }
         let is_there = |shard: &ShardId| usize::from(*shard) < self.shards.len();
         let is_sound = |home: &SlotHome| {
-            let mut seen = home.former.clone();
+            let mut seen = [&home.former[..], &home.released].concat();
             seen.push(home.owner);
             let count = seen.len();
             seen.sort_unstable();
             seen.dedup();
             seen.len() == count && seen.iter().all(is_there)
         };
-        let wrong = self.slots.iter().position(|home| !is_sound(home))?;
-        Some(format!("slot {wrong} names a shard twice, or one that is not there: {:?}", self.slots[wrong]))
+        if let Some(wrong) = self.slots.iter().position(|home| !is_sound(home)) {
+            let what = "names a shard twice, or one that is not there";
+            return Some(format!("slot {wrong} {what}: {:?}", self.slots[wrong]));
+        }
+        let needed = |(shard, place): (ShardId, &ShardPlace)| place.gone && self.may_hold(shard);
+        let wrong = (0..).zip(&self.shards).position(needed)?;
+        Some(format!("shard {wrong} is gone, and may hold calls"))
     }
 
     /// What forbids to go from `earlier` to this one, if something does: a version that is not higher, a shard that is
-    /// gone or elsewhere, a slot that forgot who had it.
+    /// forgotten, elsewhere, or back, a slot that forgot who had it, an owner that was released before it could know.
     pub fn breach(&self, earlier: &ShardMap) -> Option<String> {
         if self.version <= earlier.version {
             return Some(format!("version {} is not above {}", self.version, earlier.version));
         }
-        if self.shards.get(..earlier.shards.len()) != Some(&earlier.shards[..]) {
-            return Some("a shard of the earlier map is gone, or in another place".into());
+        let stays = |(now, before): (&ShardPlace, &ShardPlace)| {
+            (&now.endpoint, &now.data_dir) == (&before.endpoint, &before.data_dir) && now.gone >= before.gone
+        };
+        let are_there = self.shards.len() >= earlier.shards.len();
+        if !are_there || !self.shards.iter().zip(&earlier.shards).all(stays) {
+            return Some("a shard of the earlier map is forgotten, back, or in another place".into());
         }
         let forgets = |(now, before): (&SlotHome, &SlotHome)| {
-            let known = |shard: &ShardId| *shard == now.owner || now.former.contains(shard);
-            !(known(&before.owner) && before.former.iter().all(known))
+            let had = before.former.iter().chain(&before.released).chain([&before.owner]);
+            had.into_iter().any(|shard| !now.knows(*shard))
         };
-        let wrong = self.slots.iter().zip(&earlier.slots).position(forgets)?;
-        Some(format!("slot {wrong} forgets who had it before"))
+        if let Some(wrong) = self.slots.iter().zip(&earlier.slots).position(forgets) {
+            return Some(format!("slot {wrong} forgets who had it before"));
+        }
+        if self.version > earlier.version + 1 {
+            // Maps between them were not seen here: what they changed one after the other looks like one change.
+            return None;
+        }
+        let wrong = self.slots.iter().zip(&earlier.slots).position(|(now, before)| !now.follows(before))?;
+        Some(format!("slot {wrong} releases a shard that owned it until now"))
     }
 }
 
@@ -180,7 +280,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn places(numbers: std::ops::Range<usize>) -> Vec<ShardPlace> {
-        numbers.map(|n| ShardPlace { endpoint: format!("unix:/{n}"), data_dir: format!("/{n}") }).collect()
+        let place = |n| ShardPlace { endpoint: format!("unix:/{n}"), data_dir: format!("/{n}"), gone: false };
+        numbers.map(place).collect()
     }
 
     proptest! {
@@ -221,6 +322,133 @@ mod tests {
         }
     }
 
+    /// What a node does, in small: shards that accept ids by the map they know, and hear of maps when they like.
+    struct World {
+        maps: Vec<ShardMap>,
+        /// By shard: the map it goes by, and the slots of ids that it holds.
+        knows: Vec<usize>,
+        holds: Vec<Vec<u8>>,
+    }
+
+    impl World {
+        fn newest(&self) -> &ShardMap {
+            self.maps.last().unwrap()
+        }
+
+        /// What a shard may say that it is to be released from: only under the newest map.
+        fn clear(&self, shard: usize) -> Vec<u8> {
+            let knows = &self.maps[self.knows[shard]];
+            if knows.version != self.newest().version {
+                return Vec::new();
+            }
+            knows.left_by(shard as ShardId).filter(|slot| !self.holds[shard].contains(slot)).collect()
+        }
+
+        /// Whether an id of this slot that somebody holds would be found by whoever accepts ids of it now, by any map that
+        /// a shard goes by.
+        fn check(&self) {
+            for (shard, knows) in self.knows.iter().enumerate() {
+                for slot in 0..=u8::MAX {
+                    let home = self.maps[*knows].home(Slot(slot));
+                    if usize::from(home.owner) != shard {
+                        continue;
+                    }
+                    for (other, holds) in self.holds.iter().enumerate() {
+                        let newer = self.maps[self.knows[other]].version > self.maps[*knows].version;
+                        let asked = home.former.contains(&(other as ShardId));
+                        // One that may own the slot by a newer map asks this shard, which then denies nothing.
+                        assert!(
+                            other == shard || asked || newer || !holds.contains(&slot),
+                            "shard {shard} accepts ids of slot {slot}, and {other} holds one"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_is_released_from_what_it_holds_or_may_still_accept(
+            steps in prop::collection::vec((0u8..6, any::<u8>(), any::<u8>()), 1..200),
+        ) {
+            let first = ShardMap::fresh(places(0..3));
+            let mut world = World { maps: vec![first], knows: vec![0; 3], holds: vec![Vec::new(); 3] };
+            for (what, a, b) in steps {
+                let shard = usize::from(a) % world.knows.len();
+                let newest = world.newest().clone();
+                let present: Vec<ShardId> = newest.present().collect();
+                let next = match what {
+                    // It accepts an id if it owns the slot by its map: a former owner would be asked.
+                    0 => {
+                        if usize::from(world.maps[world.knows[shard]].home(Slot(b)).owner) == shard {
+                            world.holds[shard].push(b);
+                        }
+                        continue;
+                    }
+                    1 => {
+                        world.holds[shard].retain(|slot| slot % 7 != b % 7);
+                        continue;
+                    }
+                    2 => {
+                        let at = world.knows[shard];
+                        world.knows[shard] = (at + usize::from(b) % 4).min(world.maps.len() - 1);
+                        continue;
+                    }
+                    3 if world.knows.len() < 8 => {
+                        let count = newest.shards.len();
+                        world.knows.push(world.maps.len());
+                        world.holds.push(Vec::new());
+                        newest.grown(places(count..count + 1))
+                    }
+                    4 if present.len() > 1 => newest.emptied(present[usize::from(a) % present.len()]),
+                    5 => match world.clear(shard) {
+                        clear if clear.is_empty() => continue,
+                        clear => newest.released(shard as ShardId, &clear),
+                    },
+                    _ => continue,
+                };
+                prop_assert_eq!((next.fault(), next.breach(&newest)), (None, None));
+                let seen = &world.maps[world.knows[shard]];
+                prop_assert_eq!(next.breach(seen), None, "also for one that missed some");
+                prop_assert!(newest.breach(&next).is_some(), "there is no way back");
+                world.maps.push(next);
+                world.check();
+            }
+        }
+
+        #[test]
+        fn a_shard_that_is_emptied_and_released_can_go(count in 2usize..6, gone in 0usize..6, more in 1usize..4) {
+            let gone = (gone % count) as ShardId;
+            let map = ShardMap::fresh(places(0..count)).emptied(gone);
+            let counts = map.counts();
+            let others = counts.iter().enumerate().filter(|(shard, _)| *shard != usize::from(gone));
+            let others: Vec<usize> = others.map(|(_, count)| *count).collect();
+            prop_assert!(counts[usize::from(gone)] == 0 && others.iter().max().unwrap() - others.iter().min().unwrap() <= 1);
+            let left: Vec<u8> = map.left_by(gone).collect();
+            let released = map.released(gone, &left);
+            prop_assert!(map.may_hold(gone) && !released.may_hold(gone));
+            let without = released.without(gone);
+            prop_assert_eq!((without.fault(), without.breach(&released), without.breach(&map)), (None, None, None));
+            prop_assert!(!without.present().any(|shard| shard == gone));
+            // Its number is not given again, and it gets nothing any more.
+            let grown = without.grown(places(count..count + more));
+            prop_assert_eq!((grown.fault(), grown.breach(&without)), (None, None));
+            prop_assert_eq!((grown.counts()[usize::from(gone)], grown.present().count()), (0, count - 1 + more));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "and 0 holds one")]
+    fn canary_one_is_released_that_holds_something() {
+        let first = ShardMap::fresh(places(0..1));
+        let moved = first.grown(places(1..2));
+        let slot = moved.left_by(0).next().unwrap();
+        let released = moved.released(0, &[slot]);
+        World { maps: vec![first, moved, released], knows: vec![2, 2], holds: vec![vec![slot], vec![]] }
+            .check();
+    }
+
     #[test]
     fn ids_of_a_series_are_spread_over_all_slots() {
         let born = CallId::new(1_700_000_000_000, 0xdead_beef_0000);
@@ -253,6 +481,15 @@ mod tests {
         let moved = next.slots.iter().position(|slot| slot.owner == 3).unwrap();
         next.slots[moved].former.clear();
         assert_eq!(next.breach(&good), Some(format!("slot {moved} forgets who had it before")));
+        let mut unheard = ShardMap { version: good.version + 1, ..good.clone() };
+        let owner = std::mem::replace(&mut unheard.slots[5].owner, 2);
+        assert_ne!(owner, 2);
+        unheard.slots[5].released.push(owner);
+        assert_eq!(unheard.breach(&good).unwrap(), "slot 5 releases a shard that owned it until now");
+        let late = ShardMap { version: 9, ..unheard };
+        assert_eq!(late.breach(&good), None, "in several steps, of which each may have been right");
+        let gone = broken(&|map| map.shards[1].gone = true);
+        assert_eq!(gone, "shard 1 is gone, and may hold calls");
         let elsewhere = ShardMap { version: 2, shards: places(1..4), ..good.clone() };
         assert!(elsewhere.breach(&good).unwrap().contains("in another place"));
     }

@@ -134,6 +134,11 @@ impl DurableQ {
         into.extend(ahead.into_iter().take(end - into.len()));
     }
 
+    /// The due calls of a function, in their order. Appends at most `limit` to `into`, and looks at no others.
+    pub fn peek_due(&self, function: FunctionRef, limit: usize, into: &mut Vec<CallRef>) {
+        into.extend(self.functions[function].due.iter(&self.calls).take(limit));
+    }
+
     /// Dead letters, the oldest first. Appends at most `limit` to `into`.
     pub fn dead_letters(&self, limit: usize, into: &mut Vec<CallRef>) {
         into.extend(self.dead.iter(&self.calls).take(limit));

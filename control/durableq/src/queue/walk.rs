@@ -6,6 +6,7 @@
 
 use super::DurableQ;
 use crate::words::CallView;
+use call::CallId;
 use std::ops::Range;
 
 impl DurableQ {
@@ -22,5 +23,22 @@ impl DurableQ {
     /// The call whose end has this position; `None` if it is forgotten, or the call was accepted anew.
     pub fn view_end(&self, position: u32) -> Option<CallView<'_>> {
         self.ended.of(position).map(|ended| self.view_ended(ended))
+    }
+
+    /// The positions of the ends that are remembered for a set time, the oldest first. They wrap around.
+    pub fn retained(&self) -> Range<u32> {
+        self.retained.positions()
+    }
+
+    /// The call whose end has this position among those that are remembered for a set time; `None` if that is over, or it
+    /// is forgotten.
+    pub fn retained_at(&self, position: u32) -> Option<CallId> {
+        self.retained.of(position).filter(|ended| !self.is_past(ended)).map(|ended| ended.id)
+    }
+
+    /// The call whose end has this position among the others, and whether its record is on disk: if not, the call is
+    /// pending again after a crash.
+    pub fn ended_at(&self, position: u32) -> Option<(CallId, bool)> {
+        self.ended.of(position).map(|ended| (ended.id, ended.group <= self.log.durable()))
     }
 }

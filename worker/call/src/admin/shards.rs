@@ -18,6 +18,9 @@ pub struct ShardState {
     pub found: u64,
     /// Calls whose verdict or outcome is awaited from another shard now.
     pub awaited: u64,
+    /// Slots that it had before and of which it holds nothing any more, under this map: nobody need ask it about them.
+    #[serde(default)]
+    pub clear: Vec<u8>,
     /// To the other shards, by number.
     pub links: Vec<ShardLink>,
 }
