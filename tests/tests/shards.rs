@@ -24,7 +24,7 @@ struct World {
 impl World {
     fn new() -> World {
         let site = Site::new();
-        let up = site.up(&["--shards", "3", "--slots", "8", "--drain", "5s"]);
+        let up = site.up(&["--shards", "3", "--slots", "8", "--drain", "5s", "--shard-remember", "1s"]);
         let world = World { site, up };
         until("three shards", || (world.live() == 3).then_some(()));
         world.site.deploy("echo", ECHO, "");
@@ -123,8 +123,14 @@ fn shards_are_one_node_whatever_is_killed_or_joins() {
     verbs_speak_for_all_shards(&world, &mut client);
     a_killed_shard_loses_nothing(&world, &mut client);
     a_shard_that_is_away_is_told(&mut world);
+    world.site.ok(&["queue", "drain", "talk"]);
     a_shard_joins_under_load(&world);
     let mut joined = world.client(3);
+    // What was ordered before it joined holds there, too.
+    for _ in 0..CALLS / 4 {
+        let call = joined.call(talk(), b"");
+        assert_eq!(joined.submit(&call).expect("an answer").code, VerdictCode::Closed);
+    }
     assert!(submit_later(&mut joined, &later).iter().all(|code| *code == VerdictCode::Duplicate));
     let ledger = submit(&mut client, CALLS);
     settle(&mut client, ledger);
@@ -139,6 +145,7 @@ fn shards_are_one_node_whatever_is_killed_or_joins() {
         "{status}"
     );
     a_backup_is_of_all_shards(&world, &later);
+    a_shard_leaves_when_it_holds_nothing(&mut world);
     assert_eq!(world.up.stop(), 0, "{}", world.up.output());
 }
 
@@ -314,4 +321,33 @@ fn a_backup_is_of_all_shards(world: &World, later: &[CallId]) {
     std::fs::copy(first, second).expect("a file");
     world.site.run(&["restore", there, "--check"]).fails(6, &["shard 2 is of another backup"]);
     assert_eq!(restored.up.stop(), 0, "{}", restored.up.output());
+}
+
+/// Not before: calls of a later time keep it. Then it is gone for good, and its number with it.
+fn a_shard_leaves_when_it_holds_nothing(world: &mut World) {
+    let remove = ["shard", "remove", "1", "--timeout"];
+    world.site.run(&["shard", "remove", "0"]).fails(2, &["shard 0 stays"]);
+    world.site.run(&["shard", "remove", "7"]).fails(3, &["no shard 7"]);
+    world.site.run(&[&remove[..], &["3s"]].concat()).fails(7, &["may hold calls of"]);
+    let row = &world.shards()[1];
+    assert_eq!((&row["state"], &row["slots"]), (&"leaving".into(), &0.into()), "{row}");
+    assert!(row["left"].as_u64() > Some(0), "{row}");
+    let mut client = world.client(1);
+    let ledger = submit(&mut client, CALLS);
+    settle(&mut client, ledger);
+    let (_, parts) = world.queue();
+    assert!(parts[1]["shard"] == 1 && parts[1]["scheduled"].as_u64() > Some(0), "{parts:?}");
+    world.site.ok(&["calls", "cancel", "--where", "state=scheduled", "--yes"]);
+    let rows = world.site.json(&[&remove[..], &["60s"]].concat());
+    assert_eq!((&rows[1]["state"], &rows[1]["left"]), (&"gone".into(), &0.into()), "{rows}");
+    let others = rows.as_array().expect("rows").iter().filter(|row| row["state"] == "live").count();
+    assert_eq!(others, 3);
+    assert_eq!(world.site.json(&["status"])["shards"].as_array().map(Vec::len), Some(3), "nobody is missed");
+    // And so it is after a start.
+    assert_eq!(world.up.stop(), 0, "{}", world.up.output());
+    world.up = world.site.up(&["--slots", "8", "--drain", "5s"]);
+    until("three shards", || (world.live() == 3).then_some(()));
+    let mut client = world.client(3);
+    let ledger = submit(&mut client, CALLS / 4);
+    settle(&mut client, ledger);
 }

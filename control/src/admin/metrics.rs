@@ -145,6 +145,10 @@ const ALONE: Labels<'static, 0> = [];
 impl Seen {
     fn node(&self, to: &mut Families<'_, '_>) -> fmt::Result {
         let s = &self.status;
+        if let Some(shard) = s.shard.map(|shard| shard.to_string()) {
+            let which = "1, with the number of the shard whose counters these are";
+            to.gauge("millrace_shard", which, [([("shard", shard.as_str())], 1.0)])?;
+        }
         let counters = [
             ("millrace_calls_accepted", "Calls accepted, on disk", s.accepted),
             ("millrace_calls_refused", "Submits refused, of whatever reason", s.refused),
@@ -301,7 +305,7 @@ mod tests {
         let mut sums = Sums { cpu_ns: 1_500_000_000, denied: 12, ..Sums::default() };
         sums.executions[Status::Trap as usize] = 3;
         let seen = Seen {
-            status: NodeStatus { accepted: 7, ..NodeStatus::default() },
+            status: NodeStatus { accepted: 7, shard: Some(2), ..NodeStatus::default() },
             queues: Vec::new(),
             cores: Vec::new(),
             scaling: ScalingState::default(),
@@ -316,6 +320,7 @@ mod tests {
             "millrace_cpu_seconds_total{function=\"n/a\",tenant=\"a \\\"tenant\\\"\"} 1.5",
             "millrace_denied_attempts_total{function=\"n/a\",tenant=\"a \\\"tenant\\\"\"} 12",
             "millrace_calls_accepted_total 7",
+            "millrace_shard{shard=\"2\"} 1.0",
             "millrace_records_dropped_total 2",
         ] {
             assert!(text.lines().any(|l| l == line), "no `{line}` in:\n{text}");
