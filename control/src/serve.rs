@@ -189,8 +189,7 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
     data.belong(options.shard.as_ref().map(|(number, _)| *number))?;
     data.check_room(2 * options.limits.segment_bytes)?;
     let catalog = CatalogFile::open(data.root().to_owned(), options.limits.functions_max)?;
-    let functions = catalog.functions().cloned().collect();
-    let buried = catalog.buried().collect();
+    let (functions, buried) = (catalog.functions().cloned().collect(), catalog.buried().collect());
     let failed = |source| StartError::Io { path: data.root().join("region.json"), source };
     let region = RegionFile::read(data.root()).map_err(failed)?;
     let shards = shard_options(&options)?;
@@ -229,7 +228,6 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
     };
     // Before the ring thread is pinned: the cold side may run on any CPU.
     let (begin, thread) = cold_side().map_err(StartError::Driver)?;
-    let shaping = said;
     let service = Service::start(blobs, data.path("run/submit.sock"), secret.clone(), say)
         .map_err(StartError::Driver)?;
     let prepared = Prepared {
@@ -238,7 +236,7 @@ pub fn serve(options: ControlOptions) -> Result<(), StartError> {
         data,
         functions,
         buried,
-        shaping,
+        shaping: said,
         admin,
         secret,
         ledger,

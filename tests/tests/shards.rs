@@ -3,8 +3,8 @@
 
 use call::body::Submit;
 use call::{CallId, FunctionId, Status, VerdictCode, WallTime};
-use millrace_client::Options;
 use millrace_client::blocking::Client;
+use millrace_client::{Error, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -129,7 +129,8 @@ fn shards_are_one_node_whatever_is_killed_or_joins() {
     // What was ordered before it joined holds there, too.
     for _ in 0..CALLS / 4 {
         let call = joined.call(talk(), b"");
-        assert_eq!(joined.submit(&call).expect("an answer").code, VerdictCode::Closed);
+        let refused = joined.submit(&call).expect_err("it drains");
+        assert!(matches!(refused, Error::Refused { code: VerdictCode::Closed, .. }), "{refused}");
     }
     assert!(submit_later(&mut joined, &later).iter().all(|code| *code == VerdictCode::Duplicate));
     let ledger = submit(&mut client, CALLS);
@@ -325,21 +326,21 @@ fn a_backup_is_of_all_shards(world: &World, later: &[CallId]) {
 
 /// Not before: calls of a later time keep it. Then it is gone for good, and its number with it.
 fn a_shard_leaves_when_it_holds_nothing(world: &mut World) {
-    let remove = ["shard", "remove", "1", "--timeout"];
+    let remove = ["shard", "remove", "2", "--timeout"];
     world.site.run(&["shard", "remove", "0"]).fails(2, &["shard 0 stays"]);
     world.site.run(&["shard", "remove", "7"]).fails(3, &["no shard 7"]);
     world.site.run(&[&remove[..], &["3s"]].concat()).fails(7, &["may hold calls of"]);
-    let row = &world.shards()[1];
+    let row = &world.shards()[2];
     assert_eq!((&row["state"], &row["slots"]), (&"leaving".into(), &0.into()), "{row}");
     assert!(row["left"].as_u64() > Some(0), "{row}");
-    let mut client = world.client(1);
+    let mut client = world.client(2);
     let ledger = submit(&mut client, CALLS);
     settle(&mut client, ledger);
     let (_, parts) = world.queue();
-    assert!(parts[1]["shard"] == 1 && parts[1]["scheduled"].as_u64() > Some(0), "{parts:?}");
+    assert!(parts[2]["shard"] == 2 && parts[2]["scheduled"].as_u64() > Some(0), "{parts:?}");
     world.site.ok(&["calls", "cancel", "--where", "state=scheduled", "--yes"]);
     let rows = world.site.json(&[&remove[..], &["60s"]].concat());
-    assert_eq!((&rows[1]["state"], &rows[1]["left"]), (&"gone".into(), &0.into()), "{rows}");
+    assert_eq!((&rows[2]["state"], &rows[2]["left"]), (&"gone".into(), &0.into()), "{rows}");
     let others = rows.as_array().expect("rows").iter().filter(|row| row["state"] == "live").count();
     assert_eq!(others, 3);
     assert_eq!(world.site.json(&["status"])["shards"].as_array().map(Vec::len), Some(3), "nobody is missed");
