@@ -397,9 +397,9 @@ impl<D: Driver> Node<D> {
         };
         let gates = self.scheduler.next_wake().unwrap_or(Instant::NEVER);
         let own = self.look_at.min(drain).min(gates).min(self.queue_until());
-        let asked = self.waiters.next().min(self.walks.next(self.driver.now())).min(self.collect_until());
         let now = self.driver.now();
         let asked = self.waiters.next().min(self.walks.next(now)).min(self.burials.next(now));
+        let asked = asked.min(self.collect_until());
         let links = self.links_until().min(self.siblings_until());
         let links = links.min(self.shards.release_until(now));
         own.min(asked).min(links).min(self.hold_until())
