@@ -62,6 +62,13 @@ impl Admin {
         Ok(Admin { base, agent: config.into() })
     }
 
+    /// The same, which waits no longer than this for an answer.
+    #[must_use]
+    pub fn within(&self, time: Duration) -> Admin {
+        let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(time)).build();
+        Admin { base: self.base.clone(), agent: config.into() }
+    }
+
     /// Where it is.
     pub fn base(&self) -> &str {
         &self.base

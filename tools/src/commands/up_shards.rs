@@ -3,6 +3,7 @@
 
 use super::control::failure;
 use super::up::Up;
+use crate::admin::Admin;
 use crate::children::{Child, ending};
 use crate::exit::{Done, Exit, Failure};
 use crate::interrupt;
@@ -28,6 +29,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const KILL_AFTER: Duration = Duration::from_secs(15);
 /// Between two questions to shards what they hold of slots that others have now.
 const RELEASE_LOOK: Duration = Duration::from_secs(1);
+/// A shard that says nothing for so long is asked again later: the others are looked after meanwhile.
+const ANSWER: Duration = Duration::from_secs(2);
 /// How many shards there are to be: written by `millrace shard add`, taken away when it is so.
 pub const WANTED: &str = "shards-wanted";
 /// Which shard is to leave: written by `millrace shard remove`, taken away when its slots are others'.
@@ -312,7 +315,9 @@ impl World<'_> {
         let map = &self.file.map;
         let mut next = map.clone();
         for shard in map.present().filter(|shard| map.left_by(*shard).next().is_some()) {
-            let Ok(said) = shards::state(&map.shards[usize::from(shard)]) else { continue };
+            let place = &map.shards[usize::from(shard)];
+            let said = admin_of(place).and_then(|admin| admin.within(ANSWER).get::<ShardState>("/v1/shards"));
+            let Ok(said) = said else { continue };
             if said.map == *map && !said.clear.is_empty() {
                 next = next.released(shard, &said.clear);
             }
@@ -352,7 +357,8 @@ impl World<'_> {
         let map = &self.file.map;
         self.behind.retain(|shard| {
             let place = &map.shards[usize::from(*shard)];
-            admin_of(place).and_then(|admin| admin.put::<ShardState>("/v1/shards", map)).is_err()
+            let told = |admin: Admin| admin.within(ANSWER).put::<ShardState>("/v1/shards", map);
+            admin_of(place).and_then(told).is_err()
         });
         if self.behind.is_empty() {
             self.compare();
