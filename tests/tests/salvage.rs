@@ -63,12 +63,16 @@ fn damage(site: &Site, data: &Path) {
     std::fs::write(&path, bytes).expect("a segment");
 }
 
-/// The calls that the report in a data directory says to be lost.
+/// The calls that the latest report in a data directory says to be lost.
 fn told(data: &Path) -> Ids {
     let is_report = |name: &str| name.starts_with("salvage-") && name.ends_with(".json");
     let entries = std::fs::read_dir(data).expect("a data directory").map(|entry| entry.expect("an entry"));
-    let report = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_report)).last();
-    let bytes = std::fs::read(report.expect("a report").path()).expect("a report");
+    // Their names say when they were written.
+    let latest = entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_report))
+        .map(|entry| entry.path())
+        .max();
+    let bytes = std::fs::read(latest.expect("a report")).expect("a report");
     let report: Value = serde_json::from_slice(&bytes).expect("JSON");
     let breaks = report["breaks"].as_array().expect("a list").iter();
     let records = breaks.flat_map(|of| of["records"].as_array().expect("a list"));
@@ -99,10 +103,14 @@ fn a_damaged_log_is_refused_and_salvaged_by_the_binary() {
     kill(up, &[site.data()]);
     damage(&site, &site.data());
     let ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-    let refused = site.run(&[&["control"], &ports[..]].concat());
-    refused.fails(6, &["is damaged", ".seg", "--recover salvage"]);
     let left = site.run(&[&["up", "--no-process-functions"], &ports[..]].concat());
     assert!(left.code() != 0 && left.stderr().contains("is damaged"), "{left}");
+    // What that `up` had started may hold the directory for a moment.
+    let refused = until("a refusal", || {
+        let ran = site.run(&[&["control"], &ports[..]].concat());
+        (!ran.stderr().contains("in use by process")).then_some(ran)
+    });
+    refused.fails(6, &["is damaged", ".seg", "--recover salvage"]);
     let before = {
         let mut node = site.control_with(&["--recover", "salvage"]);
         assert!(node.output().contains("the log is damaged between byte"), "{}", node.output());
