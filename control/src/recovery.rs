@@ -146,7 +146,7 @@ impl<D: Driver> Booting<D> {
         let (now, wall) = (self.driver.now(), self.driver.wall());
         let random = self.driver.random();
         let losses = self.recovery.losses().to_vec();
-        let queue = self.recovery.finish(now, wall, random);
+        let queue = self.recovery.finish(now, wall, random).map_err(LogError::Recovery)?;
         let mut node = Node::new(self.limits, self.options, self.driver, queue, self.disk, self.functions)?;
         node.salvaged = losses;
         Ok(Stage::Serving(Box::new(node)))

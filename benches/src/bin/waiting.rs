@@ -127,7 +127,7 @@ impl Bench {
         let memory = Memory((0..block_count(&limits)).map(|_| block()).collect());
         let functions = (0..FUNCTIONS).map(|n| FunctionId::of(NAMESPACE, &n.to_string())).collect();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
-        let queue = Recovery::new(&limits).finish(Instant(1), WallTime(now), 7);
+        let queue = Recovery::new(&limits).finish(Instant(1), WallTime(now), 7).expect("sound");
         let files = BTreeMap::new();
         let mut bench = Bench {
             queue,
@@ -225,7 +225,7 @@ impl Bench {
     fn restart(&mut self) {
         // Given back before the next is taken, as a process that ends does.
         let small = Limits::small();
-        self.queue = Recovery::new(&small).finish(Instant(1), WallTime(self.now), 7);
+        self.queue = Recovery::new(&small).finish(Instant(1), WallTime(self.now), 7).expect("sound");
         let mut recovery = Recovery::new(&self.limits);
         let mut block = FrameBuf::new();
         block.resize(self.limits.group_bytes, 0);
@@ -235,7 +235,7 @@ impl Bench {
             let bytes = self.files[&number].read_at(&mut block, offset).expect("read");
             recovery.feed(&block[..bytes]).expect("sound");
         }
-        self.queue = recovery.finish(Instant(1), WallTime(self.now), 7);
+        self.queue = recovery.finish(Instant(1), WallTime(self.now), 7).expect("sound");
         self.intern();
         self.settle_disk();
     }

@@ -27,7 +27,7 @@ fn main() {
     let limits = Limits::default();
     let mut memory = Memory((0..block_count(&limits)).map(|_| block(limits.group_bytes)).collect());
     let start = std::time::Instant::now();
-    let mut queue = Recovery::new(&limits).finish(Instant(1), WallTime(1), 7);
+    let mut queue = Recovery::new(&limits).finish(Instant(1), WallTime(1), 7).expect("an empty log");
     println!("new: {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
     let functions: Vec<FunctionId> = (0..1000).map(|n| FunctionId::of("bench", &n.to_string())).collect();
     for function in &functions {

@@ -4,10 +4,15 @@
 //! the chain ends inside a segment, it may go on at the start of a later one, whose writer has read the chain up to there.
 //! Only if it does not, what was left out is looked through for groups that prove that more had been on disk. So a
 //! start costs what was written, not the size of the segments that earlier starts have begun.
+//!
+//! Where the reader begins, a checkpoint says: so a start costs what is pending, not what has been. In salvage all is read.
 
+mod behind;
+
+use crate::log::page::{self, Entry};
 use crate::log::{GROUP_ALIGN, GROUP_HEADER_BYTES, GroupError, GroupHeader};
-use crate::queue::DurableQ;
-use crate::salvage::{HELD_MAX, Held, Loss, Recover};
+use crate::queue::{DurableQ, Found, TURNS_END};
+use crate::salvage::{Held, Loss, Recover};
 use crate::table::calls::CUT;
 use call::frame::{FrameBuf, frame_bytes, padded};
 use call::limits::{FRAME_ALIGN, Limits};
@@ -28,6 +33,13 @@ pub enum RecoveryError {
         /// The first missing group.
         missing: u64,
     },
+    /// A segment is gone, with frames of calls that wait.
+    Missing {
+        /// Its number; if it is older than all that are there, that of the oldest of those.
+        segment: u64,
+        /// One of the calls.
+        call: CallId,
+    },
     /// The limits are smaller than what the log holds.
     TooSmall {
         /// Which limit.
@@ -45,6 +57,12 @@ impl fmt::Display for RecoveryError {
                 "the log is damaged: group {missing} is missing or broken, but {} has a group at byte {offset} that was \
                  written when that one was on disk; put back the missing bytes, or start with --recover salvage, which \
                  goes on without what is lost and says what that is",
+                crate::log::segment_name(*segment)
+            ),
+            RecoveryError::Missing { segment, call } => write!(
+                f,
+                "the log is damaged: {}, or one before it, is missing, and call {call} waits there; put back the file, or \
+                 start with --recover salvage, which goes on without what is lost and says what that is",
                 crate::log::segment_name(*segment)
             ),
             RecoveryError::TooSmall { limit, value } => {
@@ -91,7 +109,7 @@ impl Part {
 /// while let Some((number, offset)) = recovery.next_read() {
 ///     recovery.feed(read(number, offset, block_bytes))?;     // fewer bytes at the end of the file
 /// }
-/// let mut queue = recovery.finish(now, wall, random);
+/// let mut queue = recovery.finish(now, wall, random)?;
 /// ```
 #[derive(Debug)]
 pub struct Recovery {
@@ -106,6 +124,8 @@ pub struct Recovery {
     claimed: Option<(u64, u64)>,
     /// Segments not begun yet.
     coming: VecDeque<Part>,
+    /// So many of them may be the one whose first group says where to begin: the last of these is looked at next.
+    sought: usize,
     /// Where the chain may have ended, and what was not looked through since.
     left_out: VecDeque<Part>,
     /// The segment at hand, from where to go on.
@@ -126,6 +146,8 @@ pub struct Recovery {
     /// Groups behind a break that none has proved yet, in the order in which they were found.
     held: Vec<Held>,
     losses: Vec<Loss>,
+    /// In salvage: entries whose segments are not there. Most are of calls that have ended or were copied.
+    older: Vec<Entry>,
 }
 
 /// A record that was looked at before it happens.
@@ -160,6 +182,7 @@ impl Recovery {
             key: None,
             claimed: None,
             coming: VecDeque::new(),
+            sought: 0,
             left_out: VecDeque::new(),
             at: Part { number: 0, bytes: 0, offset: 0 },
             mode: Mode::Searching,
@@ -172,6 +195,7 @@ impl Recovery {
             end: (0, 0),
             held: Vec::new(),
             losses: Vec::new(),
+            older: Vec::new(),
         }
     }
 
@@ -179,10 +203,14 @@ impl Recovery {
     pub fn segments(&mut self, segments: impl IntoIterator<Item = (u64, u64)>) {
         let whole = segments.into_iter().map(|(number, bytes)| Part { number, bytes, offset: 0 });
         self.coming.extend(whole);
+        self.sought = if self.recover == Recover::Strict { self.coming.len() } else { 0 };
     }
 
     /// From which offset of which segment the next bytes are wanted; `None` at the end. The offset is a multiple of 4096.
     pub fn next_read(&mut self) -> Option<(u64, u64)> {
+        if let Some(last) = self.sought.checked_sub(1) {
+            return Some((self.coming[last].number, 0));
+        }
         while !self.at.has_more() {
             if let Some(next) = self.coming.pop_front() {
                 self.end_segment();
@@ -207,6 +235,10 @@ impl Recovery {
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), RecoveryError> {
         let aligned = bytes.is_empty() || (bytes.as_ptr() as usize).is_multiple_of(FRAME_ALIGN);
         assert!(aligned, "frames are read in place");
+        if self.sought > 0 {
+            self.seek(bytes);
+            return Ok(());
+        }
         let last = self.at.offset + bytes.len() as u64 >= self.at.bytes;
         let was = self.mode;
         let mut at = 0;
@@ -232,6 +264,26 @@ impl Recovery {
         Ok(())
     }
 
+    /// Looks for where to begin in the first group of a segment, which was the last to be written if it holds there.
+    fn seek(&mut self, bytes: &[u8]) {
+        self.sought -= 1;
+        let number = self.coming[self.sought].number;
+        let Some(header) = GroupHeader::parse(bytes).ok().filter(|header| header.segment == number) else {
+            return;
+        };
+        self.sought = 0;
+        if self.coming.iter().all(|part| part.number != header.from) {
+            return;
+        }
+        let segments = &mut self.queue.log_mut().segments;
+        while let Some(part) = self.coming.pop_front_if(|part| part.number != header.from) {
+            segments.found(part.number);
+            segments.found_indexed();
+        }
+        let begin = segments.next_ordinal();
+        self.queue.begun_at(begin, header.from);
+    }
+
     /// What was lost, break by break; nothing in a strict recovery.
     pub fn losses(&self) -> &[Loss] {
         &self.losses
@@ -239,15 +291,28 @@ impl Recovery {
 
     /// The queue. Its first [`DurableQ::next_op`]s make a new segment and write the new incarnation; segments that hold
     /// nothing any more are removed. `random` is the key of a log that begins: 64 bits that no client can guess.
-    pub fn finish(mut self, now: Instant, wall: WallTime, random: u64) -> DurableQ {
+    ///
+    /// # Errors
+    /// [`RecoveryError::Missing`].
+    pub fn finish(mut self, now: Instant, wall: WallTime, random: u64) -> Result<DurableQ, RecoveryError> {
         self.end_segment();
+        // What the latest says of a call is where its frame was.
+        for entry in std::mem::take(&mut self.older).iter().rev() {
+            self.queue.end_if_lost(entry);
+        }
+        if let Some(call) = self.queue.lost() {
+            return Err(RecoveryError::Missing {
+                segment: self.queue.log_mut().segments.first_number(),
+                call,
+            });
+        }
         self.queue.log_mut().incarnation = self.queue.log_mut().incarnation.max(self.incarnation);
         self.queue.resume(self.last, self.key.unwrap_or(random), now, wall);
         if !self.losses.is_empty() {
             self.queue.rewrite();
         }
         self.queue.advance(now, wall);
-        self.queue
+        Ok(self.queue)
     }
 
     fn end_segment(&mut self) {
@@ -265,6 +330,7 @@ impl Recovery {
             && self.is_of_here(&header)
             && header.bytes as usize > self.group_bytes
             && self.continues_with(&header)
+            && !self.is_length_damaged(&header, rest, at)
         {
             return Err(RecoveryError::TooSmall { limit: "group_bytes", value: self.group_bytes });
         }
@@ -291,6 +357,17 @@ impl Recovery {
     fn missing(&self) -> u64 {
         let begin = self.claimed.map_or(1, |(_, sequence)| sequence);
         if self.last == 0 { begin } else { self.last + 1 }
+    }
+
+    /// Whether a group is not really longer than all that may be, but its length is what is damaged: it would end behind
+    /// its segment; or, which costs a look at each page, there is another one inside it.
+    fn is_length_damaged(&self, header: &GroupHeader, rest: &[u8], at: usize) -> bool {
+        let behind = self.at.offset + at as u64 + u64::from(header.bytes) > self.at.bytes;
+        let group = |page: usize| GroupHeader::parse(&rest[page..]);
+        let mut pages = (GROUP_ALIGN..rest.len()).step_by(GROUP_ALIGN);
+        behind
+            || self.recover == Recover::Salvage
+                && pages.any(|page| group(page).is_ok_and(|inside| self.is_of_here(&inside)))
     }
 
     /// A sound group; how far to go on.
@@ -405,6 +482,10 @@ impl Recovery {
             self.queue.glimpse(&calls[..some.len()]);
             for record in some {
                 let frame = Frame::parsed_before(&records[record.at..record.at + record.bytes]);
+                if frame.kind() == Kind::Index {
+                    self.apply_page(frame, segment)?;
+                    continue;
+                }
                 let offset = group + (GROUP_HEADER_BYTES + record.at) as u64;
                 self.queue.replay(frame, (segment, (offset / FRAME_ALIGN as u64) as u32))?;
             }
@@ -416,6 +497,31 @@ impl Recovery {
             self.cut_segment = segment;
         }
         Ok(())
+    }
+
+    /// A page of the index, which stands in this segment.
+    fn apply_page(&mut self, frame: Frame<'_>, here: u32) -> Result<(), RecoveryError> {
+        self.queue.replay_turn(frame.stamp());
+        let mut entries = page::entries(frame.body()).expect("a record is looked at before it happens");
+        loop {
+            let mut calls = [CallId(0); AHEAD];
+            let ahead = entries.clone().zip(&mut calls).map(|(entry, call)| *call = entry.call).count();
+            if ahead == 0 {
+                return Ok(());
+            }
+            self.queue.glimpse(&calls[..ahead]);
+            for entry in entries.by_ref().take(ahead) {
+                match self.queue.replay_entry(&entry, here)? {
+                    Found::There => {}
+                    Found::Missing if self.recover == Recover::Strict => {
+                        return Err(RecoveryError::Missing { segment: entry.segment, call: entry.call });
+                    }
+                    // In a strict start it is known by its place in the table.
+                    _ if self.recover == Recover::Strict => {}
+                    _ => self.older.push(entry),
+                }
+            }
+        }
     }
 
     /// Bytes of a record that began in an earlier group; if that group is gone with its segment, nobody needs them.
@@ -434,94 +540,10 @@ impl Recovery {
         }
         let cut = std::mem::take(&mut self.cut);
         let (frame, _) = Frame::parse(&cut).expect("looked at before the group was applied");
+        if frame.kind() == Kind::Index {
+            return self.apply_page(frame, self.cut_segment);
+        }
         self.queue.replay(frame, (self.cut_segment, CUT))
-    }
-}
-
-/// What recovery does behind a break of the log, if it is to go on there.
-impl Recovery {
-    /// Whether a group may be one that was written behind the break.
-    fn is_ahead(&self, header: &GroupHeader) -> bool {
-        header.incarnation > self.incarnation || header.sequence > self.last
-    }
-
-    /// Holds a group whose checksum does not hold, if its header says that it belongs here.
-    fn hold_damaged(&mut self, rest: &[u8], at: usize) {
-        let Some(header) = GroupHeader::claimed(rest) else { return };
-        let near = header.sequence <= self.last + HELD_MAX as u64;
-        if self.is_of_here(&header)
-            && header.incarnation >= self.incarnation
-            && self.is_ahead(&header)
-            && near
-        {
-            self.hold(&header, rest, self.at.offset + at as u64, false);
-        }
-    }
-
-    fn hold(&mut self, header: &GroupHeader, rest: &[u8], offset: u64, sound: bool) {
-        if self.held.len() < HELD_MAX {
-            let mut bytes = FrameBuf::new();
-            bytes.extend_from_slice(&rest[..header.bytes as usize]);
-            self.held.push(Held { header: *header, segment: self.at.number, offset, bytes, sound });
-            self.doubtful = true;
-        }
-    }
-
-    /// A group proves that those before it were on disk: what is left of them happens, and then it does.
-    fn go_on_at(&mut self, header: &GroupHeader, rest: &[u8], offset: u64) -> Result<(), RecoveryError> {
-        let group = self.missing();
-        let groups = header.sequence.saturating_sub(group);
-        let mut loss = Loss {
-            from: self.end,
-            to: (self.at.number, offset),
-            group,
-            groups,
-            damaged: 0,
-            saved: 0,
-            lost: Vec::new(),
-            lost_more: 0,
-            untold_bytes: self.cut.len() as u64,
-        };
-        // The rest of a record that was cut there is lost with it.
-        self.cut.clear();
-        let held = std::mem::take(&mut self.held);
-        // Where this incarnation began: what an earlier one wrote from there on, no reader has followed.
-        let of_it = held.iter().map(|held| &held.header).filter(|of| of.incarnation == header.incarnation);
-        let began = of_it.map(|of| of.sequence).min().unwrap_or(header.sequence);
-        let next =
-            Held { header: *header, segment: self.at.number, offset, bytes: FrameBuf::new(), sound: true };
-        for held in &held {
-            let of = &held.header;
-            let ours = of.incarnation == header.incarnation && of.sequence < header.sequence;
-            let earlier = of.incarnation < header.incarnation && of.sequence < began;
-            if held.sound && (ours || earlier) && of.sequence > self.last {
-                loss.to = loss.to.min((held.segment, held.offset));
-                loss.groups = loss.groups.saturating_sub(1);
-                self.happen(held, held.records(), &mut loss)?;
-            } else if !held.sound && (ours && of.sequence <= header.durable || earlier) {
-                // It was on disk, so what is damaged in it is no torn write with older records behind it.
-                let segments = &mut self.queue.log_mut().segments;
-                let ordinal = segments.found_group(held.segment, held.header.sequence);
-                held.salvage(&mut self.queue, ordinal, &mut loss)?;
-            }
-        }
-        let records = &rest[GROUP_HEADER_BYTES..header.bytes as usize];
-        self.happen(&next, records, &mut loss)?;
-        self.mode = Mode::Following;
-        self.losses.push(loss);
-        Ok(())
-    }
-
-    /// A sound group behind a break.
-    fn happen(&mut self, held: &Held, records: &[u8], loss: &mut Loss) -> Result<(), RecoveryError> {
-        if self.last + 1 != held.header.sequence {
-            self.cut.clear();
-        }
-        if self.is_sound(&held.header, records) {
-            return self.apply(&held.header, records, (held.segment, held.offset));
-        }
-        loss.untold_bytes += records.len() as u64;
-        Ok(())
     }
 }
 
@@ -531,6 +553,7 @@ pub(crate) fn is_record(frame: Frame<'_>) -> bool {
         Kind::Submit | Kind::Done => true,
         Kind::Retry | Kind::Dead | Kind::Redrive => crate::queue::parts(frame).is_ok(),
         Kind::Incarnation => frame.stamp() < u64::from(u32::MAX),
+        Kind::Index => frame.stamp() < TURNS_END && page::entries(frame.body()).is_some(),
         _ => false,
     }
 }

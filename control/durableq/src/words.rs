@@ -438,6 +438,8 @@ pub struct Counters {
     pub fenced: u64,
     /// Calls written again to free an old segment.
     pub relocated: u64,
+    /// Checkpoints written: a start reads what came since the last of them.
+    pub checkpoints: u64,
     /// Log groups on disk.
     pub groups: u64,
     /// Bytes of these.

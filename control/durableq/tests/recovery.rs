@@ -3,6 +3,7 @@
 mod world;
 
 use call::frame::FrameBuf;
+use call::limits::Limits;
 use call::{Instant, Status, WallTime};
 use durableq::log::GROUP_ALIGN;
 use durableq::log::dump::{Entry, dump};
@@ -10,9 +11,13 @@ use durableq::{HolderRef, Recovery, RecoveryError};
 use proptest::prelude::*;
 use world::{Disk, Random, World, limits};
 
-/// A log of several segments with every kind of record.
+/// A log of several segments with every kind of record, all of which a start reads.
 fn busy(seed: u64) -> World {
-    let mut world = World::new(limits(), seed);
+    busy_with(Limits { checkpoint_segments: usize::MAX, ..limits() }, seed)
+}
+
+fn busy_with(limits: Limits, seed: u64) -> World {
+    let mut world = World::new(limits, seed);
     for round in 0..60 {
         let payload = if round % 20 == 7 { 20_000 } else { 300 };
         world.submit(round % 3, 0, payload, round % 2 == 0);
@@ -214,7 +219,7 @@ proptest! {
     /// Bytes of a log that were changed, moved or cut give an error or a queue, and calls only as they were submitted.
     #[test]
     fn mutated_logs_give_an_error_or_a_prefix(seed in 0u64..20, changes in 1usize..8, random in any::<u64>()) {
-        let world = busy(seed);
+        let world = busy_with(limits(), seed);
         let mut disk = Disk::default();
         disk.files = world.disk.files.clone();
         let mut random = Random(random);
@@ -235,7 +240,7 @@ proptest! {
     #[test]
     fn forged_groups_never_panic(seed in any::<u64>()) {
         let mut random = Random(seed);
-        let world = busy(seed % 8);
+        let world = busy_with(limits(), seed % 8);
         let mut disk = Disk::default();
         disk.files = world.disk.files.clone();
         let all = disk.groups();
@@ -288,10 +293,10 @@ fn mutate(disk: &mut Disk, random: &mut Random) {
 #[test]
 fn smaller_limits_are_told() {
     let world = busy(9);
-    let less = call::limits::Limits { calls_max: 3, ..world.limits.clone() };
+    let less = Limits { calls_max: 3, ..world.limits.clone() };
     let error = world.disk.recover(&less, 1).expect_err("more calls than that");
     assert_eq!(error, RecoveryError::TooSmall { limit: "calls_max", value: 3 });
-    let less = call::limits::Limits { group_bytes: 4096, ..world.limits.clone() };
+    let less = Limits { group_bytes: 4096, ..world.limits.clone() };
     let error = world.disk.recover(&less, 1).expect_err("larger groups than that");
     assert_eq!(error, RecoveryError::TooSmall { limit: "group_bytes", value: 4096 });
     assert!(error.to_string().contains("limits of before"), "{error}");
@@ -299,7 +304,7 @@ fn smaller_limits_are_told() {
 
 #[test]
 fn an_empty_directory_is_an_empty_queue() {
-    let queue = Recovery::new(&limits()).finish(Instant(0), WallTime(0), world::KEY);
+    let queue = Recovery::new(&limits()).finish(Instant(0), WallTime(0), world::KEY).expect("no log");
     queue.check();
     assert_eq!((queue.incarnation(), queue.counters().recovered), (1, 0));
 }

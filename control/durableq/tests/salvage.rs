@@ -10,10 +10,15 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 use world::{Disk, Random, World, limits};
 
-/// A log with calls that wait, have ended, and are dead letters.
+/// A log with calls that wait, have ended, and are dead letters, and without a checkpoint: all of it is read.
 fn busy(seed: u64) -> World {
+    busy_with(usize::MAX, seed)
+}
+
+fn busy_with(checkpoint_segments: usize, seed: u64) -> World {
     // Room for calls that are back because the record of their end is lost.
-    let mut world = World::new(Limits { calls_max: 400, dead_letters_max: 100, ..limits() }, seed);
+    let limits = Limits { calls_max: 400, dead_letters_max: 100, checkpoint_segments, ..limits() };
+    let mut world = World::new(limits, seed);
     for round in 0..60 {
         let payload = if round % 20 == 7 { 20_000 } else { 300 };
         for _ in 0..3 {
@@ -215,6 +220,42 @@ proptest! {
                 prop_assert_eq!(live(&world, &strict), live(&world, &queue));
             }
             Err(_) => prop_assert!(!losses.is_empty(), "damage that is not told"),
+        }
+    }
+
+    /// The same with checkpoints, which know of calls whose records are damaged: of each call that waits the bytes are
+    /// there, or it is told, at the start or when it is read.
+    #[test]
+    fn whatever_a_checkpoint_knows_is_there_or_told(seed in 0u64..20, changes in 1usize..8, random in any::<u64>()) {
+        let mut world = busy_with(1, seed);
+        let sound = world.disk.recover(&world.limits, world.now).expect("sound");
+        let mut random = Random(random);
+        for _ in 0..changes {
+            let numbers: Vec<u64> = world.disk.files.keys().copied().collect();
+            let file = world.disk.files.get_mut(&numbers[random.below(numbers.len())]).expect("there");
+            let at = random.below(file.len());
+            match random.below(3) {
+                0 | 1 => file[at] ^= 1 << random.below(8),
+                _ => file[at / GROUP_ALIGN * GROUP_ALIGN..][..GROUP_ALIGN].fill(0),
+            }
+        }
+        let (queue, losses) = salvage(&world, &copy(&world.disk));
+        world.queue = queue;
+        let mut told: BTreeSet<CallId> = losses.iter().flat_map(|loss| &loss.lost).map(|lost| lost.call).collect();
+        for id in live(&world, &world.queue) {
+            while !world.queue.fetch(id) {
+                world.flush();
+                while world.disk_step(0) {}
+                told.extend(std::iter::from_fn(|| world.queue.next_damage()).map(|damage| damage.call));
+            }
+            let submit = world.queue.find(id).and_then(|view| view.submit);
+            let same = submit.is_some_and(|submit| submit.bytes() == &world.ledger[&id].frame[..]);
+            prop_assert!(same || told.contains(&id), "{}: other bytes, and nobody says so", id);
+        }
+        told.extend(std::iter::from_fn(|| world.queue.next_damage()).map(|damage| damage.call));
+        let untold = losses.iter().any(|loss| loss.untold_bytes > 0 || loss.groups > loss.damaged);
+        for id in live(&world, &sound).difference(&live(&world, &world.queue)) {
+            prop_assert!(untold || told.contains(id), "{} is lost, and nobody says so: {:?}", id, losses);
         }
     }
 }

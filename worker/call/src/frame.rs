@@ -12,8 +12,8 @@
 //! | 12 | 4 | CRC-32C | of bytes 0..12, 16..64 and the body; of the header alone if the body is sealed |
 //! | 16 | 16 | call | [`CallId`] |
 //! | 32 | 8 | function | [`FunctionId`] |
-//! | 40 | 8 | stamp | submit: start time; lease, outcome, return, cancel, done, dead, redrive: epoch; retry: executions that failed, and above 32 bits those that met back-pressure; credit: slots granted in all; fetch, piece: offset; publish, retire, ready: version; incarnation: its number; ask, answer: correlation; recall: version of the shard map |
-//! | 48 | 8 | deadline | submit, lease: deadline; retry: not before; done: remembered until; fetch, piece: epoch |
+//! | 40 | 8 | stamp | submit: start time; lease, outcome, return, cancel, done, dead, redrive: epoch; retry: executions that failed, and above 32 bits those that met back-pressure; credit: slots granted in all; fetch, piece: offset; publish, retire, ready: version; incarnation: its number; index: a turn; ask, answer: correlation; recall: version of the shard map |
+//! | 48 | 8 | deadline | submit, lease: deadline; retry: not before; done: remembered until; dead: its place among dead letters, by age; fetch, piece: epoch |
 //! | 56 | 1 | level | submit, lease: criticality; outcome, return, done, retry, dead, ready, recall, piece: [`Status`]; foresee: 1 or 0 |
 //! | 57 | 1 | label | submit: [`Label`] of its arguments; otherwise zero |
 //! | 58 | 2 | attempt | lease, outcome, retry: how many times the call has been delivered, from 1; answer: how many frames with more of the same body follow |
@@ -127,11 +127,14 @@ pub enum Kind {
     Redrive = 35,
     /// Log only: a new incarnation of the queue began; stamp is its number. No body.
     Incarnation = 36,
+    /// Log only: what the queue knows of some calls without their frames, part of a checkpoint; stamp is the turn that
+    /// the queue has come to. Body: entries, by the queue's own table.
+    Index = 37,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 23] = [
+    pub const ALL: [Kind; 24] = [
         Kind::Hello,
         Kind::Submit,
         Kind::Verdicts,
@@ -155,13 +158,14 @@ impl Kind {
         Kind::Dead,
         Kind::Redrive,
         Kind::Incarnation,
+        Kind::Index,
     ];
 
     /// From its number.
     pub fn from_wire(number: u8) -> Option<Kind> {
         let index = match number {
             1..=18 => number - 1,
-            32..=36 => number - 32 + 18,
+            32..=37 => number - 32 + 18,
             _ => return None,
         };
         Some(Kind::ALL[usize::from(index)])

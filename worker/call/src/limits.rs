@@ -91,6 +91,9 @@ pub struct Limits {
     pub segment_bytes: u64,
     /// Bytes of a log group: what one write carries at most.
     pub group_bytes: usize,
+    /// Segments that a start may have to read, beside twice what the index of all calls takes: beyond it the queue writes
+    /// its index to the log once more. Four of 64 MiB are read in a quarter of a second.
+    pub checkpoint_segments: usize,
     /// Log writes in flight. Four reach the disk's best rate on the reference machine (1.25 GB/s at 64 KiB).
     pub groups_in_flight: usize,
     /// Reads of the log in flight, each of at most a group's bytes: frames of calls that waited on disk. Four reads of
@@ -132,6 +135,7 @@ impl Default for Limits {
             heartbeat: Duration::from_millis(500),
             segment_bytes: 64 << 20,
             group_bytes: 256 << 10,
+            checkpoint_segments: 4,
             groups_in_flight: 4,
             reads_in_flight: 4,
             deliveries_max: 10,
@@ -163,6 +167,7 @@ impl Limits {
             clients_max: 16,
             segment_bytes: 256 << 10,
             group_bytes: 16 << 10,
+            checkpoint_segments: 1,
             ..Limits::default()
         }
     }

@@ -30,6 +30,9 @@ pub struct GroupHeader {
     pub segment: u64,
     /// Of the log. No client knows it, so no client can write a record that looks like a group.
     pub key: u64,
+    /// The number of a segment from which on the log says everything, by a checkpoint that was on disk when this group was
+    /// written; 0 for the oldest one.
+    pub from: u64,
 }
 
 /// Why bytes are not a group. Each of these means the same to a reader: the log does not go on here.
@@ -75,6 +78,7 @@ impl GroupHeader {
         head[32..40].copy_from_slice(&self.durable.to_le_bytes());
         head[40..48].copy_from_slice(&self.segment.to_le_bytes());
         head[48..56].copy_from_slice(&self.key.to_le_bytes());
+        head[56..64].copy_from_slice(&self.from.to_le_bytes());
         let crc = checksum(&block[..self.bytes as usize]);
         block[8..12].copy_from_slice(&crc.to_le_bytes());
     }
@@ -105,6 +109,7 @@ impl GroupHeader {
             durable: u64_at(32),
             segment: u64_at(40),
             key: u64_at(48),
+            from: u64_at(56),
         };
         header.plausible(head)?;
         Ok(header)
@@ -119,14 +124,14 @@ impl GroupHeader {
     fn plausible(&self, head: &[u8]) -> Result<(), GroupError> {
         let bytes = self.bytes as usize;
         let sound = head[5..8] == [0; 3]
-            && head[56..] == [0; 8]
             && bytes > GROUP_HEADER_BYTES
             && bytes.is_multiple_of(call::limits::FRAME_ALIGN)
             && self.continues as usize <= bytes - GROUP_HEADER_BYTES
             && (self.continues as usize).is_multiple_of(call::limits::FRAME_ALIGN)
             && (1..u32::MAX).contains(&self.incarnation)
             && self.durable < self.sequence
-            && self.sequence < u64::MAX;
+            && self.sequence < u64::MAX
+            && self.from <= self.segment;
         if sound { Ok(()) } else { Err(GroupError::Malformed) }
     }
 
@@ -155,6 +160,7 @@ mod tests {
             durable: 7,
             segment: 3,
             key: 0x1234_5678_9abc_def0,
+            from: 2,
         };
         header.seal(&mut block);
         (header, block)

@@ -18,7 +18,7 @@
 //! | 32 | 8 | durable | all groups up to this one were on disk when this one was written |
 //! | 40 | 8 | segment | the number that the segment had when this group was written |
 //! | 48 | 8 | key | of the log: random, the same in all its groups |
-//! | 56 | 8 | | zero |
+//! | 56 | 8 | from | number of a segment from which on the log says everything, by a checkpoint on disk; 0 for the oldest |
 //! | 64 | | records | frames ([`call::frame`]), each at a multiple of 16 |
 //!
 //! # Records
@@ -32,6 +32,7 @@
 //! | `Redrive` | the call is pending again, as if it had never been delivered; with its history in the body |
 //! | `Done` | the call has ended, with the outcome in its body if the client wanted it; to be remembered until `deadline`, if that is not zero; may be a copy |
 //! | `Incarnation` | a start of the queue, which had nothing else to write yet; or the next incarnation of this start |
+//! | `Index` | some calls as they were then, without their frames ([`page`]): part of a checkpoint |
 //!
 //! The last of these records about a call says all that happened to it: its attempts ([`call::history`]) too.
 //!
@@ -54,6 +55,27 @@
 //! * A group counts only in the segment whose number it carries, and only with the key of the log.
 //! * Segments are retired from the oldest on, when the end (or a copy) of each call in them is on disk. A call that lives
 //!   long is copied to the tail, so that the log stays within four segments and twice the bytes of what is pending.
+//!
+//! # Checkpoints
+//! When the log is long, the queue writes its index into it: `Index` records with all calls that it holds, each followed by
+//! the records of what has happened to these calls, and then the ends that it remembers. It does so bit by bit while calls
+//! come and go. So no record of it says how things stood at one instant, and none needs to: each says how its calls stood
+//! at its own place in the log, and what happens to them later stands behind it.
+//!
+//! Let S be the segment that took groups when the walk over the calls began. A reader that begins at S finds each call that
+//! is pending at the end:
+//! * one that came in later, by its `Submit` record;
+//! * one that was there: it has kept its number in the table all the while, so the walk came by it, and it was pending
+//!   then. Its frame stands where the entry says, or where a later copy is.
+//!
+//! A call that is not pending at the end has its `Done` behind anything else that is said about it. And records say what a
+//! call is, not how it changes: to read one that has happened before an `Index` record as well changes nothing. What is
+//! true at S is also true from any earlier segment on; so a reader may begin at the oldest, too, and has to if S is gone.
+//!
+//! When all of it is on disk, the headers of groups name S. A start looks at the first group of the latest segment for it,
+//! and does not read what stands before S: that it is damaged is told when a frame is read back. An entry whose segment is
+//! gone is of a call that was copied, or has ended, which the log says later; otherwise the segment was lost, and that is
+//! damage.
 //!
 //! # What is read back
 //! The frame of a call that waits is nowhere but here. The queue knows segment, offset and length of its `Submit` record
@@ -78,6 +100,7 @@
 //!   its way to those that it has made, and must not meet groups of ours; they are removed.
 
 pub mod group;
+pub mod page;
 pub mod segments;
 pub mod writer;
 pub mod reader;

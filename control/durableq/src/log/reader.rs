@@ -98,6 +98,12 @@ impl Reader {
         self.bytes
     }
 
+    /// Whether one read can bring a record at this place of a segment, as each does that stands whole in a group.
+    pub fn can_read(&self, offset: u32, bytes: u32) -> bool {
+        let before = u64::from(offset) * FRAME_ALIGN as u64 % GROUP_ALIGN as u64;
+        (before + u64::from(bytes)).next_multiple_of(GROUP_ALIGN as u64) <= self.block_bytes
+    }
+
     /// Asks for a frame. There must be room.
     pub fn want(&mut self, want: Want) {
         assert!(self.wanted.len() < self.wanted.capacity(), "the caller asked for room");

@@ -126,6 +126,56 @@ impl Segments {
         self.next_ordinal() - 1
     }
 
+    /// The segment that was found last is not read: what it holds stands in an index, and in its frames.
+    pub fn found_indexed(&mut self) {
+        let number = self.next_number - 1;
+        // It has groups; which does not matter, since all of them are on disk.
+        self.ring.push_back(Segment {
+            number,
+            ours: false,
+            stage: Stage::Ready,
+            first: 1,
+            last: 1,
+            ..self.wanted()
+        });
+        self.current = self.next_ordinal();
+    }
+
+    /// The segment of this number that was found: its ordinal.
+    ///
+    /// # Errors
+    /// There is none. Whether there are older ones: they go from the oldest on.
+    pub fn ordinal(&self, number: u64) -> Result<u32, bool> {
+        let found = self.ring.binary_search_by_key(&number, |segment| segment.number);
+        found.map(|index| self.front + index as u32).map_err(|index| index > 0)
+    }
+
+    /// The number of the segment of a call's submit record.
+    pub fn number_of(&self, segment: u16) -> u64 {
+        self.ring[self.index(segment)].number
+    }
+
+    /// The ordinal of the segment of a call's submit record.
+    pub fn ordinal_of(&self, segment: u16) -> u32 {
+        self.front + self.index(segment) as u32
+    }
+
+    /// The number of the segment of this ordinal; `None` if it has been retired.
+    pub fn number(&self, ordinal: u32) -> Option<u64> {
+        let index = ordinal.checked_sub(self.front)?;
+        self.ring.get(index as usize).map(|segment| segment.number)
+    }
+
+    /// The number of the oldest; 0 if there is none.
+    pub fn first_number(&self) -> u64 {
+        self.ring.front().map_or(0, |segment| segment.number)
+    }
+
+    /// The ordinal of the one that takes groups.
+    pub fn latest(&self) -> u32 {
+        self.current
+    }
+
     /// The segment that was found last holds no group of the log.
     pub fn found_useless(&mut self) {
         self.useless.push(self.next_number - 1);

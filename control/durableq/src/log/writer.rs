@@ -55,9 +55,12 @@ pub struct Log {
     pub incarnation: u32,
     /// The log's key, in the header of each group.
     key: u64,
+    /// The number of the segment at which a reader may begin, in the header of each group; 0 for the oldest.
+    pub from: u64,
     failed: Option<i32>,
     groups: u64,
     bytes: u64,
+    appended: u64,
 }
 
 impl Log {
@@ -90,9 +93,11 @@ impl Log {
             born: 1,
             incarnation: 0,
             key: 0,
+            from: 0,
             failed: None,
             groups: 0,
             bytes: 0,
+            appended: 0,
         }
     }
 
@@ -121,6 +126,7 @@ impl Log {
     /// whole groups from the start of one on.
     pub fn append(&mut self, blocks: &mut impl Blocks, header: &[u8; HEADER_BYTES], body: &[u8]) -> Placed {
         let total = padded(HEADER_BYTES + body.len());
+        self.appended += total as u64;
         if self.open.is_some_and(|open| self.group_bytes - open.bytes < total) {
             self.close();
         }
@@ -192,6 +198,7 @@ impl Log {
             durable: self.durable,
             segment,
             key: self.key,
+            from: self.from,
         };
         let bytes = header.bytes_on_disk();
         let block = blocks.block(group.block);
@@ -248,6 +255,11 @@ impl Log {
     /// Groups on disk, and bytes written or in flight.
     pub fn volume(&self) -> (u64, u64) {
         (self.groups, self.bytes)
+    }
+
+    /// Bytes of records that were appended.
+    pub fn appended(&self) -> u64 {
+        self.appended
     }
 
     /// Groups are in order, and each block is in one place.

@@ -12,6 +12,7 @@ mod rules;
 mod retain;
 mod record;
 mod park;
+mod checkpoint;
 mod replay;
 mod ask;
 mod walk;
@@ -19,6 +20,7 @@ mod hold;
 mod check;
 
 pub(crate) use history::parts;
+pub(crate) use replay::{Found, TURNS_END};
 
 use crate::log::reader::Reader;
 use crate::log::writer::Log;
@@ -90,6 +92,8 @@ pub struct DurableQ {
     resident: u64,
     /// The place of the table that was looked at last for a call to park.
     swept: u32,
+    /// A frame that was read back found no room.
+    cramped: bool,
     /// In the order of their groups.
     waits: VecDeque<Wait>,
     waits_max: usize,
@@ -118,6 +122,7 @@ pub struct DurableQ {
     segment_bytes: u64,
     /// The log is copied until its oldest segment has this ordinal.
     rewritten_from: u32,
+    checkpoint: checkpoint::Checkpoint,
 }
 
 impl DurableQ {
@@ -149,6 +154,7 @@ impl DurableQ {
             lengths: 0,
             resident: 0,
             swept: 0,
+            cramped: false,
             waits: VecDeque::with_capacity(waits_max),
             waits_max,
             backlog_head: NONE,
@@ -168,6 +174,7 @@ impl DurableQ {
             record_max: record_bytes_max(limits),
             segment_bytes: limits.segment_bytes,
             rewritten_from: 0,
+            checkpoint: checkpoint::Checkpoint::new(limits),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::log::reader::Want;
 use crate::table::calls::{CUT, Call, Place, flag};
 use crate::table::store::Extent;
 use crate::words::{Blocks, CallRef, Damage, FunctionRef};
-use call::frame::flag::{EXPIRES, KEYED, ONCE, WANT_OUTCOME};
+use call::frame::flag as said;
 use call::{CallId, Epoch, Frame, Kind, Status};
 
 /// So many of the first due calls of a function are to have their frames in memory: a few milliseconds of what one core
@@ -31,17 +31,27 @@ const RELOCATED_AT_ONCE: usize = 256;
 
 /// The bits of a call that its submit frame says.
 pub fn flags_of(submit: Frame<'_>) -> u16 {
-    let bit = |of: u16, is: u16| if submit.flags() & of != 0 { is } else { 0 };
-    bit(WANT_OUTCOME, flag::WANT)
-        | bit(ONCE, flag::ONCE)
-        | bit(EXPIRES, flag::EXPIRES)
-        | bit(KEYED, flag::KEYED)
+    bits_of(submit.flags())
+}
+
+/// The bits of a call whose submit frame has these flags.
+pub fn bits_of(flags: u16) -> u16 {
+    let is = SAID.iter().filter(|(said, _)| flags & said != 0);
+    is.fold(0, |bits, (_, is)| bits | is)
 }
 
 /// What stands in the place of a call's epoch until its first lease: its deadline, if it must begin by that.
 pub fn epoch_of(submit: Frame<'_>) -> Epoch {
-    Epoch(if submit.flags() & EXPIRES != 0 { submit.deadline().0 } else { 0 })
+    Epoch(if submit.flags() & said::EXPIRES != 0 { submit.deadline().0 } else { 0 })
 }
+
+/// Bits of submit frames, and those of calls that say the same.
+pub(super) const SAID: [(u16, u16); 4] = [
+    (said::WANT_OUTCOME, flag::WANT),
+    (said::ONCE, flag::ONCE),
+    (said::EXPIRES, flag::EXPIRES),
+    (said::KEYED, flag::KEYED),
+];
 
 impl DurableQ {
     /// Asks for the frame of a pending call or dead letter, for an operator. `true` if it is in memory, or never will be;
@@ -157,7 +167,10 @@ impl DurableQ {
     pub(super) fn read_ahead(&mut self) {
         let max = self.store.bytes_max();
         while self.functions.has_wanting() && self.reader.has_room() {
-            if self.store.bytes() + self.reader.bytes() > max / 4 * 3 {
+            // Room may be short before all bytes are used: what is left may be pages for frames of other sizes.
+            if std::mem::take(&mut self.cramped) {
+                self.sweep(0);
+            } else if self.store.bytes() + self.reader.bytes() > max / 4 * 3 {
                 self.sweep(max / 2);
             }
             let used = self.store.bytes() + self.reader.bytes();
@@ -247,12 +260,15 @@ impl DurableQ {
                 let is = frame.kind() == Kind::Submit
                     && frame.call() == id
                     && frame.bytes().len() == want.bytes as usize;
-                is.then(|| self.store.put(frame.bytes()))
+                is.then(|| self.keep(frame.bytes()))
             });
             match found {
                 Ok(Some(Some(extent))) => self.came_back(want.call, extent),
                 // No memory: it is asked for again when there is some.
-                Ok(Some(None)) => self.functions.want(function),
+                Ok(Some(None)) => {
+                    self.cramped = true;
+                    self.functions.want(function);
+                }
                 Ok(None) | Err(_) if !want.alone => {
                     self.calls[want.call].raise(flag::READING);
                     self.reader.want(Want { alone: true, ..*want });

@@ -26,7 +26,7 @@ impl DurableQ {
     /// where the open group is closed if a write may be started.
     pub fn next_op(&mut self, blocks: &mut impl Blocks) -> Option<LogOp> {
         self.write_backlog(blocks);
-        self.relocate(blocks);
+        self.write_upkeep(blocks);
         self.write_incarnation(blocks);
         self.read_ahead();
         let read = self.reader.next_op(&self.calls, &mut self.log.segments);
@@ -140,7 +140,7 @@ impl DurableQ {
     }
 
     /// Appends the record of a call's state; `None` if there is no room.
-    fn append_state(&mut self, blocks: &mut impl Blocks, at: CallRef) -> Option<Placed> {
+    pub(super) fn append_state(&mut self, blocks: &mut impl Blocks, at: CallRef) -> Option<Placed> {
         let (call, progress) = (&self.calls[at], self.calls.progress(at));
         let kind = match call.place() {
             Place::Ending => Kind::Done,
@@ -175,6 +175,7 @@ impl DurableQ {
             deadline: match kind {
                 Kind::Retry if call.place() == Place::Scheduled => call.when(),
                 Kind::Done => self.retained_until(at),
+                Kind::Dead => call.turn(),
                 _ => 0,
             },
             level: self.calls.status_on_disk(at).map_or(0, |status| status as u8),
@@ -186,7 +187,7 @@ impl DurableQ {
 
     /// Copies live calls out of the oldest segment, if the log is longer than what is pending justifies: at most a
     /// quarter of a group at a time.
-    fn relocate(&mut self, blocks: &mut impl Blocks) {
+    pub(super) fn relocate(&mut self, blocks: &mut impl Blocks) {
         let allowed =
             if self.is_rewriting() { 0 } else { SEGMENTS_SPARE + 2 * self.live_bytes() / self.segment_bytes };
         let mut budget = crate::log::GROUP_ALIGN.max(self.record_max / 4);
@@ -210,7 +211,7 @@ impl DurableQ {
     }
 
     /// Copies a call, and what happened to it, to the tail of the log. `None` if that cannot be done now.
-    fn relocate_call(&mut self, blocks: &mut impl Blocks, at: CallRef) -> Option<usize> {
+    pub(super) fn relocate_call(&mut self, blocks: &mut impl Blocks, at: CallRef) -> Option<usize> {
         let call = &self.calls[at];
         if !call.is(flag::HERE) && call.place() != Place::Ending {
             self.fetch_oldest(blocks);
@@ -228,12 +229,7 @@ impl DurableQ {
         let header: &[u8; HEADER_BYTES] = submit[..HEADER_BYTES].try_into().expect("a frame has a header");
         let placed = self.log.append(blocks, header, &submit[HEADER_BYTES..]);
         let mut last = placed.group;
-        let moved = &self.calls[at];
-        let fresh = self.calls.progress(at).deliveries == 0
-            && moved.place() != Place::Dead
-            && !moved.is(flag::LASTING)
-            && history == 0;
-        if !fresh {
+        if !self.is_fresh(at) {
             let state = self.append_state(blocks, at).expect("there is room for two records");
             last = state.group;
         }
@@ -243,6 +239,15 @@ impl DurableQ {
         self.park_later(at);
         self.counters.relocated += 1;
         Some(bytes)
+    }
+
+    /// Whether its submit record says all of a call: nothing has happened to it.
+    pub(super) fn is_fresh(&self, at: CallRef) -> bool {
+        let call = &self.calls[at];
+        self.calls.progress(at).deliveries == 0
+            && call.place() != Place::Dead
+            && !call.is(flag::LASTING)
+            && self.history_of(at).is_none()
     }
 
     /// Begins this incarnation on disk; and the next one when the leases of this one are nearly used up.
@@ -315,7 +320,7 @@ mod tests {
             block
         };
         let mut memory = Memory((0..crate::block_count(&limits)).map(|_| block()).collect());
-        let mut queue = Recovery::new(&limits).finish(Instant(1), WallTime(1), 7);
+        let mut queue = Recovery::new(&limits).finish(Instant(1), WallTime(1), 7).expect("an empty log");
         disk(&mut queue, &mut memory);
         (queue, memory)
     }

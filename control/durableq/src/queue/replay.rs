@@ -2,14 +2,30 @@
 
 use super::DurableQ;
 use super::history::parts;
+use crate::log::page::Entry;
 use crate::recovery::RecoveryError;
 use crate::table::calls::{CUT, Call, NONE, Place, flag};
 use crate::table::ended::Ended;
 use crate::table::ids::hash;
 use crate::table::store::Extent;
-use crate::words::CallRef;
-use call::frame::flag::SEALED_BODY;
-use call::{Epoch, Frame, Instant, Kind, Status, WallTime};
+use crate::words::{CallRef, Damage, FunctionRef};
+use call::frame::flag::{BLOB, SEALED_BODY};
+use call::limits::FRAME_ALIGN;
+use call::{CallId, Epoch, Frame, FunctionId, Instant, Kind, Status, WallTime};
+
+/// Records have turns below this one. As many are left.
+pub(crate) const TURNS_END: u64 = 1 << 47;
+
+/// The segment that an entry names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Found {
+    /// It is there, or not needed.
+    There,
+    /// It is older than all that are there: retired, if the log says later that its calls have ended or were copied.
+    Older,
+    /// There are older ones, so that it was not retired.
+    Missing,
+}
 
 impl DurableQ {
     /// Applies one record, which begins in the segment of this ordinal, at this offset (in units of 16 bytes, or
@@ -59,7 +75,7 @@ impl DurableQ {
         let of = |at: CallRef| (self.calls[at].place() == Place::Dead, self.calls.progress(at).deliveries);
         let possible = match (frame.kind(), held.map(of)) {
             // A copy of what is there anyway.
-            (Kind::Submit, Some(_)) => return Ok(true),
+            (Kind::Submit, Some(_)) | (Kind::Index, _) => return Ok(true),
             (Kind::Submit, None) => self.end_of(frame.call()).is_none(),
             (Kind::Done | Kind::Incarnation, _) => true,
             (Kind::Dead, Some((dead, _))) => !dead,
@@ -74,29 +90,85 @@ impl DurableQ {
     }
 
     fn replay_submit(&mut self, frame: Frame<'_>, place: (u32, u32)) -> Result<(), RecoveryError> {
+        let extent = self.frame_at(frame, place)?;
+        let turn = self.next_turn();
+        let bits = super::park::flags_of(frame);
+        let call = |function| {
+            Call::new(frame.call(), function, 0)
+                .starting(frame.start_at().0, turn, bits)
+                .naming_blob(frame.flags() & BLOB != 0)
+        };
+        let begin_by = super::park::epoch_of(frame);
+        self.replay_call(frame.function(), call, begin_by, extent, place)
+    }
+
+    /// An entry of a checkpoint, which stands in the segment `here`. Returns whether the segment of its frame is there, or
+    /// whether one older than all that are there, of which the log may say later that it is not needed.
+    pub(crate) fn replay_entry(&mut self, entry: &Entry, here: u32) -> Result<Found, RecoveryError> {
+        let segment = match self.reader.can_read(entry.offset, entry.length) {
+            true => self.log.segments.ordinal(entry.segment),
+            false => Err(true),
+        };
+        let found = match segment {
+            Ok(_) => Found::There,
+            Err(false) => Found::Older,
+            Err(true) => Found::Missing,
+        };
+        let place = segment.map_or((here, CUT), |segment| (segment, entry.offset));
+        if let Some(at) = self.held(entry.call) {
+            // What the log says of it is at least as new. But a copy of its submit record does not tell how old it is.
+            if self.calls[at].place() != Place::Dead {
+                self.calls[at].set_turn(entry.turn);
+            }
+            if !self.is_lost(at) {
+                return Ok(Found::There);
+            }
+            self.log.segments.unpin(&mut self.calls, at, 0);
+            self.log.segments.pin(&mut self.calls, at, place);
+            return Ok(found);
+        }
+        let bits = super::park::bits_of(entry.flags);
+        let call = |function| {
+            Call::new(entry.call, function, 0)
+                .starting(entry.start_at, entry.turn, bits)
+                .naming_blob(entry.flags & BLOB != 0)
+        };
+        let extent = Extent::parked(entry.length as usize);
+        self.replay_call(entry.function, call, Epoch(entry.begin_by), extent, place)?;
+        Ok(found)
+    }
+
+    /// Turns that are given from now on are later than this one.
+    pub(crate) fn replay_turn(&mut self, turn: u64) {
+        self.turn = self.turn.max(turn);
+    }
+
+    fn replay_call(
+        &mut self,
+        function: FunctionId,
+        call: impl FnOnce(FunctionRef) -> Call,
+        begin_by: Epoch,
+        frame: Extent,
+        place: (u32, u32),
+    ) -> Result<(), RecoveryError> {
         let too_small = |limit, value| Err(RecoveryError::TooSmall { limit, value });
         if self.calls.is_full() {
             return too_small("calls_max", self.calls.len());
         }
-        let Some(function) = self.functions.intern(frame.function()) else {
+        let Some(function) = self.functions.intern(function) else {
             return too_small("functions_max", self.functions.len());
         };
-        let extent = self.frame_at(frame, place)?;
+        let call = call(function);
         // Forgotten by then, or it would not have been accepted again.
-        self.forget_end(frame.call());
-        let turn = self.next_turn();
-        let flags = super::park::flags_of(frame);
-        let call = Call::new(frame.call(), function, 0).starting(frame.start_at().0, turn, flags);
-        let call = call.naming_blob(frame.flags() & call::frame::flag::BLOB != 0);
+        self.forget_end(call.id);
         let at = self.calls.insert(call);
-        self.calls.set_frame(at, extent);
-        let epoch = super::park::epoch_of(frame);
-        if epoch != Epoch(0) {
-            self.calls.progress_mut(at).epoch = epoch;
+        self.calls.set_frame(at, frame);
+        if begin_by != Epoch(0) {
+            self.calls.progress_mut(at).epoch = begin_by;
         }
         self.index(at);
         self.log.segments.pin(&mut self.calls, at, place);
-        self.count_frame(extent);
+        self.count_frame(frame);
         self.functions[function].scheduled += 1;
         self.enter(at);
         Ok(())
@@ -146,6 +218,11 @@ impl DurableQ {
         }
         let (history, behind) = parts(frame).unwrap_or((None, &[]));
         self.set_history(at, history);
+        // Earlier builds did not write it.
+        if (1..TURNS_END).contains(&frame.deadline().0) {
+            self.replay_turn(frame.deadline().0);
+            self.calls[at].set_turn(frame.deadline().0);
+        }
         let outcome = self.sealed(behind);
         self.set_outcome(at, outcome);
         let call = self.calls.progress_mut(at);
@@ -204,6 +281,45 @@ impl DurableQ {
         }
     }
 
+    /// Whether nothing in the log says where the frame of a call is.
+    fn is_lost(&self, at: CallRef) -> bool {
+        self.calls.get(at).is_some_and(|call| call.is_parked() && call.offset == CUT)
+    }
+
+    /// A call whose frame is nowhere in the log.
+    pub(crate) fn lost(&self) -> Option<CallId> {
+        let lost = (0..self.calls.places()).map(CallRef).find(|at| self.is_lost(*at))?;
+        Some(self.calls[lost].id)
+    }
+
+    /// Ends a call if its frame is nowhere in the log, and tells it; it was in this segment, at this offset.
+    pub(crate) fn end_if_lost(&mut self, entry: &Entry) {
+        let Some(at) = self.held(entry.call).filter(|at| self.is_lost(*at)) else { return };
+        let (bytes, function) = (entry.length as usize, entry.function);
+        let (segment, offset) = (entry.segment, u64::from(entry.offset) * FRAME_ALIGN as u64);
+        self.damages.push_back(Damage { call: entry.call, function, segment, offset, bytes, errno: None });
+        self.counters.damaged += 1;
+        match self.calls[at].place() {
+            Place::Dead => self.exhume(at),
+            _ => self.functions[self.calls[at].function()].scheduled -= 1,
+        }
+        self.conclude_later(at, Status::Damaged);
+    }
+
+    /// Dead letters are listed by when they died. A checkpoint has them in another order.
+    fn sort_dead(&mut self) {
+        let turns = self.dead.iter(&self.calls).map(|at| self.calls[at].turn());
+        if turns.is_sorted() {
+            return;
+        }
+        let mut dead: Vec<CallRef> = self.dead.iter(&self.calls).collect();
+        dead.sort_unstable_by_key(|at| self.calls[*at].turn());
+        for at in dead {
+            self.dead.remove(&mut self.calls, at);
+            self.dead.push_back(&mut self.calls, at);
+        }
+    }
+
     /// All records have happened: what is pending may run, and the log goes on behind group `last`, with this key.
     pub(crate) fn resume(&mut self, last: u64, key: u64, now: Instant, wall: WallTime) {
         (self.now, self.wall) = (now, wall);
@@ -226,6 +342,8 @@ impl DurableQ {
                 self.schedule(at);
             }
         }
+        self.sort_dead();
+        self.begin_checkpoints();
         self.store.use_no_reserve();
         self.histories.use_no_reserve();
         let incarnation = self.log.incarnation + 1;

@@ -91,7 +91,7 @@ impl DurableQ {
     }
 
     /// Appends the record of an end once more; `None` if there is no room.
-    fn copy_end(&mut self, blocks: &mut impl Blocks, ended: &Ended) -> Option<Placed> {
+    pub(super) fn copy_end(&mut self, blocks: &mut impl Blocks, ended: &Ended) -> Option<Placed> {
         let body = if ended.outcome.is_some() { self.store.get(ended.outcome) } else { &[] };
         if !self.log.has_room(HEADER_BYTES + body.len()) {
             return None;

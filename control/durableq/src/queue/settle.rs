@@ -273,6 +273,8 @@ impl DurableQ {
 
     /// Puts a call into the list of dead letters.
     pub(super) fn bury_here(&mut self, at: CallRef) {
+        let turn = self.next_turn();
+        self.calls[at].set_turn(turn);
         self.calls[at].set_place(Place::Dead);
         self.functions[self.calls[at].function()].dead += 1;
         self.dead.push_back(&mut self.calls, at);

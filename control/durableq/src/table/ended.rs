@@ -102,6 +102,17 @@ impl EndedCalls {
         self.ids.find(hash(ended.id.0), |at| at == position).map(|_| ended)
     }
 
+    /// The record of the end at this position, which is remembered, is in this segment now.
+    pub fn moved_to(&mut self, position: u32, segment: u32) {
+        let index = position.wrapping_sub(self.first) as usize;
+        self.ring[index].segment = segment;
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ring.len()
+    }
+
     /// Reads what finding this id will read first.
     pub fn glimpse(&self, id: CallId) -> u32 {
         self.ids.glimpse(hash(id.0))

@@ -1,8 +1,8 @@
 //! The process of a [`World`] dies, and another one recovers what is on the disk.
 
 use super::{Memory, World};
-use call::Status;
-use durableq::State;
+use call::{CallId, Status};
+use durableq::{DurableQ, State};
 
 impl World {
     /// The process dies: each sector of a write in flight is on the disk or not.
@@ -37,8 +37,35 @@ impl World {
         self.live = false;
         self.now += 1;
         self.queue = self.disk.recover(&self.limits, self.now).expect("a crash damages nothing");
+        let all = self.disk.without_checkpoint().recover(&self.limits, self.now).expect("the same log");
+        self.check_same(&all);
         self.intern();
         self.check_recovered();
+    }
+
+    /// The queue that was read from the last checkpoint on is the one that is read from the oldest segment on.
+    pub fn check_same(&self, all: &DurableQ) {
+        let waits = |queue: &DurableQ, id: CallId| {
+            let view = queue.find(id).filter(|view| view.state != State::Done)?;
+            // A checkpoint knows when one that was to start at once came in.
+            let start_at = view.start_at.0.max(self.now);
+            let history = view.history.map(|history| history.bytes().to_vec());
+            Some((view.state, view.status, start_at, view.deliveries, view.bytes, view.names_blob, history))
+        };
+        for id in self.ledger.keys() {
+            assert_eq!(
+                waits(&self.queue, *id),
+                waits(all, *id),
+                "{id} from the checkpoint, and from all of the log"
+            );
+        }
+        let dead = |queue: &DurableQ| {
+            let mut dead = Vec::new();
+            queue.dead_letters(usize::MAX, &mut dead);
+            dead.into_iter().map(|at| queue.view(at).expect("a dead letter").id).collect::<Vec<_>>()
+        };
+        assert_eq!(dead(&self.queue), dead(all), "dead letters by age");
+        assert_eq!(self.queue.counters().recovered, all.counters().recovered, "calls that nobody submitted");
     }
 
     /// What was acknowledged is there, what was told to have ended does not run again, nothing else exists.

@@ -96,6 +96,16 @@ impl Disk {
         self.recover_by(limits, now, Recover::Strict).map(|(queue, _)| queue)
     }
 
+    /// The same log, of which a reader reads all that is there: no group names a checkpoint.
+    pub fn without_checkpoint(&self) -> Disk {
+        let mut all = Disk { files: self.files.clone(), ..Disk::default() };
+        for (segment, offset, header) in self.groups() {
+            let file = all.files.get_mut(&segment).expect("there");
+            GroupHeader { from: 0, ..header }.seal(&mut file[offset..]);
+        }
+        all
+    }
+
     /// As [`Disk::recover`], with what was lost.
     pub fn recover_by(
         &self,
@@ -114,7 +124,7 @@ impl Disk {
             recovery.feed(&buffer)?;
         }
         let losses = recovery.losses().to_vec();
-        Ok((recovery.finish(Instant(now), WallTime(now), KEY), losses))
+        Ok((recovery.finish(Instant(now), WallTime(now), KEY)?, losses))
     }
 
     /// Where groups of the log stand: segment, offset, header. Not those of earlier lives of a segment.

@@ -198,7 +198,7 @@ impl World {
     pub fn new(limits: Limits, seed: u64) -> World {
         let (now, wall) = (Instant(1), WallTime(1));
         let mut world = World {
-            queue: Recovery::new(&limits).finish(now, wall, KEY),
+            queue: Recovery::new(&limits).finish(now, wall, KEY).expect("an empty log"),
             memory: Memory::new(&limits),
             limits,
             disk: Disk::default(),
