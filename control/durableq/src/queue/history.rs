@@ -80,6 +80,10 @@ impl DurableQ {
     /// no room.
     fn keep_history(&mut self, at: CallRef) {
         self.histories.free(self.calls.progress(at).history);
+        if self.history.written() == History::LOST {
+            self.calls.progress_mut(at).history = Trace::LOST;
+            return;
+        }
         let mut kept = self.histories.put(self.history.written());
         while kept.is_none() {
             let Some(fewer) = self.history.drop_oldest() else { break };

@@ -138,7 +138,12 @@ impl Listed {
     /// Whether these are the last of those that were made, as many as should be, and the others are counted.
     fn is(&self, tried: &[Tried]) -> bool {
         let listed = self.attempts.len();
-        let all = listed == tried.len().min(ATTEMPTS_MAX) && self.earlier == tried.len() - listed;
-        tried.ends_with(&self.attempts) && (all || self.partial && self.earlier + listed <= tried.len())
+        // An attempt whose end no record tells, since the process died before it, is known by the number of a later one, if
+        // a copy of the call's state has counted its lease.
+        let untold =
+            self.attempts.iter().zip(1..).map(|(tried, nth)| usize::from(tried.number).saturating_sub(nth));
+        let made = tried.len() + untold.max().unwrap_or(0);
+        let all = listed == tried.len().min(ATTEMPTS_MAX) && self.earlier >= tried.len() - listed;
+        tried.ends_with(&self.attempts) && (all || self.partial) && self.earlier + listed <= made
     }
 }
