@@ -92,8 +92,6 @@ pub struct DurableQ {
     resident: u64,
     /// The place of the table that was looked at last for a call to park.
     swept: u32,
-    /// A frame that was read back found no room.
-    cramped: bool,
     /// In the order of their groups.
     waits: VecDeque<Wait>,
     waits_max: usize,
@@ -154,7 +152,6 @@ impl DurableQ {
             lengths: 0,
             resident: 0,
             swept: 0,
-            cramped: false,
             waits: VecDeque::with_capacity(waits_max),
             waits_max,
             backlog_head: NONE,

@@ -167,10 +167,7 @@ impl DurableQ {
     pub(super) fn read_ahead(&mut self) {
         let max = self.store.bytes_max();
         while self.functions.has_wanting() && self.reader.has_room() {
-            // Room may be short before all bytes are used: what is left may be pages for frames of other sizes.
-            if std::mem::take(&mut self.cramped) {
-                self.sweep(0);
-            } else if self.store.bytes() + self.reader.bytes() > max / 4 * 3 {
+            if self.store.bytes() + self.reader.bytes() > max / 4 * 3 {
                 self.sweep(max / 2);
             }
             let used = self.store.bytes() + self.reader.bytes();
@@ -265,10 +262,7 @@ impl DurableQ {
             match found {
                 Ok(Some(Some(extent))) => self.came_back(want.call, extent),
                 // No memory: it is asked for again when there is some.
-                Ok(Some(None)) => {
-                    self.cramped = true;
-                    self.functions.want(function);
-                }
+                Ok(Some(None)) => self.functions.want(function),
                 Ok(None) | Err(_) if !want.alone => {
                     self.calls[want.call].raise(flag::READING);
                     self.reader.want(Want { alone: true, ..*want });
