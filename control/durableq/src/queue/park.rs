@@ -247,7 +247,8 @@ impl DurableQ {
         for want in &ended.wants {
             let call = self.calls.get(want.call);
             let live = call.filter(|call| call.is(flag::READING) && call.record() == want.place);
-            let Some((id, function)) = live.map(|call| (call.id, call.function())) else { continue };
+            let of = |call: &Call| (call.id, call.function(), call.names_blob());
+            let Some((id, function, names_blob)) = live.map(of) else { continue };
             self.calls[want.call].lower(flag::READING);
             let from = u64::from(want.place.1) * call::limits::FRAME_ALIGN as u64;
             let at = (from - ended.from) as usize;
@@ -256,7 +257,8 @@ impl DurableQ {
                 let (frame, _) = Frame::parse(frame).ok()?;
                 let is = frame.kind() == Kind::Submit
                     && frame.call() == id
-                    && frame.bytes().len() == want.bytes as usize;
+                    && frame.bytes().len() == want.bytes as usize
+                    && (frame.flags() & said::BLOB != 0) == names_blob;
                 is.then(|| self.keep(frame.bytes()))
             });
             match found {
