@@ -36,8 +36,9 @@
 //!
 //! The last of these records about a call says all that happened to it: its attempts ([`call::history`]) too.
 //!
-//! Leases are not in the log: after a crash, every call that was leased is pending (a lease that was lost with its worker is a failed attempt, and is), and its old outcome is fenced by
-//! the incarnation in the epoch. A record that fits into no group is cut; it begins a group and fills those that follow.
+//! Leases are not in the log: after a crash, every call that was leased is pending, and its old outcome is fenced by the
+//! incarnation in the epoch. A lease that was lost with its worker is a failed attempt, which is. A record that fits into no
+//! group is cut; it begins a group and fills those that follow.
 //!
 //! # What can be relied on
 //! * Several groups are written at once and may reach the disk in any order, but a group counts as on disk, and what it

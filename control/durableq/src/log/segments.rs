@@ -144,7 +144,7 @@ impl Segments {
     /// The segment of this number that was found: its ordinal.
     ///
     /// # Errors
-    /// There is none. Whether there are older ones: they go from the oldest on.
+    /// It is not there: whether an older one is. Segments go from the oldest on, so then it was not retired.
     pub fn ordinal(&self, number: u64) -> Result<u32, bool> {
         let found = self.ring.binary_search_by_key(&number, |segment| segment.number);
         found.map(|index| self.front + index as u32).map_err(|index| index > 0)

@@ -102,7 +102,7 @@ impl DurableQ {
     }
 
     /// Goes on with a checkpoint, or begins one.
-    pub(super) fn write_checkpoint(&mut self, blocks: &mut impl Blocks) {
+    fn write_checkpoint(&mut self, blocks: &mut impl Blocks) {
         // While the end of a call waits to be written, the index would say that it is pending, and nothing would say else.
         if self.backlog_head != NONE || self.is_rewriting() || !self.log.is_live() {
             return;
@@ -184,7 +184,7 @@ impl DurableQ {
         }
         let cut = page.is_empty() && next < end;
         let written = match cut {
-            // It cannot be read back by its place. One that goes on to be in memory is copied whole.
+            // A record that is cut cannot be read back by its place: it is copied whole.
             true => self.relocate_call(blocks, CallRef(next)).is_some(),
             false => self.write_page(blocks, &page, states, first..next, segment),
         };
