@@ -4,7 +4,7 @@
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tests::clients::runs_processes;
 use tests::harness::{Site, until};
 
@@ -32,19 +32,32 @@ fn large(end: &str) -> Vec<u8> {
 
 /// The files of the store.
 fn blobs(site: &Site) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(site.data().join("blobs")).expect("a store");
+    blobs_in(&site.data())
+}
+
+/// The files of the store of a data directory.
+fn blobs_in(data: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(data.join("blobs")).expect("a store");
     entries.map(|entry| entry.expect("an entry").path()).collect()
+}
+
+/// Where the admin API of a data directory's node is.
+fn admin(data: &Path) -> String {
+    let file: Value =
+        serde_json::from_slice(&std::fs::read(data.join("run/control.json")).expect("it serves")).unwrap();
+    file["admin"].as_str().expect("text").trim_start_matches("http://").to_owned()
 }
 
 /// A request to the admin API; status and body.
 fn http(site: &Site, request: &str, body: &[u8]) -> (u16, Vec<u8>) {
-    let file: Value =
-        serde_json::from_slice(&std::fs::read(site.data().join("run/control.json")).expect("it serves"))
-            .unwrap();
-    let at = file["admin"].as_str().expect("text").trim_start_matches("http://").to_owned();
-    let mut stream = TcpStream::connect(at).expect("the admin API");
+    http_of(&site.data(), request, "", body)
+}
+
+/// As [`http`], to the node of a data directory, with a line of the head.
+fn http_of(data: &Path, request: &str, line: &str, body: &[u8]) -> (u16, Vec<u8>) {
+    let mut stream = TcpStream::connect(admin(data)).expect("the admin API");
     let head = format!(
-        "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{line}content-length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).expect("it reads");
@@ -185,4 +198,43 @@ fn blobs_that_no_call_names_go_and_a_backup_has_the_others() {
         site.json(&["blobs", "collect"]);
         blobs(&site).is_empty().then_some(())
     });
+}
+
+#[test]
+fn a_large_call_with_a_key_reaches_the_shard_that_owns_it() {
+    let site = Site::new();
+    let up = site.up(&["--shards", "2", "--slots", "4", "--blob-grace", "1s"]);
+    let data = [site.data(), site.data().join("shard-1")];
+    site.deploy("tail", TAIL, "memory = \"64MiB\"");
+    let submit = |shard: usize, key: &str, query: &str| {
+        let request = format!("POST /v1/functions/default/tail/calls?{query}");
+        let line = format!("idempotency-key: {key}\r\n");
+        let (status, body) = http_of(&data[shard], &request, &line, &large(&format!("keyed: {key:>9}")));
+        (status, serde_json::from_slice::<Value>(&body).expect("JSON"))
+    };
+    // Each of these keys makes an id, and half of the ids are the other shard's.
+    for n in 0..6 {
+        let key = format!("key-{n}");
+        let (status, ended) = submit(n % 2, &key, "wait=60000");
+        assert_eq!((status, ended["output"].as_str()), (200, Some(&*format!("keyed: {key:>9}"))), "{ended}");
+    }
+    // One that waits: the owner keeps its blob, and the copy at the other shard goes.
+    let (status, first) = submit(0, "later", "at=1h");
+    assert_eq!((status, first["verdict"].as_str()), (202, Some("accepted")), "{first}");
+    let (status, again) = submit(1, "later", "at=1h");
+    assert_eq!((status, again["verdict"].as_str()), (202, Some("duplicate")), "{again}");
+    assert_eq!(first["call"], again["call"]);
+    let left = || data.iter().map(|data| blobs_in(data).len()).sum::<usize>();
+    until("all copies but the owner's to go", || {
+        site.json(&["blobs", "collect"]);
+        (left() == 1).then_some(())
+    });
+    site.json(&["blobs", "collect"]);
+    assert_eq!(left(), 1, "a call names it");
+    site.ok(&["calls", "cancel", first["call"].as_str().expect("an id")]);
+    until("the last one to go", || {
+        site.json(&["blobs", "collect"]);
+        (left() == 0).then_some(())
+    });
+    drop(up);
 }

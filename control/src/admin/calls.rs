@@ -5,6 +5,7 @@ use crate::admin::blobs;
 use crate::admin::error::{ApiError, Reply};
 use crate::admin::http::{Admin, Shared};
 use crate::admin::link::Judged;
+use crate::admin::passing;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -12,6 +13,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use call::admin::{Answer, Ask, CallState};
+use call::blob::Reference;
 use call::body::{Submit, append_submit};
 use call::frame::FrameBuf;
 use call::{Arguments, CallId, CallKey, FunctionId, Label, VerdictCode, WallTime};
@@ -135,19 +137,28 @@ pub async fn submit(
 /// thousand calls finds none.
 pub(super) const IDS_MAX: u32 = 512;
 
-/// Submits a call. Of several shards the one that has the blob, this one, must own the call; if its id may be another one,
-/// it is, until that is so.
+/// How often a blob is given to the owner of its call: maps may change meanwhile.
+const PASSES_MAX: u32 = 3;
+
+/// Submits a call. Of several shards the one that owns the call must have its blob: if the id may be another one, it is,
+/// until this shard is the owner; else the owner gets the blob.
 async fn say(admin: &Admin, mut submit: Submit<'_>, may_be_another: bool) -> Reply<(CallId, Judged)> {
-    let mut tries = 0;
+    let (mut ids, mut passes) = (1, 0);
     loop {
         let mut frame = FrameBuf::new();
         append_submit(&mut frame, &submit).map_err(|_| ApiError::refused(VerdictCode::Malformed, 0))?;
         let judged = admin.link.submit(submit.call, frame).await?;
-        tries += 1;
-        if judged.0 != VerdictCode::NoBlob || !may_be_another || tries == IDS_MAX {
-            return Ok((submit.call, judged));
+        if judged.0 == VerdictCode::NoBlob && may_be_another && ids < IDS_MAX {
+            ids += 1;
+            submit.call = CallId::new(wall().0 / 1_000_000, entropy()?);
+            continue;
         }
-        submit.call = CallId::new(wall().0 / 1_000_000, entropy()?);
+        let blob = Reference::from_bytes(submit.arguments.payload).ok().filter(|_| submit.blob);
+        match blob.filter(|_| judged.0 == VerdictCode::NoBlob && passes < PASSES_MAX) {
+            None => return Ok((submit.call, judged)),
+            Some(blob) => passing::to_owner(admin, submit.call, blob).await?,
+        }
+        passes += 1;
     }
 }
 

@@ -12,6 +12,7 @@ mod artefacts;
 mod blobs;
 mod calls;
 mod operations;
+mod passing;
 mod region;
 mod shards;
 mod usage;
