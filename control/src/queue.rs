@@ -76,9 +76,6 @@ impl<D: Driver> Node<D> {
     pub(crate) fn read(&mut self, token: Token, result: Result<usize, i32>) {
         let Pending::Read(read) = Pending::of(token) else { return };
         self.queue.read(&mut self.disk.lend(&mut self.driver), read, result);
-        while let Some(damage) = self.queue.next_damage() {
-            self.note(&damage.to_string());
-        }
         self.waiters.fetched(|call| self.queue.fetch(call));
         self.walks_read();
         self.collection_read();
@@ -133,6 +130,9 @@ impl<D: Driver> Node<D> {
 
     /// Tells clients what became certain; calls that are on disk may run from here on.
     pub(crate) fn tell(&mut self) {
+        while let Some(damage) = self.queue.next_damage() {
+            self.note(&damage.to_string());
+        }
         while let Some(event) = self.queue.next_event() {
             match event {
                 Event::Verdict { origin, call, code } => {

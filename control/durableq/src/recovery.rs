@@ -120,7 +120,9 @@ pub struct Recovery {
     incarnation: u32,
     /// The key of the log, as soon as a group was read that tells it.
     key: Option<u64>,
-    /// The key and the sequence of the first group of all, by a header that is damaged.
+    /// The first group of all is there and cannot be read.
+    beheaded: bool,
+    /// Its key and its sequence, by what its header says.
     claimed: Option<(u64, u64)>,
     /// Segments not begun yet.
     coming: VecDeque<Part>,
@@ -135,6 +137,8 @@ pub struct Recovery {
     used: bool,
     /// Groups that may be of the chain were found there: it is not removed yet.
     doubtful: bool,
+    /// Segments of which only that is known.
+    doubted: Vec<u64>,
     /// The records of the group at hand that stand whole in it.
     records: Vec<Record>,
     /// A record of which parts have been read, and the segment in which it begins.
@@ -180,6 +184,7 @@ impl Recovery {
             last: 0,
             incarnation: 0,
             key: None,
+            beheaded: false,
             claimed: None,
             coming: VecDeque::new(),
             sought: 0,
@@ -188,6 +193,7 @@ impl Recovery {
             mode: Mode::Searching,
             used: true,
             doubtful: false,
+            doubted: Vec::new(),
             records: Vec::new(),
             cut: FrameBuf::new(),
             cut_segment: 0,
@@ -296,6 +302,12 @@ impl Recovery {
     /// [`RecoveryError::Missing`].
     pub fn finish(mut self, now: Instant, wall: WallTime, random: u64) -> Result<DurableQ, RecoveryError> {
         self.end_segment();
+        let segments = &mut self.queue.log_mut().segments;
+        for number in self.doubted.drain(..) {
+            if segments.ordinal(number).is_err() {
+                segments.found_useless(number);
+            }
+        }
         // What the latest says of a call is where its frame was.
         for entry in std::mem::take(&mut self.older).iter().rev() {
             self.queue.end_if_lost(entry);
@@ -316,8 +328,10 @@ impl Recovery {
     }
 
     fn end_segment(&mut self) {
-        if !self.used && !self.doubtful {
-            self.queue.log_mut().segments.found_useless();
+        match (self.used, self.doubtful) {
+            (false, false) => self.queue.log_mut().segments.found_useless(self.at.number),
+            (false, true) => self.doubted.push(self.at.number),
+            (true, _) => {}
         }
         self.used = true;
     }
@@ -335,39 +349,42 @@ impl Recovery {
             return Err(RecoveryError::TooSmall { limit: "group_bytes", value: self.group_bytes });
         }
         self.mode = Mode::Searching;
-        if error == GroupError::Crc {
-            self.claim(rest, at);
-            if self.recover == Recover::Salvage {
-                self.hold_damaged(rest, at);
-            }
+        self.claim(rest, at);
+        if error == GroupError::Crc && self.recover == Recover::Salvage {
+            self.hold_damaged(rest, at);
         }
         Ok(GROUP_ALIGN)
     }
 
-    /// A damaged group at the start of the oldest segment says what the log begins with.
+    /// What is no group at the start of the oldest segment was the first of the log: a segment that has none is removed
+    /// before those that are older. It may say which.
     fn claim(&mut self, rest: &[u8], at: usize) {
-        let begins = self.key.is_none() && self.last == 0 && self.at.offset + at as u64 == 0;
+        let begins = self.last == 0 && !self.beheaded && self.at.offset + at as u64 == 0;
+        let written = rest.iter().take(GROUP_ALIGN).any(|byte| *byte != 0);
+        if !begins || !written {
+            return;
+        }
+        self.beheaded = true;
         let header = GroupHeader::claimed(rest).filter(|header| header.segment == self.at.number);
-        if let Some(header) = header.filter(|_| begins && self.claimed.is_none()) {
+        if let Some(header) = header.filter(|_| self.key.is_none()) {
             self.claimed = Some((header.key, header.sequence));
         }
     }
 
-    /// The group that is missing, if one is.
-    fn missing(&self) -> u64 {
-        let begin = self.claimed.map_or(1, |(_, sequence)| sequence);
-        if self.last == 0 { begin } else { self.last + 1 }
+    /// The group that is missing before this one, if one is.
+    fn missing(&self, next: &GroupHeader) -> u64 {
+        let claimed = self.claimed.map(|(_, sequence)| sequence).filter(|claimed| *claimed < next.sequence);
+        let before = claimed.unwrap_or(next.sequence.saturating_sub(1).max(1));
+        if self.last == 0 { before } else { self.last + 1 }
     }
 
     /// Whether a group is not really longer than all that may be, but its length is what is damaged: it would end behind
-    /// its segment; or, which costs a look at each page, there is another one inside it.
+    /// its segment, or there is another one inside it.
     fn is_length_damaged(&self, header: &GroupHeader, rest: &[u8], at: usize) -> bool {
         let behind = self.at.offset + at as u64 + u64::from(header.bytes) > self.at.bytes;
         let group = |page: usize| GroupHeader::parse(&rest[page..]);
         let mut pages = (GROUP_ALIGN..rest.len()).step_by(GROUP_ALIGN);
-        behind
-            || self.recover == Recover::Salvage
-                && pages.any(|page| group(page).is_ok_and(|inside| self.is_of_here(&inside)))
+        behind || pages.any(|page| group(page).is_ok_and(|inside| self.is_of_here(&inside)))
     }
 
     /// A sound group; how far to go on.
@@ -391,7 +408,7 @@ impl Recovery {
             }
         }
         self.mode = Mode::Searching;
-        let missing = self.missing();
+        let missing = self.missing(header);
         let proves = match header.incarnation.cmp(&self.incarnation) {
             // The first group of an incarnation was written alone, and the chain has not come by it.
             std::cmp::Ordering::Greater => self.last > 0 || header.sequence > 1,
@@ -419,8 +436,9 @@ impl Recovery {
 
     /// Whether a group is the next of the chain; see [`crate::log`] for why it may step back.
     fn continues_with(&self, header: &GroupHeader) -> bool {
-        // The log begins with the oldest group that is there, unless one before it is there, damaged, and was on disk.
-        let lost = self.claimed.is_some_and(|(_, sequence)| header.sequence > sequence);
+        // The log begins with the oldest group that is there, unless one before it is there and damaged. The first one of
+        // all has none before it: what is there was torn when it was to be that.
+        let lost = self.beheaded && header.sequence > 1;
         let begins = self.last == 0 && !self.used && !lost;
         let follows = header.sequence == self.last + 1 && header.incarnation >= self.incarnation;
         let steps_back = !self.used && header.sequence <= self.last && header.incarnation >= self.incarnation;

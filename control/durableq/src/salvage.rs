@@ -11,6 +11,7 @@
 use crate::log::{GROUP_HEADER_BYTES, GroupHeader, segment_name};
 use crate::queue::DurableQ;
 use crate::recovery::{RecoveryError, is_record};
+use call::frame::flag::SEALED_BODY;
 use call::frame::{FrameBuf, frame_bytes};
 use call::{CallId, Frame, FrameError, Kind};
 use std::fmt;
@@ -50,7 +51,7 @@ pub struct LostRecord {
 pub struct Loss {
     /// Segment and offset behind the last group before it.
     pub from: (u64, u64),
-    /// Segment and offset of the first whole group behind it.
+    /// Segment and offset of the group behind it that proves it. Some before that may be whole, too.
     pub to: (u64, u64),
     /// The first group that is missing or damaged.
     pub group: u64,
@@ -125,7 +126,9 @@ impl Held {
             match Frame::parse(rest) {
                 Ok((frame, used)) if is_record(frame) => {
                     let place = (ordinal, (offset / call::limits::FRAME_ALIGN as u64) as u32);
-                    if queue.replay_salvaged(frame, place)? {
+                    // The checksum of an outcome is its own: without it, that the call has ended is still true.
+                    let whole = frame.flags() & SEALED_BODY == 0 || frame.sealed().is_ok();
+                    if queue.replay_salvaged(frame, place)? && whole {
                         loss.saved += 1;
                     } else {
                         loss.lose(self.lost(frame.kind(), frame.call(), offset, frame.bytes().len()));

@@ -173,6 +173,32 @@ fn a_log_begins_with_what_is_damaged_there() {
     }
 }
 
+/// The same, whatever bit of the first header it is: also when it says another sequence, or that it is no group at all.
+#[test]
+fn a_log_whose_first_header_is_damaged_does_not_begin_behind_it() {
+    let mut world = World::new(limits(), 5);
+    world.submit(0, 0, 100, false);
+    world.settle_disk();
+    world.crash();
+    world.settle_disk();
+    let all = world.disk.groups();
+    let oldest = all.iter().filter(|(segment, ..)| *segment == all[0].0);
+    let sequence = oldest.clone().map(|(.., header)| header.sequence).max().expect("at least one");
+    for bit in 0..64 * 8 {
+        let mut disk = copy(&world.disk);
+        for (segment, offset, _) in oldest.clone() {
+            disk.files.get_mut(segment).expect("there")[offset + bit / 8] ^= 1 << (bit % 8);
+        }
+        let strict = disk.recover(&world.limits, world.now);
+        assert!(strict.is_err(), "bit {bit}: {} groups are forgotten", oldest.clone().count());
+        let salvaged = disk.recover_by(&world.limits, world.now, Recover::Salvage);
+        // A group that seems to be too long: nobody can tell that from limits that were lowered.
+        let Ok((_, losses)) = salvaged else { continue };
+        let [loss] = &losses[..] else { panic!("bit {bit}: {losses:?}") };
+        assert!(loss.groups >= 1 && loss.group <= sequence, "bit {bit}: {loss}");
+    }
+}
+
 #[test]
 #[should_panic(expected = "nobody says so")]
 fn canary_a_loss_that_is_not_told() {

@@ -36,4 +36,10 @@ pub enum Bug {
     InventsFailure,
     /// The node says less of a dead letter's attempts than it knows.
     ForgetsAttempts,
+    /// Bits that rot change the checksums with them: nobody can see it.
+    IgnoresChecksums,
+    /// The node goes on past damage of its log and does not say what is lost.
+    HidesLosses,
+    /// The node does not say that a frame which it read back is damaged.
+    HidesDamage,
 }

@@ -97,6 +97,7 @@ impl Client {
             expected: wish.expected.clone(),
             acknowledged: None,
             ended: None,
+            told_lost: false,
             begun: 0,
             ran: 0,
         };

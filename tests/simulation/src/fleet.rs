@@ -10,7 +10,7 @@ use crate::watched::Watched;
 use crate::witness::Shared;
 use call::Instant;
 use call::admin::Hello;
-use control::{Booting, NodeOptions};
+use control::{Booting, NodeOptions, Recover};
 use driver::Endpoint;
 use driver::sim::{Random, Sizes, World};
 use std::cell::Cell;
@@ -74,6 +74,8 @@ pub struct Fleet {
     /// Faults to come, the next one last.
     faults: Vec<(Instant, Fault)>,
     starts: BTreeMap<Name, Instant>,
+    /// When the node ends next, its log rots.
+    rots_at_rest: bool,
     /// Processes that died.
     pub crashes: u64,
     /// Turns of all processes.
@@ -95,6 +97,7 @@ impl Fleet {
             places: Vec::new(),
             faults,
             starts: BTreeMap::new(),
+            rots_at_rest: false,
             crashes: 0,
             turns: 0,
         };
@@ -170,13 +173,16 @@ impl Fleet {
         let driver = self.world.boot(NODE, sizes);
         let id = driver.process();
         let tap = Tap::new(driver, Whose::Node, &self.witness, &Rc::default());
-        let options = NodeOptions { secret: SECRET.into(), ..NodeOptions::default() };
+        let refused = self.witness.borrow().rot.refused;
+        let recover = if refused { Recover::Salvage } else { Recover::Strict };
+        let options = NodeOptions { secret: SECRET.into(), recover, ..NodeOptions::default() };
         let mut functions = self.scenario.functions.clone();
         if self.witness.borrow().bug == Bug::ExceedsConcurrency {
             functions.iter_mut().for_each(|function| function.concurrency = 1000);
         }
         let booting = Booting::new(limits, options, tap, functions).map_err(|error| error.to_string())?;
-        Ok(NodeProcess::new(booting, id, vec![tcp(), unix(), shm()]))
+        let at = vec![tcp(), unix(), shm()];
+        Ok(NodeProcess::new(booting, id, at, &self.witness, (&self.world, NODE)))
     }
 
     fn core(&self, host: usize) -> CoreProcess {
@@ -210,9 +216,20 @@ impl Fleet {
         self.crashes += u64::from(alive);
         if name == Name::Node && alive {
             self.witness.borrow_mut().leases.node_died();
+            if std::mem::take(&mut self.rots_at_rest) {
+                self.rot();
+            }
         }
         let now = self.world.now();
         self.starts.entry(name).or_insert(now + pause);
+    }
+
+    /// Bits of the node's log turn over.
+    fn rot(&mut self) {
+        let witness = &mut *self.witness.borrow_mut();
+        let bug = witness.bug;
+        witness.rot.strike(&self.world, NODE, &mut self.random, bug);
+        witness.tell(|| format!("{:?}", witness.rot));
     }
 
     fn drain(&mut self, name: Name) {
@@ -249,6 +266,15 @@ impl Fleet {
             Fault::SlowDisk(most) => self.world.conditions(|now| now.disk_delay.1 = most),
             Fault::DiskRoom(bytes) => self.world.conditions(|now| now.disk_bytes_max = bytes),
             Fault::DiskErrors(ppm) => self.world.conditions(|now| now.write_error_ppm = ppm),
+            Fault::Rot => self.rot(),
+            Fault::RotAtRest(pause) => {
+                self.rots_at_rest = true;
+                self.crash(Name::Node, pause);
+            }
+            Fault::RotAfterDrain => {
+                self.rots_at_rest = true;
+                self.drain(Name::Node);
+            }
             Fault::NodeDrain => self.drain(Name::Node),
             Fault::CoreDrain(host) => self.drain(Name::Core(host)),
         }
@@ -257,6 +283,7 @@ impl Fleet {
     /// The storm is over: everybody is there, and everything works.
     pub fn heal(&mut self) {
         self.faults.clear();
+        self.rots_at_rest = false;
         self.world.join_all();
         let lying_disk = self.scenario.conditions.lying_disk;
         self.world.conditions(|now| *now = driver::sim::Conditions { lying_disk, ..Default::default() });

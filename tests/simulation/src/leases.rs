@@ -142,6 +142,12 @@ impl Leases {
         self.life += 1;
     }
 
+    /// The node said that a record of this call is lost: its end may be forgotten, or its submit.
+    pub fn told_lost(&mut self, call: CallId) {
+        self.told.remove(&call);
+        self.held.remove(&call);
+    }
+
     /// The node closed a connection, or heard that it is gone.
     pub fn gone(&mut self, connection: ConnectionId) {
         self.doors.remove(&connection);
@@ -158,7 +164,7 @@ impl Leases {
     ) -> Result<(), String> {
         match frame.kind() {
             Kind::Lease => self.leased(to, frame, wall, ledger),
-            Kind::Outcome => self.told(frame),
+            Kind::Outcome => self.told(frame, ledger),
             Kind::Verdicts => self.judged(frame),
             _ => Ok(()),
         }
@@ -293,19 +299,24 @@ impl Leases {
     }
 
     /// The node told a client how its call ended.
-    fn told(&mut self, frame: &Frame<'_>) -> Result<(), String> {
+    fn told(&mut self, frame: &Frame<'_>, ledger: &Ledger) -> Result<(), String> {
         let (call, epoch) = (frame.call(), frame.epoch());
         let status = frame.status().map_err(|error| error.to_string())?;
         let fair = self.fair.get(&call).map_or(&[][..], |fair| fair);
         let heard = fair.iter().any(|f| f.epoch == epoch && f.status == status && f.body == frame.body());
         // Without a lease's epoch: the node's own words about a call whose outcome it does not have.
         let not_kept = epoch == Epoch(0) && fair.iter().any(|f| f.status == status);
-        if not_kept && self.promises.outcomes_kept && status != Status::WorkerLost {
+        if not_kept
+            && self.promises.outcomes_kept
+            && status != Status::WorkerLost
+            && !ledger.is_told_lost(call)
+        {
             return Err(format!("conservation: the outcome of {call} was told without what it returned"));
         }
         self.not_kept += u64::from(not_kept);
         let given_up = epoch == Epoch(0) && status == Status::WorkerLost && self.deliveries_out(call);
-        if !heard && !not_kept && !given_up {
+        let damaged = status == Status::Damaged && ledger.is_told_lost(call);
+        if !heard && !not_kept && !given_up && !damaged {
             return Err(format!(
                 "epochs: {call} was told to be {status:?} by {epoch}, which no live lease said"
             ));

@@ -29,6 +29,8 @@ pub struct Entry {
     pub acknowledged: Option<WallTime>,
     /// How it ended, as the client heard, or an operator was told.
     pub ended: Option<Status>,
+    /// A record of it rotted, and the node said that it is lost.
+    pub told_lost: bool,
     /// Executions that began.
     pub begun: u32,
     /// Executions that ended with the expected status.
@@ -80,7 +82,10 @@ impl Ledger {
             .calls
             .get_mut(&call)
             .ok_or(format!("conservation: {call} was acknowledged, and no client made it"))?;
-        if entry.acknowledged.is_some() && as_new {
+        if as_new && entry.told_lost {
+            // From here on it may not be lost again.
+            (entry.told_lost, entry.ended) = (false, None);
+        } else if as_new && entry.acknowledged.is_some() {
             return Err(format!("durability: {call} was acknowledged, and then taken as new: it was lost"));
         }
         entry.acknowledged.get_or_insert(now);
@@ -92,8 +97,13 @@ impl Ledger {
     pub fn ended(&mut self, call: CallId, is: &Expected, deliveries_out: bool) -> Result<(), String> {
         let entry =
             self.calls.get_mut(&call).ok_or(format!("conservation: {call} ended, and no client made it"))?;
+        if is.status == Status::Damaged && entry.told_lost {
+            entry.ended = Some(is.status);
+            return Ok(());
+        }
         if let Some(before) = entry.ended
             && before != is.status
+            && !entry.told_lost
         {
             return Err(format!("conservation: {call} ended as {:?} and then as {:?}", before, is.status));
         }
@@ -108,6 +118,18 @@ impl Ledger {
             return Err(format!("conservation: {call} ended as {:?}, and no core ran it", is.status));
         }
         Ok(())
+    }
+
+    /// The node said that a record of this call is lost: it may be forgotten, end as damaged, or happen once more.
+    pub fn told_lost(&mut self, call: CallId) {
+        if let Some(entry) = self.calls.get_mut(&call) {
+            entry.told_lost = true;
+        }
+    }
+
+    /// Whether that was said, and the call was not accepted anew since.
+    pub fn is_told_lost(&self, call: CallId) -> bool {
+        self.calls.get(&call).is_some_and(|entry| entry.told_lost)
     }
 
     /// What keeps the run from being over: an acknowledged call that has not ended, or one that was not acknowledged.

@@ -8,6 +8,8 @@
 //! - *epochs*: at most one live lease per call; what an old lease says changes nothing ([`leases`]);
 //! - *order*: no call before its start time; the most critical first, then the earliest deadline ([`order`]);
 //! - *bounds*: credits, concurrency, deliveries, calls held ([`leases`]); the invariants of node and cores;
+//! - *rot*: bits of the log turn over; a strict start refuses with the place, a salvage goes on, and no call is lost,
+//!   or damaged, of which the node did not say so (`rot`);
 //! - *one encode*: a core gets the bytes that the client wrote ([`leases`]);
 //! - *attempts*: a dead letter lists what became of it (`operator`);
 //! - *liveness*: after the storm everything ends in [`scenario::CALM`].
@@ -25,6 +27,7 @@ mod process;
 mod client;
 mod operator;
 pub mod order;
+mod rot;
 pub mod scenario;
 mod fleet;
 
@@ -77,6 +80,12 @@ pub struct Report {
     pub not_kept: u64,
     /// Log segments used again.
     pub recycled: u64,
+    /// Bits of the log that turned over.
+    pub rotten: u64,
+    /// Starts that refused the log for it.
+    pub refusals: u64,
+    /// Calls that the node said to have lost a record of, each time.
+    pub told: u64,
     /// Processes that died and came back.
     pub crashes: u64,
     /// Turns of all processes.
@@ -88,13 +97,15 @@ pub struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { seed, trace_hash, scenario, calls, completed, dead, leases, run_again, .. } = self;
-        let Report { fenced, forgotten, not_kept, recycled, crashes, turns, simulated, .. } = self;
+        let Report { fenced, forgotten, not_kept, recycled, rotten, refusals, told, .. } = self;
+        let Report { crashes, turns, simulated, .. } = self;
         write!(
             f,
             "seed {seed}: trace {trace_hash:016x}; {scenario}; {calls} calls: {completed} completed, {dead} dead, \
-             0 lost; {leases} leases, {run_again} run again, {fenced} outcomes fenced, {forgotten} forgotten, \
+             0 lost silently; {leases} leases, {run_again} run again, {fenced} outcomes fenced, {forgotten} forgotten, \
              {not_kept} outcomes not kept; \
-             {recycled} segments used again, {crashes} crashes; {turns} turns in {simulated:.1?} of simulated time"
+             {recycled} segments used again, {rotten} bits of the log turned over, {refusals} starts refused for it, \
+             {told} calls told for it, {crashes} crashes; {turns} turns in {simulated:.1?} of simulated time"
         )
     }
 }
@@ -161,6 +172,9 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, Violation> {
         forgotten: witness.leases.again,
         not_kept: witness.leases.not_kept,
         recycled: witness.recycled,
+        rotten: witness.rot.bits,
+        refusals: witness.rot.refusals,
+        told: witness.rot.told,
         crashes: fleet.crashes,
         turns: fleet.turns,
         simulated: world.now().since(begin),

@@ -80,6 +80,13 @@ impl Operator {
     /// The node does not know an acknowledged call. It remembers calls that have ended for a while; others for ever.
     fn forgotten(&mut self, call: CallId) -> Result<(), String> {
         let witness = &mut *self.witness.borrow_mut();
+        if witness.ledger.is_told_lost(call) {
+            return witness.ledger.ended(
+                call,
+                &Expected { status: Status::Damaged, output: Vec::new() },
+                false,
+            );
+        }
         let Some(status) = witness.leases.final_status(call) else {
             return Err(format!(
                 "durability: {call} was acknowledged and has not ended, and the node forgot it"
@@ -102,7 +109,7 @@ impl Operator {
         let Some(entry) = witness.ledger.get(call) else {
             return Err(format!("conservation: the node answered about {call}, which no client made"));
         };
-        if state.state == "dead" && !given_up {
+        if state.state == "dead" && !given_up && !witness.ledger.is_told_lost(call) {
             attempts(state)?;
         }
         // The output of a call whose client did not wait is not kept.

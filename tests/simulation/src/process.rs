@@ -1,12 +1,14 @@
 //! Simulated processes: the production state machines, each with its driver, and what drives them.
 
+use crate::bug::Bug;
 use crate::peer::{News, Peer};
 use crate::tap::Tap;
 use crate::watched::Watched;
+use crate::witness::Shared;
 use call::frame::{FrameBuf, Header, Kind, append};
 use call::{FunctionSpec, Instant};
 use control::{Booting, Node, Phase, Stage};
-use driver::sim::ProcessId;
+use driver::sim::{ProcessId, World};
 use driver::{Arrivals, Driver, Endpoint};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -38,7 +40,7 @@ const CHECK_TURNS: u64 = 32;
 
 /// The control node, from the reading of its log on.
 pub struct NodeProcess {
-    /// `None` only inside a turn.
+    /// `None` inside a turn, and if the node has refused its log.
     stage: Option<Stage<Tap>>,
     endpoints: Vec<Endpoint>,
     arrivals: Arrivals,
@@ -48,11 +50,20 @@ pub struct NodeProcess {
     leaving: Option<Instant>,
     now: Instant,
     id: ProcessId,
+    witness: Shared,
+    world: World,
+    machine: &'static str,
 }
 
 impl NodeProcess {
     /// Around this node, which listens at these endpoints when it has recovered.
-    pub fn new(booting: Booting<Tap>, id: ProcessId, endpoints: Vec<Endpoint>) -> NodeProcess {
+    pub fn new(
+        booting: Booting<Tap>,
+        id: ProcessId,
+        endpoints: Vec<Endpoint>,
+        witness: &Shared,
+        (world, machine): (&World, &'static str),
+    ) -> NodeProcess {
         let stage = Some(Stage::Booting(booting));
         NodeProcess {
             stage,
@@ -63,20 +74,53 @@ impl NodeProcess {
             leaving: None,
             now: Instant(0),
             id,
+            witness: witness.clone(),
+            world: world.clone(),
+            machine,
         }
     }
 
-    fn boot(&mut self, mut booting: Booting<Tap>) -> Result<Stage<Tap>, String> {
+    /// `None` if the node refuses its log, and is right to do so.
+    fn boot(&mut self, mut booting: Booting<Tap>) -> Result<Option<Stage<Tap>>, String> {
         booting.driver().reap(self.until, &mut self.arrivals);
         self.until = Instant::NEVER;
-        let mut stage = booting.turn(&self.arrivals).map_err(|error| format!("recovery: {error}"))?;
+        let mut stage = match booting.turn(&self.arrivals) {
+            Ok(stage) => stage,
+            Err(error) => {
+                let mut witness = self.witness.borrow_mut();
+                witness.tell(|| format!("Node refuses: {error}"));
+                return witness.rot.refused(&error, &self.world, self.machine).map(|()| None);
+            }
+        };
         if let Stage::Serving(node) = &mut stage {
+            self.salvaged(node);
             for at in &self.endpoints {
                 node.listen(at).map_err(|error| format!("listening at {at}: {error}"))?;
             }
             self.until = Instant(0);
         }
-        Ok(stage)
+        Ok(Some(stage))
+    }
+
+    /// What a start says of a log that it has salvaged.
+    fn salvaged(&mut self, node: &Node<Tap>) {
+        let witness = &mut *self.witness.borrow_mut();
+        let losses = if witness.bug == Bug::HidesLosses { &[] } else { node.salvaged() };
+        losses.iter().for_each(|loss| witness.tell(|| loss.to_string()));
+        let calls = witness.rot.salvaged(losses);
+        witness.told_lost(calls);
+    }
+
+    /// What the node says of itself.
+    fn listen(&mut self, node: &mut Node<Tap>) {
+        let witness = &mut *self.witness.borrow_mut();
+        for line in node.notes() {
+            witness.tell(|| line.clone());
+            if witness.bug != Bug::HidesDamage {
+                let call = witness.rot.said(&line);
+                witness.told_lost(call);
+            }
+        }
     }
 
     fn serve(&mut self, node: &mut Node<Tap>) {
@@ -84,6 +128,7 @@ impl NodeProcess {
         self.until = node.turn(&self.arrivals);
         self.now = node.driver().now();
         self.turns += 1;
+        self.listen(node);
         // A node whose log failed has refused what it could not write, and ends.
         if self.turns.is_multiple_of(CHECK_TURNS) && !matches!(node.phase(), Phase::Failed { .. }) {
             node.check();
@@ -102,13 +147,13 @@ impl Process for NodeProcess {
     }
 
     fn turn(&mut self) -> Result<(), String> {
-        self.stage = Some(match self.stage.take().expect("it is put back below") {
+        self.stage = match self.stage.take().expect("one that has refused is over") {
             Stage::Booting(booting) => self.boot(booting)?,
             Stage::Serving(mut node) => {
                 self.serve(&mut node);
-                Stage::Serving(node)
+                Some(Stage::Serving(node))
             }
-        });
+        };
         Ok(())
     }
 
@@ -120,7 +165,11 @@ impl Process for NodeProcess {
     }
 
     fn is_over(&self) -> bool {
-        let Some(Stage::Serving(node)) = &self.stage else { return false };
+        let node = match &self.stage {
+            None => return true,
+            Some(Stage::Booting(_)) => return false,
+            Some(Stage::Serving(node)) => node,
+        };
         let left = self.leaving.is_some_and(|by| node.is_alone() || self.now >= by);
         left || matches!(node.phase(), Phase::Failed { .. })
     }

@@ -47,6 +47,12 @@ pub enum Fault {
     DiskErrors(Ppm),
     /// The node is asked to end, and starts again.
     NodeDrain,
+    /// Bits of the node's log turn over while it serves.
+    Rot,
+    /// The node dies, and bits of its log turn over before it starts again.
+    RotAtRest(Duration),
+    /// The node is asked to end, and the same.
+    RotAfterDrain,
     /// This core is asked to end, and starts again.
     CoreDrain(usize),
 }
@@ -66,9 +72,10 @@ enum Kind {
     DiskErrors,
     Drain,
     Echoes,
+    Rot,
 }
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 13] = [
     Kind::NodeCrash,
     Kind::CoreCrash,
     Kind::HostCrash,
@@ -81,6 +88,7 @@ const KINDS: [Kind; 12] = [
     Kind::DiskErrors,
     Kind::Drain,
     Kind::Echoes,
+    Kind::Rot,
 ];
 
 /// See the module.
@@ -112,16 +120,23 @@ pub struct Scenario {
 impl Scenario {
     /// The scenario of a seed's stream of chance, in a world that stands at its beginning.
     pub fn new(random: &mut Random, world: &World, bug: Bug) -> Scenario {
-        let limits = limits(random, bug);
         let functions = functions();
         let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| random.chance(300_000)).collect();
         if bug == Bug::AcknowledgesBeforeSync && !kinds.contains(&Kind::NodeCrash) {
             kinds.push(Kind::NodeCrash);
         }
+        if matches!(bug, Bug::IgnoresChecksums | Bug::HidesLosses | Bug::HidesDamage)
+            && !kinds.contains(&Kind::Rot)
+        {
+            kinds.push(Kind::Rot);
+        }
+        // Calls that are back since the record of their end is lost need room.
+        let rots = kinds.contains(&Kind::Rot);
+        let limits = limits(random, bug, rots);
         let hosts = 1 + random.index(3);
         let faults = faults(random, world.now(), &kinds, hosts);
         let clients = 2 + random.index(2);
-        let flood = random.chance(15_000);
+        let flood = random.chance(15_000) && !rots;
         let wishes = (0..clients).map(|_| wishes(random, world, if flood { 400 } else { 20 })).collect();
         Scenario {
             conditions: conditions(random, &kinds, bug),
@@ -155,8 +170,8 @@ impl Scenario {
     }
 }
 
-fn limits(random: &mut Random, bug: Bug) -> Limits {
-    let tight = random.chance(250_000);
+fn limits(random: &mut Random, bug: Bug, rots: bool) -> Limits {
+    let tight = random.chance(250_000) && !rots;
     Limits {
         lease: Duration::from_millis(400),
         heartbeat: Duration::from_millis(40),
@@ -264,6 +279,14 @@ fn strike(random: &mut Random, kind: Kind, at: Instant, host: usize, into: &mut 
             let often = 1000 << random.below(8);
             into.extend([(at, Fault::DiskErrors(often)), (at + long, Fault::DiskErrors(0))]);
         }
+        Kind::Rot => into.push((
+            at,
+            match random.below(4) {
+                0 => Fault::RotAfterDrain,
+                1 => Fault::RotAtRest(pause),
+                _ => Fault::Rot,
+            },
+        )),
         Kind::Drain if random.chance(500_000) => into.push((at, Fault::NodeDrain)),
         Kind::Drain => into.push((at, Fault::CoreDrain(host))),
     }

@@ -3,6 +3,7 @@
 use crate::bug::Bug;
 use crate::leases::{Leases, Promises};
 use crate::ledger::Ledger;
+use crate::rot::Rot;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -12,6 +13,8 @@ pub struct Witness {
     pub ledger: Ledger,
     /// What passed the node's door.
     pub leases: Leases,
+    /// What rotted on the node's disk, and what the node said of it.
+    pub rot: Rot,
     /// The bug of this run.
     pub bug: Bug,
     /// Log segments that the node used again.
@@ -28,7 +31,16 @@ impl Witness {
     /// Nothing has been seen.
     pub fn new(promises: Promises, bug: Bug, verbose: bool) -> Shared {
         let (ledger, leases) = (Ledger::default(), Leases::new(promises));
-        Rc::new(RefCell::new(Witness { ledger, leases, bug, recycled: 0, violation: None, verbose }))
+        let rot = Rot::default();
+        Rc::new(RefCell::new(Witness { ledger, leases, rot, bug, recycled: 0, violation: None, verbose }))
+    }
+
+    /// The node said that records of these calls are lost.
+    pub fn told_lost(&mut self, calls: impl IntoIterator<Item = call::CallId>) {
+        for call in calls {
+            self.ledger.told_lost(call);
+            self.leases.told_lost(call);
+        }
     }
 
     /// Keeps the first violation.

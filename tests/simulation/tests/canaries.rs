@@ -116,3 +116,21 @@ fn an_attempt_that_is_not_listed_is_caught() {
 fn a_call_that_never_ends_is_caught() {
     hunt(Bug::LosesOutcomes, "liveness: ");
 }
+
+#[test]
+#[should_panic(expected = "holds other bytes than its client wrote")]
+fn rot_that_no_checksum_shows_is_caught() {
+    hunt(Bug::IgnoresChecksums, "holds other bytes than its client wrote");
+}
+
+#[test]
+#[should_panic(expected = "and then taken as new: it was lost")]
+fn a_loss_that_a_salvage_does_not_tell_is_caught() {
+    hunt(Bug::HidesLosses, "and then taken as new: it was lost");
+}
+
+#[test]
+#[should_panic(expected = "Damaged")]
+fn damage_that_is_read_back_and_not_told_is_caught() {
+    hunt(Bug::HidesDamage, "Damaged");
+}

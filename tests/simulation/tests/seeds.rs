@@ -19,6 +19,7 @@ impl Drop for Blame {
 
 fn shard(number: u64) {
     let (mut calls, mut again, mut fenced, mut recycled, mut crashes) = (0, 0, 0, 0, 0);
+    let (mut refusals, mut told) = (0, 0);
     for seed in (0..SEEDS).filter(|seed| seed % SHARDS == number) {
         let _blame = Blame(seed);
         let report = run(seed, &Options::default()).unwrap_or_else(|violation| panic!("{violation}"));
@@ -27,12 +28,15 @@ fn shard(number: u64) {
         fenced += report.fenced;
         recycled += report.recycled;
         crashes += report.crashes;
+        refusals += report.refusals;
+        told += report.told;
     }
     println!(
-        "{calls} calls, {again} run again, {fenced} outcomes fenced, {recycled} segments used again, {crashes} crashes"
+        "{calls} calls, {again} run again, {fenced} outcomes fenced, {recycled} segments used again, {crashes} crashes, \
+         {refusals} rotten logs refused, {told} losses told"
     );
     assert!(
-        again > 0 && fenced > 0 && recycled > 0 && crashes > 0,
+        again > 0 && fenced > 0 && recycled > 0 && crashes > 0 && refusals > 0 && told > 0,
         "the storms are too mild to test anything"
     );
 }

@@ -152,6 +152,15 @@ impl World {
         self.0.borrow_mut().cut_any();
     }
 
+    /// Shows the files of a machine's disk, by name and content, which may be damaged there: what time does to a disk, and
+    /// what looks at it from outside.
+    pub fn disk(&self, machine: &str, mut each: impl FnMut(&str, &mut [u8])) {
+        let world = &mut *self.0.borrow_mut();
+        if let Some(machine) = world.machines.iter_mut().find(|m| m.name == machine) {
+            machine.each_file(&mut each);
+        }
+    }
+
     /// Parts two machines, or joins them again. What is on the wire between them waits.
     pub fn part(&self, a: &str, b: &str, parted: bool) {
         let mut world = self.0.borrow_mut();

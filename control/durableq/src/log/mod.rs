@@ -49,6 +49,8 @@
 //!   stale. What stands behind was never acknowledged.
 //! * Unless a disk lost what it had confirmed. A group behind the gap whose `durable` reaches the gap tells that, and the
 //!   reader refuses to go on instead of forgetting calls.
+//! * The oldest segment begins with the first group of the log: a segment without any is removed before those that are
+//!   older. So what is no group there, and no zeros, is damage, unless the group behind it is the first of all (sequence 1).
 //! * A new incarnation continues in a new segment, with the sequence behind the last group it has read. A write of the
 //!   old process may still reach the old segment later; hence a segment may begin with the first group of a later
 //!   start and a sequence that steps back. What the late group holds was not acknowledged, and does no harm: its

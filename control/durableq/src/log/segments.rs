@@ -176,9 +176,9 @@ impl Segments {
         self.current
     }
 
-    /// The segment that was found last holds no group of the log.
-    pub fn found_useless(&mut self) {
-        self.useless.push(self.next_number - 1);
+    /// The segment of this number that was found holds no group of the log.
+    pub fn found_useless(&mut self, number: u64) {
+        self.useless.push(number);
     }
 
     /// The ordinal of the segment that would come behind all.
@@ -425,6 +425,11 @@ impl Segments {
             // There is room now: the next try need not wait.
             self.create_at = Instant(0);
         }
+    }
+
+    /// Whether some that are retired may still be on the disk.
+    pub fn is_removing(&self) -> bool {
+        self.change == Some(Change::Remove) || !self.useless.is_empty()
     }
 
     fn current(&mut self) -> &mut Segment {

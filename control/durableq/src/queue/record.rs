@@ -26,6 +26,7 @@ impl DurableQ {
     /// where the open group is closed if a write may be started.
     pub fn next_op(&mut self, blocks: &mut impl Blocks) -> Option<LogOp> {
         self.write_backlog(blocks);
+        self.end_rewriting();
         self.write_upkeep(blocks);
         self.write_incarnation(blocks);
         self.read_ahead();
@@ -188,8 +189,11 @@ impl DurableQ {
     /// Copies live calls out of the oldest segment, if the log is longer than what is pending justifies: at most a
     /// quarter of a group at a time.
     pub(super) fn relocate(&mut self, blocks: &mut impl Blocks) {
-        let allowed =
-            if self.is_rewriting() { 0 } else { SEGMENTS_SPARE + 2 * self.live_bytes() / self.segment_bytes };
+        let allowed = if self.has_to_rewrite() {
+            0
+        } else {
+            SEGMENTS_SPARE + 2 * self.live_bytes() / self.segment_bytes
+        };
         let mut budget = crate::log::GROUP_ALIGN.max(self.record_max / 4);
         while self.log.segments.length() as u64 > allowed && budget > 0 {
             let Some(at) = self.log.segments.oldest_pin() else { break };
@@ -204,10 +208,22 @@ impl DurableQ {
         self.rewritten_from = self.log.segments.next_ordinal();
     }
 
-    /// Whether segments are left that were on the log when it was salvaged. Until they are gone, the next start must
-    /// salvage it once more.
+    /// Whether segments are left that were on the log when it was salvaged. Until they are gone, also from the disk, the
+    /// next start must salvage it once more.
     pub fn is_rewriting(&self) -> bool {
+        self.rewritten_from > 0
+    }
+
+    /// Whether calls may be left in such segments.
+    pub(super) fn has_to_rewrite(&self) -> bool {
         self.log.segments.oldest() < self.rewritten_from
+    }
+
+    /// Notes that such segments are gone.
+    fn end_rewriting(&mut self) {
+        if self.is_rewriting() && !self.has_to_rewrite() && !self.log.segments.is_removing() {
+            self.rewritten_from = 0;
+        }
     }
 
     /// Copies a call, and what happened to it, to the tail of the log. `None` if that cannot be done now.

@@ -14,7 +14,7 @@ impl Recovery {
     /// Holds a group whose checksum does not hold, if its header says that it belongs here.
     pub(super) fn hold_damaged(&mut self, rest: &[u8], at: usize) {
         let Some(header) = GroupHeader::claimed(rest) else { return };
-        let near = header.sequence <= self.last + HELD_MAX as u64;
+        let near = self.last == 0 || header.sequence <= self.last + HELD_MAX as u64;
         if self.is_of_here(&header)
             && header.incarnation >= self.incarnation
             && self.is_ahead(&header)
@@ -40,7 +40,7 @@ impl Recovery {
         rest: &[u8],
         offset: u64,
     ) -> Result<(), RecoveryError> {
-        let group = self.missing();
+        let group = self.missing(header);
         let groups = header.sequence.saturating_sub(group);
         let mut loss = Loss {
             from: self.end,
@@ -66,7 +66,6 @@ impl Recovery {
             let ours = of.incarnation == header.incarnation && of.sequence < header.sequence;
             let earlier = of.incarnation < header.incarnation && of.sequence < began;
             if held.sound && (ours || earlier) && of.sequence > self.last {
-                loss.to = loss.to.min((held.segment, held.offset));
                 loss.groups = loss.groups.saturating_sub(1);
                 self.happen(held, held.records(), &mut loss)?;
             } else if !held.sound && (ours && of.sequence <= header.durable || earlier) {

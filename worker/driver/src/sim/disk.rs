@@ -2,7 +2,8 @@
 //!
 //! A write is on the disk when its completion is told, not before: at a crash, each sector of a write in flight is
 //! there or not, independently of the others, so that writes are lost, torn and reordered. So with removals and new
-//! names: each is on the disk when it is told, and at a crash before that it has happened or not.
+//! names: each is on the disk when it is told, and at a crash before that it has happened or not. Bits that rot are
+//! turned over by the simulator ([`super::World::disk`]), which has to know which.
 
 use super::random::Random;
 use super::world::{Happening, Incoming, Inner, MachineId, ProcessId};
@@ -67,6 +68,11 @@ impl Machine {
 
     fn named(&self, name: &str) -> Option<usize> {
         self.files.iter().position(|file| file.linked && file.name == name)
+    }
+
+    /// The files that have a name.
+    pub fn each_file(&mut self, each: &mut impl FnMut(&str, &mut [u8])) {
+        self.files.iter_mut().filter(|file| file.linked).for_each(|file| each(&file.name, &mut file.content));
     }
 
     fn used(&self) -> usize {
