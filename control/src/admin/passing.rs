@@ -11,18 +11,17 @@ use call::admin::{Answer, Ask};
 use call::blob::Reference;
 use call::{CallId, ShardId, Slot};
 use serde::Deserialize;
-use std::io;
+use std::fmt::Display;
+use std::io::{self, Read};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::task::{JoinError, spawn_blocking};
+use ureq::SendBody;
 
-/// Another shard of the same host that takes no bytes, or says nothing, for so long is not waited for: ten times what a
-/// disk under load needs to sync a large blob.
-const STEP: Duration = Duration::from_secs(30);
+/// Another shard of the same host that takes no connection for so long is not waited for.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Nor one that has not taken all of a blob and answered by then: ten times what a disk under load needs for a large one.
+const ALL: Duration = Duration::from_secs(60);
 /// Bytes of the longest answer: a name, or an error.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
@@ -52,12 +51,13 @@ pub(super) async fn to_owner(admin: &Admin, call: CallId, blob: Reference) -> Re
     let store = admin.blobs.clone();
     let sound = spawn_blocking(move || store.sound(blob))
         .await
-        .map_err(|error| ApiError::from_answer("internal".into(), error.to_string()))?
+        .map_err(internal)?
         .map_err(|unsound| ApiError::from_answer("damaged".into(), unsound.to_string()))?;
     let there = Endpoints::read(Path::new(&state.map.shards[usize::from(owner)].data_dir));
-    let there = there.map_err(|error| away(owner, &error))?;
-    let host = there.admin.trim_start_matches("http://");
-    let (status, body) = put(host, Arc::new(sound)).await.map_err(|error| away(owner, &error))?;
+    let there = there.map_err(|error| away(owner, error))?;
+    let url = format!("{}/v1/blobs", there.admin);
+    let sent = spawn_blocking(move || put(&url, sound)).await.map_err(internal)?;
+    let (status, body) = sent.map_err(|error| away(owner, error))?;
     if status == StatusCode::CREATED.as_u16() {
         return Ok(());
     }
@@ -65,59 +65,74 @@ pub(super) async fn to_owner(admin: &Admin, call: CallId, blob: Reference) -> Re
         Ok(Refused { code, message }) => {
             ApiError::from_answer(code, format!("shard {owner}, which owns the call: {message}"))
         }
-        Err(_) => away(owner, &io::Error::other(format!("it answered with status {status}"))),
+        Err(_) => away(owner, format!("it answered with status {status}")),
     })
 }
 
-fn away(owner: ShardId, error: &io::Error) -> ApiError {
+fn away(owner: ShardId, error: impl Display) -> ApiError {
     let message = format!("shard {owner}, which owns the call, does not take its blob: {error}");
     ApiError::from_answer("unavailable".into(), message)
 }
 
-/// `PUT /v1/blobs` over a connection of its own, a piece at a time; status and body of the answer.
-async fn put(host: &str, sound: Arc<Sound>) -> io::Result<(u16, Vec<u8>)> {
-    let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-    let mut stream = timeout(STEP, TcpStream::connect(host)).await.map_err(late)??;
-    let bytes = sound.blob.bytes;
-    let head = format!(
-        "PUT /v1/blobs HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {bytes}\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).await?;
-    let mut offset = 0;
-    while offset < bytes {
-        let (sound, mut piece) = (sound.clone(), Vec::new());
-        let read = spawn_blocking(move || sound.piece(offset, &mut piece).map(|()| piece)).await;
-        let piece =
-            read.map_err(io::Error::other)?.map_err(|unsound| io::Error::other(unsound.to_string()))?;
-        timeout(STEP, stream.write_all(&piece)).await.map_err(late)??;
-        offset += piece.len() as u64;
-    }
-    let mut answer = Vec::new();
-    timeout(STEP, (&mut stream).take(ANSWER_BYTES_MAX).read_to_end(&mut answer)).await.map_err(late)??;
-    parse(&answer).ok_or_else(|| io::Error::other("its answer is none of HTTP"))
+fn internal(error: JoinError) -> ApiError {
+    ApiError::from_answer("internal".into(), error.to_string())
 }
 
-/// Status and body of an answer that ends with its connection.
-fn parse(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
-    let split = answer.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
-    let line = std::str::from_utf8(&answer[..split]).ok()?.lines().next()?;
-    let status = line.strip_prefix("HTTP/1.1 ")?.split(' ').next()?.parse().ok()?;
-    Some((status, answer[split..].to_vec()))
+/// `PUT /v1/blobs`, a piece at a time; status and body of the answer. Blocks.
+fn put(url: &str, sound: Sound) -> Result<(u16, Vec<u8>), ureq::Error> {
+    let bytes = sound.blob.bytes;
+    let body = SendBody::from_owned_reader(Pieces { sound, offset: 0, piece: Vec::new(), at: 0 });
+    let request = ureq::put(url).config().proxy(None).http_status_as_error(false);
+    let request = request.timeout_connect(Some(CONNECT)).timeout_global(Some(ALL)).build();
+    let mut answer = request.header("content-length", bytes.to_string()).send(body)?;
+    let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec()?;
+    Ok((answer.status().as_u16(), body))
+}
+
+/// A blob as one stream of checked pieces.
+struct Pieces {
+    sound: Sound,
+    /// Of the piece after this one.
+    offset: u64,
+    piece: Vec<u8>,
+    /// Bytes of the piece that are read.
+    at: usize,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.piece.len() {
+            let read = self.sound.piece(self.offset, &mut self.piece);
+            read.map_err(|unsound| io::Error::other(unsound.to_string()))?;
+            (self.offset, self.at) = (self.offset + self.piece.len() as u64, 0);
+        }
+        let read = (&self.piece[self.at..]).read(into)?;
+        self.at += read;
+        Ok(read)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blobs::store::BlobStore;
+    use call::blob::PIECE_BYTES;
+    use call::limits::Limits;
+    use std::sync::Arc;
 
     #[test]
-    fn an_answer_is_read_whole_or_not_at_all() {
-        let answer = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 2\r\n\r\n{}";
-        assert_eq!(parse(answer), Some((429, b"{}".to_vec())));
-        for end in 0..answer.len() - 2 {
-            assert_eq!(parse(&answer[..end]), None);
-        }
-        for wrong in [&b"HTTP/1.1 abc\r\n\r\n"[..], b"\xff\xfe\r\n\r\n", b"SSH-2.0-x\r\n\r\n"] {
-            assert_eq!(parse(wrong), None);
+    fn pieces_are_the_blob() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Arc::new(BlobStore::open(temp.path().into(), &Limits::default()).unwrap().0);
+        for bytes in [0, 1, PIECE_BYTES - 1, PIECE_BYTES, 2 * PIECE_BYTES + 7] {
+            let all: Vec<u8> = (0..bytes).map(|n| (n * 7 + n / 256) as u8).collect();
+            let mut upload = BlobStore::begin(&store).unwrap();
+            upload.write(&all).unwrap();
+            let blob = upload.sync().unwrap().finish().unwrap();
+            let mut read = Vec::new();
+            let sound = store.sound(blob).unwrap();
+            Pieces { sound, offset: 0, piece: Vec::new(), at: 0 }.read_to_end(&mut read).unwrap();
+            assert!(read == all, "{bytes} bytes");
         }
     }
 }
