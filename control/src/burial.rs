@@ -4,22 +4,13 @@
 
 use crate::node::Node;
 use crate::session::SessionRef;
+use crate::walk::{CLOCK_CALLS, ROUND_CALLS, ROUND_CHANGES, ROUND_TIME};
 use call::admin::Answer;
 use call::{Instant, Status};
 use driver::Driver;
 use durableq::CallRef;
 use scheduler::FunctionRef;
 use std::collections::VecDeque;
-use std::time::Duration;
-
-/// Calls looked at in one round: some 100 us, if each of them has to come from memory.
-const ROUND_CALLS: usize = 1024;
-/// Calls buried in one round: each is a record of the log.
-const ROUND_CHANGES: usize = 256;
-/// And a round's share of time: less than the log waits for a disk.
-const ROUND_TIME: Duration = Duration::from_micros(300);
-/// Between two looks at the clock.
-const CLOCK_CALLS: usize = 32;
 
 /// One function's.
 struct Burial {

@@ -18,23 +18,23 @@ use std::time::Duration;
 
 /// Walks at once; each takes its turn. More are refused.
 const WALKS_MAX: usize = 16;
-/// Calls looked at in one round: some 100 us, if each of them has to come from memory.
-const ROUND_CALLS: usize = 1024;
+/// Calls looked at in one round, of this and of all other walks over calls: some 100 us, if each of them has to come from memory.
+pub(crate) const ROUND_CALLS: usize = 1024;
 /// Calls changed in one round: each is a record of the log.
-const ROUND_CHANGES: usize = 256;
+pub(crate) const ROUND_CHANGES: usize = 256;
 /// And a round's share of time, where calls are dear to look at: less than the log waits for a disk.
-const ROUND_TIME: Duration = Duration::from_micros(300);
+pub(crate) const ROUND_TIME: Duration = Duration::from_micros(300);
 /// Between two looks at the clock.
-const CLOCK_CALLS: usize = 32;
+pub(crate) const CLOCK_CALLS: usize = 32;
 /// Calls of one page.
 const PAGE_CALLS_MAX: u32 = 1000;
 /// A page ends behind the call with which it has so many bytes of output and stderr.
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Calls of one walk whose frames are on their way from the disk; the walk goes no further then.
-const UNREAD_MAX: usize = 256;
+pub(crate) const UNREAD_MAX: usize = 256;
 /// So long a walk waits for a frame; then its call counts as unknown.
-const READ: Duration = Duration::from_secs(5);
+pub(crate) const READ: Duration = Duration::from_secs(5);
 
 /// The place of a call in a list: start time, then id.
 type Place = (u64, CallId);

@@ -10,23 +10,13 @@
 use crate::answers::Refusal;
 use crate::node::Node;
 use crate::session::SessionRef;
+use crate::walk::{CLOCK_CALLS, READ, ROUND_CALLS, ROUND_TIME, UNREAD_MAX};
 use call::admin::{Answer, Collected};
 use call::blob::Reference;
 use call::{CallId, Instant, WallTime};
 use driver::Driver;
 use durableq::CallRef;
-use std::time::Duration;
 
-/// Calls looked at in one round, and a round's share of time, as of other walks.
-const ROUND_CALLS: usize = 1024;
-/// See [`ROUND_CALLS`].
-const ROUND_TIME: Duration = Duration::from_micros(300);
-/// Between two looks at the clock.
-const CLOCK_CALLS: usize = 32;
-/// Calls whose frames are on their way from the disk; the walk goes no further then.
-const UNREAD_MAX: usize = 256;
-/// So long a frame is waited for.
-const READ: Duration = Duration::from_secs(5);
 /// Blobs that one collection removes at most: their names are one answer.
 const REMOVED_MAX: usize = 4096;
 

@@ -322,7 +322,9 @@ impl Segments {
     }
 
     fn first_wanted(&self) -> Option<usize> {
-        self.ring.iter().position(|segment| segment.stage == Stage::Wanted)
+        // They are made in their order, one at a time.
+        let made = self.ring.partition_point(|segment| segment.stage != Stage::Wanted);
+        (made < self.ring.len()).then_some(made)
     }
 
     /// Has the segment at `index` made in this way; its number.
@@ -469,5 +471,7 @@ impl Segments {
         }
         let made = self.ring.iter().filter(|segment| segment.stage != Stage::Wanted);
         assert!(made.map(|segment| segment.number).is_sorted(), "segments in order");
+        let to_be_made = self.ring.iter().map(|segment| segment.stage == Stage::Wanted);
+        assert!(to_be_made.is_sorted(), "those to be made come last");
     }
 }
