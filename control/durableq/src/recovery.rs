@@ -328,9 +328,11 @@ impl Recovery {
     }
 
     fn end_segment(&mut self) {
+        // What was left out of an earlier one may have been looked through since.
+        let segments = &mut self.queue.log_mut().segments;
         match (self.used, self.doubtful) {
-            (false, false) => self.queue.log_mut().segments.found_useless(self.at.number),
-            (false, true) => self.doubted.push(self.at.number),
+            (false, false) => segments.found_useless(segments.last_found()),
+            (false, true) => self.doubted.push(segments.last_found()),
             (true, _) => {}
         }
         self.used = true;
@@ -379,12 +381,15 @@ impl Recovery {
     }
 
     /// Whether a group is not really longer than all that may be, but its length is what is damaged: it would end behind
-    /// its segment, or there is another one inside it.
+    /// its segment, there is another one inside it, or, which an operator who goes on past damage has to rely on, records do
+    /// not go on to where it would end.
     fn is_length_damaged(&self, header: &GroupHeader, rest: &[u8], at: usize) -> bool {
         let behind = self.at.offset + at as u64 + u64::from(header.bytes) > self.at.bytes;
         let group = |page: usize| GroupHeader::parse(&rest[page..]);
         let mut pages = (GROUP_ALIGN..rest.len()).step_by(GROUP_ALIGN);
-        behind || pages.any(|page| group(page).is_ok_and(|inside| self.is_of_here(&inside)))
+        behind
+            || pages.any(|page| group(page).is_ok_and(|inside| self.is_of_here(&inside)))
+            || self.recover == Recover::Salvage && !goes_on(header, rest)
     }
 
     /// A sound group; how far to go on.
@@ -563,6 +568,18 @@ impl Recovery {
         }
         self.queue.replay(frame, (self.cut_segment, CUT))
     }
+}
+
+/// Whether records stand in a group that is longer than these bytes up to their end.
+fn goes_on(header: &GroupHeader, bytes: &[u8]) -> bool {
+    let mut at = GROUP_HEADER_BYTES + header.continues as usize;
+    while at < bytes.len() {
+        match Frame::parse(&bytes[at..]) {
+            Ok((_, used)) => at += used,
+            Err(error) => return error == FrameError::Short,
+        }
+    }
+    true
 }
 
 /// Whether a frame is of a kind that is a record, and the queue can go on behind it: one incarnation more must be left.

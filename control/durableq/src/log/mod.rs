@@ -51,6 +51,10 @@
 //!   reader refuses to go on instead of forgetting calls.
 //! * The oldest segment begins with the first group of the log: a segment without any is removed before those that are
 //!   older. So what is no group there, and no zeros, is damage, unless the group behind it is the first of all (sequence 1).
+//! * A group is proved to have been on disk by a later header only, which says so in `durable`. The last groups, up to one
+//!   for each write that was in flight, have none behind them: if such a group rots before the next start, it looks torn,
+//!   and what it holds is forgotten and not told. From that start on its first group proves what was read. A clean stop
+//!   leaves no mark, so the same is true after it.
 //! * A new incarnation continues in a new segment, with the sequence behind the last group it has read. A write of the
 //!   old process may still reach the old segment later; hence a segment may begin with the first group of a later
 //!   start and a sequence that steps back. What the late group holds was not acknowledged, and does no harm: its

@@ -111,6 +111,11 @@ impl Segments {
         self.next_number = number + 1;
     }
 
+    /// The number of the file that was found last.
+    pub fn last_found(&self) -> u64 {
+        self.next_number - 1
+    }
+
     /// A group of the log was found in the segment of this number, which is the one that holds the last group found, or a
     /// later one. Its ordinal.
     pub fn found_group(&mut self, number: u64, sequence: u64) -> u32 {
@@ -128,7 +133,7 @@ impl Segments {
 
     /// The segment that was found last is not read: what it holds stands in an index, and in its frames.
     pub fn found_indexed(&mut self) {
-        let number = self.next_number - 1;
+        let number = self.last_found();
         // It has groups; which does not matter, since all of them are on disk.
         self.ring.push_back(Segment {
             number,
@@ -471,6 +476,8 @@ impl Segments {
         }
         let made = self.ring.iter().filter(|segment| segment.stage != Stage::Wanted);
         assert!(made.map(|segment| segment.number).is_sorted(), "segments in order");
+        let kept = |number: &u64| self.ring.iter().any(|segment| segment.number == *number);
+        assert!(!self.useless.iter().any(kept), "what is to be removed is not needed");
         let to_be_made = self.ring.iter().map(|segment| segment.stage == Stage::Wanted);
         assert!(to_be_made.is_sorted(), "those to be made come last");
     }
