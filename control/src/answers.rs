@@ -6,9 +6,13 @@ use crate::outcomes::explanation;
 use crate::schedule::defaults;
 use crate::session::SessionRef;
 use crate::walk::Only;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use call::admin::{
-    Answer, Ask, CallHistory, CallState, CoreState, FunctionState, NodeStatus, QueueState, Verb,
+    Answer, Ask, CallHistory, CallResult, CallState, CoreState, FunctionState, NodeStatus, QueueState,
+    StoredResult, Verb,
 };
+use call::blob::Reference;
 use call::body::reply;
 use call::frame::{Frame, FrameBuf, Header, Kind, append};
 use call::{CallId, Instant, Status, WallTime};
@@ -165,6 +169,7 @@ impl<D: Driver> Node<D> {
                 return self.delete_asked((session, stamp), &function, force);
             }
             Ask::Call { call, wait_ms } => return self.call_asked(session, stamp, call.parse()?, wait_ms),
+            Ask::Result { call } => self.result_of(call.parse()?)?,
             Ask::Forget { asked } => {
                 self.waiters.forget(session, asked);
                 self.walks.forget(session, asked);
@@ -326,6 +331,27 @@ impl<D: Driver> Node<D> {
         }
     }
 
+    /// What a call that has ended returned.
+    fn result_of(&self, call: CallId) -> Result<Answer, Refusal> {
+        let view = self.queue.find(call).ok_or_else(|| unknown(call))?;
+        if !matches!(view.state, State::Dead | State::Done) {
+            return Err(Refusal::new(
+                "conflict",
+                format!("call {call} has not ended: it is {}", state_name(&view)),
+            ));
+        }
+        let said = view.outcome.and_then(|outcome| Some((outcome, reply(outcome.body()).ok()?)));
+        let Some((outcome, said)) = said else {
+            let message =
+                format!("the result of call {call} is not kept: nobody wanted it, or it ended long ago");
+            return Err(Refusal::new("not-found", message));
+        };
+        let stored = Reference::in_outcome(&outcome).map(StoredResult::of);
+        let output = if stored.is_some() { String::new() } else { STANDARD.encode(said.output) };
+        let status = view.status.or(outcome.status().ok()).unwrap_or(Status::Ok);
+        Ok(Answer::Result(CallResult { status, stored, output }))
+    }
+
     pub(crate) fn call_answer(&self, call: CallId) -> Result<Answer, Refusal> {
         let view = self.queue.find(call).ok_or_else(|| unknown(call))?;
         let history = view.history.map(CallHistory::of);
@@ -348,6 +374,7 @@ impl<D: Driver> Node<D> {
             if view.criticality == 0 { defaults.map_or(0, |d| d.criticality) } else { view.criticality };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let stderr = said.map(|reply| text(reply.stderr));
+        let result = view.outcome.and_then(|outcome| Reference::in_outcome(&outcome)).map(StoredResult::of);
         CallState {
             call: view.id.to_string(),
             function: self.catalog.name_of(view.function),
@@ -359,7 +386,8 @@ impl<D: Driver> Node<D> {
             attempts: view.deliveries,
             reason: reason(view, stderr.as_deref()),
             usage: said.map(|reply| reply.usage()),
-            output: said.map(|reply| text(reply.output)),
+            output: said.filter(|_| result.is_none()).map(|reply| text(reply.output)),
+            result,
             stderr,
             history: None,
             shard: self.options.shards.number,

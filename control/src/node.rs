@@ -329,7 +329,12 @@ impl<D: Driver> Node<D> {
             (Role::Client { .. } | Role::Admin | Role::Shard(_), Kind::Submit) => self.submit(session, frame),
             (Role::Core(core), Kind::Outcome | Kind::Credit | Kind::Drain) => self.hear_core(*core, frame),
             (Role::Core(core), Kind::Fetch) => self.fetch_asked(*core, frame),
+            (Role::Core(core), Kind::Keep) => self.keep_asked(*core, frame),
+            (Role::Client { .. } | Role::Admin | Role::Shard(_), Kind::Fetch) => {
+                self.result_asked(session, frame)
+            }
             (Role::Store, Kind::Piece) => self.piece_came(frame),
+            (Role::Store, Kind::Kept) => self.kept(frame),
             (Role::Core(core), Kind::Hello) => self.hear_again(session, *core, frame),
             (Role::Core(core), Kind::Ready | Kind::Return) if self.is_far(*core) => {
                 self.hear_far(*core, frame)

@@ -3,6 +3,7 @@
 use crate::logs::Entry;
 use crate::node::Node;
 use crate::session::SessionRef;
+use call::blob::Reference;
 use call::body::{ReadReply, Reply, append_outcome, reply};
 use call::frame::{Frame, Header, Kind};
 use call::function::RetrySpec;
@@ -25,6 +26,15 @@ impl<D: Driver> Node<D> {
             let session = self.workers.core(core).expect("its session is there").session;
             return self.close(session, "its outcome is malformed");
         };
+        let is_there = match Reference::of_result(frame, reply.output) {
+            Ok(None) => true,
+            Ok(Some(blob)) => self.blobs.touch(blob, self.driver.wall()),
+            Err(_) => false,
+        };
+        if !is_there {
+            let session = self.workers.core(core).expect("its session is there").session;
+            return self.close(session, "its outcome names a blob that is not stored here");
+        }
         let usage = reply.usage();
         let deployed = self.catalog.find(frame.function()).and_then(|function| self.catalog.get(function));
         let retry = deployed.map_or(&NO_RETRY, |deployed| &deployed.spec.retry);

@@ -4,14 +4,18 @@ use crate::exit::{Exit, Failure};
 use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::io::{Read, Write};
 use std::time::Duration;
-use ureq::http::Response;
+use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
 /// Connecting on a LAN; the loopback refuses at once.
 const CONNECT_TIME: Duration = Duration::from_secs(4);
 /// Bytes of the largest answer: 10,000 calls with their outputs.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
+
+/// Bytes read of a download at once.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// A client of the admin API. Blocks.
 #[derive(Debug)]
@@ -41,6 +45,15 @@ pub struct StoredBlob {
     /// Its SHA-256.
     pub blob: String,
     /// Its length.
+    pub bytes: u64,
+}
+
+/// Bytes that were downloaded.
+#[derive(Debug)]
+pub struct Fetched {
+    /// How the call ended of which they are.
+    pub status: String,
+    /// How many.
     pub bytes: u64,
 }
 
@@ -129,6 +142,43 @@ impl Admin {
         self.answer(path, self.agent.put(self.url(path)).content_type("application/octet-stream").send(bytes))
     }
 
+    /// `GET` of bytes, which are written as they come.
+    ///
+    /// # Errors
+    /// As [`Admin::get`]; the answer broke off, or could not be written.
+    pub fn download(&self, path: &str, into: &mut impl Write) -> Result<Fetched, Failure> {
+        let mut response = self.agent.get(self.url(path)).call().map_err(|error| self.no_answer(&error))?;
+        if !response.status().is_success() {
+            let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+            let body = body.map_err(|error| self.no_answer(&error))?;
+            return Err(self.refusal(path, response.status(), &body));
+        }
+        let word = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let status = word("x-millrace-status").unwrap_or_default().to_owned();
+        let said: Option<u64> = word("content-length").and_then(|text| text.parse().ok());
+        let mut body = response.body_mut().as_reader();
+        let broke = |what: String| {
+            Failure::new(Exit::Internal, what, self.url(path), "see the node's output; try again")
+        };
+        let mut piece = vec![0; PIECE_BYTES];
+        let mut bytes = 0;
+        loop {
+            let read =
+                body.read(&mut piece).map_err(|error| broke(format!("the answer broke off: {error}")))?;
+            if read == 0 {
+                break;
+            }
+            let written = into.write_all(&piece[..read]);
+            written.map_err(|error| broke(format!("the bytes could not be written: {error}")))?;
+            bytes += read as u64;
+        }
+        into.flush().map_err(|error| broke(format!("the bytes could not be written: {error}")))?;
+        match said.filter(|said| *said != bytes) {
+            Some(said) => Err(broke(format!("the answer broke off after {bytes} of {said} bytes"))),
+            None => Ok(Fetched { status, bytes }),
+        }
+    }
+
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
@@ -148,14 +198,19 @@ impl Admin {
                 Failure::new(Exit::Internal, what, self.url(path), "use one version of client and node")
             });
         }
-        match serde_json::from_slice::<ApiError>(&body) {
+        Err(self.refusal(path, status, &body))
+    }
+
+    /// An answer that is an error.
+    fn refusal(&self, path: &str, status: StatusCode, body: &[u8]) -> Failure {
+        match serde_json::from_slice::<ApiError>(body) {
             Ok(error) => {
                 let remedy = remedy_here(path, &error.code).map_or(error.remedy, str::to_owned);
-                Err(Failure::new(exit_of(&error.code), error.message, self.url(path), remedy))
+                Failure::new(exit_of(&error.code), error.message, self.url(path), remedy)
             }
             Err(_) => {
                 let remedy = "this is not the admin API; it is the http address that `millrace up` prints";
-                Err(Failure::new(Exit::Connect, format!("HTTP status {status}"), self.url(path), remedy))
+                Failure::new(Exit::Connect, format!("HTTP status {status}"), self.url(path), remedy)
             }
         }
     }

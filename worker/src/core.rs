@@ -3,7 +3,7 @@
 //!
 //! The stages stand in their own files, in the order in which a call passes: [`crate::ingress`] reads what the node
 //! sent, [`crate::admit`] keeps the credits, [`crate::fetch`] brings large arguments, [`crate::dispatch`] decides what runs next, [`crate::execute`] runs a
-//! slice, [`crate::egress`] sends the outcome.
+//! slice, [`crate::upload`] stores a large result, [`crate::egress`] sends the outcome.
 //!
 //! A core neither blocks (only `reap`, which the caller makes between two turns, does) nor prints. After `new` it
 //! allocates for a publish, for a connection and for a frame larger than any before; for a call it does not.
@@ -17,6 +17,7 @@ use crate::parking::Parking;
 use crate::plan::CorePlan;
 use crate::slots::{Slots, State};
 use crate::stats::Stats;
+use crate::upload::Uploads;
 use call::frame::FrameBuf;
 use call::limits::Limits;
 use call::{Instant, Status};
@@ -53,6 +54,7 @@ pub struct Core<D, R> {
     pub(crate) slots: Slots,
     pub(crate) parking: Parking,
     pub(crate) fetches: Fetches,
+    pub(crate) uploads: Uploads,
     pub(crate) queues: Queues,
     /// Where frames are encoded before they are given to the driver.
     pub(crate) out: FrameBuf,
@@ -78,6 +80,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
             slots: Slots::new(slots),
             parking: Parking::new(slots),
             fetches: Fetches::new(slots, limits.blob_memory_bytes),
+            uploads: Uploads::new(),
             queues: Queues::new(slots),
             out: FrameBuf::with_capacity(64 << 10),
             ready: Vec::with_capacity(slots as usize),
@@ -109,6 +112,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         self.fetch(round.clock);
         self.expire(round.clock);
         self.slice_long(&mut round);
+        self.upload(round.clock);
         self.admit(round.clock);
         self.leave(round.clock);
         self.tell_backends();
@@ -175,9 +179,13 @@ impl<D: Driver, R: Runtime> Core<D, R> {
     pub fn check(&self) {
         let count = |is: fn(State) -> bool| self.slots.count_of(is);
         let waiting = self.check_queues();
-        let ended = count(|state| matches!(state, State::Ended | State::Refused(_)));
+        let ended = count(|state| {
+            matches!(state, State::Ended | State::Refused(_) | State::Stored(_) | State::NotStored)
+        });
         assert_eq!(ended, self.unsent.len(), "each ended call waits for room");
-        assert_eq!(self.slots.held() as usize, waiting + ended, "each held slot is somewhere");
+        let storing = count(|state| state == State::Storing);
+        assert_eq!(storing, self.uploads.len(), "each result to be stored waits for that");
+        assert_eq!(self.slots.held() as usize, waiting + storing + ended, "each held slot is somewhere");
         if self.connected() && self.phase == Phase::Serving {
             self.credits.check(self.slots.count(), self.slots.held());
         }
@@ -203,7 +211,12 @@ impl<D: Driver, R: Runtime> Core<D, R> {
                     waiting += 1;
                     continue;
                 }
-                State::Free | State::Ended | State::Refused(_) => {
+                State::Free
+                | State::Ended
+                | State::Storing
+                | State::Stored(_)
+                | State::NotStored
+                | State::Refused(_) => {
                     assert!(!rests && !queues.long.contains(slot), "a call that has ended is in no queue");
                     continue;
                 }
@@ -226,6 +239,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
     pub(crate) fn drop_held(&mut self) {
         self.queues.clear();
         self.fetches.clear();
+        self.uploads.clear();
         self.unsent.clear();
         for slot in (0..self.slots.count()).map(SlotId) {
             match self.slots.get(slot).state {
@@ -235,7 +249,9 @@ impl<D: Driver, R: Runtime> Core<D, R> {
                     self.runtime.stop(slot, Status::WorkerLost);
                     self.runtime.release(slot);
                 }
-                State::Ended => self.runtime.release(slot),
+                State::Ended | State::Storing | State::Stored(_) | State::NotStored => {
+                    self.runtime.release(slot);
+                }
                 State::Fetching | State::Refused(_) => {}
             }
             self.stats.lost += 1;
@@ -275,6 +291,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
             Link::Up { .. } => self.credits.heartbeat_at(),
         };
         let alarm = alarm.min(self.queues.wakes_at()).min(self.runtime.alarm()).min(self.fetches.alarm());
+        let alarm = alarm.min(self.uploads.alarm());
         match self.phase {
             Phase::Draining { by } | Phase::Leaving { by } => alarm.min(by),
             Phase::Serving | Phase::Left => alarm,

@@ -7,6 +7,7 @@ use crate::slots::{Refusal, State};
 use call::Usage;
 use call::body::{self, Reply};
 use call::frame::{Header, Kind};
+use call::limits::{BLOB_ABOVE_BYTES, STDERR_BYTES_MAX};
 use driver::{Driver, SendError};
 use runtime::{Runtime, SlotId};
 
@@ -17,7 +18,9 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         held.state = State::Ended;
         let ended = self.runtime.ended(slot);
         self.stats.record(ended.status, &held.times(ended.usage));
-        self.send_or_keep(slot);
+        if !self.stores(slot) {
+            self.send_or_keep(slot);
+        }
     }
 
     /// A call that cannot or may not be begun ends at once.
@@ -54,7 +57,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         said
     }
 
-    fn send_or_keep(&mut self, slot: SlotId) {
+    pub(crate) fn send_or_keep(&mut self, slot: SlotId) {
         if !self.unsent.is_empty() || !self.send_outcome(slot) {
             self.stats.kept += 1;
             self.unsent.push_back(slot);
@@ -73,9 +76,10 @@ impl<D: Driver, R: Runtime> Core<D, R> {
             // Its `Closed` is on the way; the node leases the call again.
             Err(SendError::Closed) => self.stats.lost += 1,
         }
-        if self.slots.get(slot).state == State::Ended {
+        if !matches!(self.slots.get(slot).state, State::Refused(_)) {
             self.runtime.release(slot);
             self.fetches.release(slot);
+            self.uploads.release(slot);
         }
         self.slots.give(slot);
         if self.phase == Phase::Serving {
@@ -91,8 +95,24 @@ impl<D: Driver, R: Runtime> Core<D, R> {
         let encoded = match held.state {
             State::Ended => {
                 let ended = self.runtime.ended(slot);
-                let reply = Reply::new(&held.times(ended.usage), ended.output, ended.stderr);
+                // A larger one was stored if somebody wants it; who asks for it later hears that it is not whole.
+                let output = if ended.output.len() > BLOB_ABOVE_BYTES { &[] } else { ended.output };
+                let truncated = ended.usage.truncated || output.len() < ended.output.len();
+                let usage = held.times(Usage { truncated, ..ended.usage });
+                let reply = Reply::new(&usage, output, ended.stderr);
                 body::append_outcome(&mut self.out, &held.lease, ended.status, &reply)
+            }
+            State::Stored(blob) => {
+                let ended = self.runtime.ended(slot);
+                let name = blob.to_bytes();
+                let reply = Reply::new(&held.times(ended.usage), &name, ended.stderr);
+                body::append_stored_outcome(&mut self.out, &held.lease, ended.status, &reply)
+            }
+            State::NotStored => {
+                let (status, why) = self.uploads.refusal(slot);
+                let usage = held.times(self.runtime.ended(slot).usage);
+                let text = &why.as_bytes()[..why.len().min(STDERR_BYTES_MAX)];
+                body::append_outcome(&mut self.out, &held.lease, status, &Reply::new(&usage, &[], text))
             }
             State::Refused(refusal) => {
                 let text = refusal.to_string();

@@ -77,6 +77,7 @@ impl<D: Driver, R: Runtime> Core<D, R> {
                 self.runtime.retire(frame.function());
             }
             Kind::Piece if up => self.piece(frame, round),
+            Kind::Kept if up => self.kept(frame, round.clock),
             Kind::Cancel if up => self.cancel(frame.call(), frame.epoch()),
             Kind::Foresee if up => self.foresee(frame),
             Kind::Drain if up => self.drain(),

@@ -13,6 +13,7 @@ mod fair;
 mod heap;
 mod execute;
 mod fetch;
+mod upload;
 mod egress;
 mod functions;
 mod slots;

@@ -13,7 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use runtime::process::{self, ProcessRuntime};
 use runtime::wasm::{self, WasmRuntime};
-use runtime::{ByKind, Runtime};
+use runtime::{ByKind, Room, Runtime};
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -87,7 +87,9 @@ async fn serve(
     driver: Uring,
     mut shell: Shell,
 ) -> Result<(), StartError> {
+    let room = Room::new(limits);
     let options = wasm::Options {
+        room: room.clone(),
         slots: plan.slots,
         slice: TICK,
         files_allowed: plan.files_allowed.clone(),
@@ -100,6 +102,7 @@ async fn serve(
         cpu,
         jailer: plan.jailer.clone(),
         bundles: plan.cache.join("bundles"),
+        room,
     });
     let runtime = ByKind::new(wasm, processes, plan.slots);
     let mut core = Core::new(plan.core(cpu), limits.clone(), driver, runtime);

@@ -1,6 +1,6 @@
 //! The core's slots: which lease is in which, and how far it has come. All memory is taken in `new`.
 
-use call::blob::BlobId;
+use call::blob::{BlobId, Reference};
 use call::frame::{FrameError, Header, Kind};
 use call::{CallId, Epoch, Frame, Instant, Label, Status, Usage};
 use runtime::SlotId;
@@ -22,6 +22,12 @@ pub(crate) enum State {
     Waiting,
     /// Ended, and its outcome is not sent yet.
     Ended,
+    /// Ended, with a result that is to be stored first.
+    Storing,
+    /// Ended, its result is a blob of the node's, and its outcome is not sent yet.
+    Stored(Reference),
+    /// Ended, with a result that the node did not take, and its outcome is not sent yet.
+    NotStored,
     /// Never begun, and its outcome is not sent yet.
     Refused(Refusal),
 }

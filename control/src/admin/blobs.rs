@@ -3,6 +3,7 @@
 use crate::admin::artefacts::{drain, next};
 use crate::admin::error::{ApiError, Reply};
 use crate::admin::http::{Admin, Shared};
+use crate::admin::results;
 use crate::blobs::BlobStore;
 use crate::blobs::store::{Sound, StoreError, Unsound, Upload};
 use axum::Json;
@@ -79,7 +80,18 @@ pub async fn get(State(admin): State<Shared>, Path(sha256): Path<String>) -> Rep
         sha256.parse().map_err(|error| ApiError::unprocessable(format!("{error}"), "correct the name"))?;
     let sound = sound(&admin, id).await?;
     let headers = [(header::CONTENT_TYPE, "application/octet-stream")];
-    Ok((headers, Body::new(Pieces { sound: Arc::new(sound), offset: 0, coming: None })).into_response())
+    Ok((headers, pieces(sound)).into_response())
+}
+
+/// A result that is a blob of this node, as the body of an answer.
+pub(super) async fn stream(admin: &Admin, blob: Reference) -> Reply<Body> {
+    let store = admin.blobs.clone();
+    let read = spawn_blocking(move || store.sound(blob)).await.map_err(internal)?;
+    Ok(pieces(read.map_err(|unsound| results::lost(unsound.to_string()))?))
+}
+
+fn pieces(sound: Sound) -> Body {
+    Body::new(Pieces { sound: Arc::new(sound), offset: 0, coming: None })
 }
 
 async fn sound(admin: &Admin, id: BlobId) -> Reply<Sound> {
@@ -124,7 +136,7 @@ pub(super) async fn collect_for_ever(admin: Shared) {
 }
 
 async fn collect_now(admin: &Admin, dry_run: bool) -> Reply<Collected> {
-    let _one = admin.blob_turn.lock().await;
+    let _one = admin.blobs.turn().lock().await;
     let collected = match admin.link.ask(Ask::BlobsCollect { dry_run }).await? {
         Answer::Collected(collected) => collected,
         other => return Err(ApiError::unexpected(other)),
@@ -199,7 +211,7 @@ async fn receive(admin: &Admin, mut upload: Upload, body: &mut Body) -> Reply<Re
 async fn finish(admin: &Admin, upload: Upload) -> Reply<Reference> {
     // An fsync of many MiB: not on the thread that answers everybody.
     let upload = spawn_blocking(|| upload.sync()).await.map_err(internal)??;
-    let _one = admin.blob_turn.lock().await;
+    let _one = admin.blobs.turn().lock().await;
     let blob = spawn_blocking(|| upload.finish()).await.map_err(internal)??;
     let ask = Ask::BlobStored { blob: blob.id.to_string(), bytes: blob.bytes };
     match admin.link.ask(ask).await? {

@@ -8,8 +8,8 @@ use crate::admin::logs::Logs;
 use crate::admin::region::RegionFile;
 use crate::admin::shaping_file::ShapingFile;
 use crate::admin::{
-    artefacts, blobs, calls, functions, invoke, logs, metrics, operations, region, shaping, shards, signals,
-    usage,
+    artefacts, blobs, calls, functions, invoke, logs, metrics, operations, region, results, shaping, shards,
+    signals, usage,
 };
 use crate::artefacts::ArtefactStore;
 use crate::blobs::BlobStore;
@@ -69,8 +69,6 @@ pub(super) struct Admin {
     pub blobs: Arc<BlobStore>,
     /// Arguments above this become a blob.
     pub blob_above: usize,
-    /// Held while a blob gets or loses its name.
-    pub blob_turn: Mutex<()>,
     pub book: Arc<Book>,
     pub logs: Logs,
     /// Who reads logs takes one.
@@ -125,6 +123,7 @@ fn routes() -> Vec<Route> {
         route(Method::POST, "/v1/calls/cancel", post(operations::cancel)),
         route(Method::POST, "/v1/calls/retry", post(operations::retry)),
         route(Method::GET, "/v1/calls/{id}", get(calls::show)),
+        route(Method::GET, "/v1/calls/{id}/result", get(results::show)),
         route(Method::GET, "/v1/calls/{id}/why", get(shaping::why)),
         route(Method::GET, "/v1/quotas", get(shaping::quotas)),
         route(Method::PUT, "/v1/quotas/{namespace}/{name}", put(shaping::set_quota)),
@@ -193,7 +192,6 @@ pub fn serve(options: AdminOptions) -> io::Result<()> {
             store: options.store,
             blobs: options.blobs,
             blob_above: options.blob_above,
-            blob_turn: Mutex::new(()),
             book: options.book,
             logs: options.logs,
             readers: Arc::new(Semaphore::new(logs::READERS_MAX)),

@@ -13,6 +13,7 @@ use crate::admin::blobs;
 use crate::admin::calls::{IDS_MAX, entropy};
 use crate::admin::http::{Admin, Shared};
 use crate::admin::link::Waiting;
+use crate::admin::results;
 use answer::{AwsError, Invoked};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -107,8 +108,12 @@ async fn invoked(
         Err(_) => return Err(AwsError::late(call)),
     };
     let wants_log = headers.get("x-amz-log-type").is_some_and(|kind| kind == "Tail");
-    Invoked { call, version: named.executed(), memory_bytes: found.memory_bytes, outcome, wants_log }
-        .respond()
+    let stored = match outcome.stored {
+        None => None,
+        Some(blob) => Some(results::body(admin, call, blob).await.map_err(AwsError::from)?),
+    };
+    let (version, memory_bytes) = (named.executed(), found.memory_bytes);
+    Invoked { call, version, memory_bytes, outcome, stored, wants_log }.respond()
 }
 
 /// Submits the call, and gives what waits for its outcome, unless it is an event. Its id is one of this shard's, if the

@@ -2,8 +2,10 @@
 //! submits by call id. Connects again by itself.
 
 use call::admin::{Answer, Ask, Hello};
+use call::blob::Reference;
 use call::body::{ArchivedVerdict, reply, verdicts};
 use call::frame::{Frame, FrameBuf, Header, Kind, append, frame_bytes};
+use call::upload::{AGAIN, PATIENCE};
 use call::{CallId, Status, Usage, VerdictCode};
 use std::collections::BTreeMap;
 use std::io;
@@ -29,7 +31,12 @@ enum Wish {
     Submit(CallId, FrameBuf, oneshot::Sender<Judged>),
     /// As [`Wish::Submit`], of a call whose outcome is wanted here.
     Invoke(CallId, FrameBuf, oneshot::Sender<Judged>, oneshot::Sender<Outcome>),
+    /// A piece of a result that another shard has, from this byte on.
+    Fetch(CallId, Reference, u64, oneshot::Sender<Piece>),
 }
+
+/// A piece of a result, or why there is none.
+pub type Piece = Result<Vec<u8>, String>;
 
 /// How a call ended, byte for byte.
 #[derive(Debug)]
@@ -37,6 +44,8 @@ pub struct Outcome {
     pub status: Status,
     pub usage: Usage,
     pub output: Vec<u8>,
+    /// The blob that has the output; none stands above then.
+    pub stored: Option<Reference>,
     pub stderr: Vec<u8>,
 }
 
@@ -131,6 +140,19 @@ impl Link {
         judged.await.map_err(|_| LinkDown)
     }
 
+    /// A piece of a result that another shard has. Asked for again if it does not come.
+    pub async fn fetch(&self, call: CallId, blob: Reference, offset: u64) -> Result<Piece, LinkDown> {
+        let tries = PATIENCE.as_secs() / AGAIN.as_secs();
+        for _ in 0..tries {
+            let (piece, came) = oneshot::channel();
+            self.wishes.send(Wish::Fetch(call, blob, offset, piece)).await.map_err(|_| LinkDown)?;
+            if let Ok(came) = tokio::time::timeout(AGAIN, came).await {
+                return came.map_err(|_| LinkDown);
+            }
+        }
+        Ok(Err(format!("no shard that may have the result of call {call} answered in {PATIENCE:?}")))
+    }
+
     /// Submits an encoded frame that wants its outcome; waits for the verdict, and gives what waits for the outcome.
     pub async fn invoke(&self, call: CallId, frame: FrameBuf) -> Result<(Judged, Waiting), LinkDown> {
         let (verdict, judged) = oneshot::channel();
@@ -169,6 +191,8 @@ struct Talk {
     asked: BTreeMap<u64, (oneshot::Sender<Answer>, Vec<u8>)>,
     submitted: BTreeMap<CallId, Vec<oneshot::Sender<Judged>>>,
     invoked: BTreeMap<CallId, oneshot::Sender<Outcome>>,
+    /// Who waits for a piece, by its first byte.
+    fetched: BTreeMap<(CallId, u64), Vec<oneshot::Sender<Piece>>>,
 }
 
 impl Talk {
@@ -177,7 +201,8 @@ impl Talk {
         let hello = Hello::Admin { secret: secret.to_owned() };
         stream.write_all(&json_frame(&Header::new(Kind::Hello), &hello)).await?;
         let (asked, submitted, invoked) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Ok(Talk { stream, received: FrameBuf::new(), asked, submitted, invoked })
+        let fetched = BTreeMap::new();
+        Ok(Talk { stream, received: FrameBuf::new(), asked, submitted, invoked, fetched })
     }
 
     async fn run(
@@ -212,6 +237,16 @@ impl Talk {
             }
             Wish::Submit(call, frame, verdict) => {
                 self.submitted.entry(call).or_default().push(verdict);
+                self.stream.write_all(&frame).await
+            }
+            Wish::Fetch(call, blob, offset, piece) => {
+                // Those who gave up are forgotten on this occasion.
+                self.fetched.values_mut().for_each(|waiting| waiting.retain(|one| !one.is_closed()));
+                self.fetched.retain(|_, waiting| !waiting.is_empty());
+                self.fetched.entry((call, offset)).or_default().push(piece);
+                let header = Header { call, stamp: offset, ..Header::new(Kind::Fetch) };
+                let mut frame = FrameBuf::new();
+                append(&mut frame, &header, &blob.to_bytes());
                 self.stream.write_all(&frame).await
             }
             Wish::Invoke(call, frame, verdict, outcome) => {
@@ -265,6 +300,7 @@ impl Talk {
                 }
             }
             Kind::Outcome => self.hear_outcome(frame)?,
+            Kind::Piece => self.hear_piece(frame),
             // The node's hello.
             _ => {}
         }
@@ -288,9 +324,22 @@ impl Talk {
         let Some(waiting) = self.invoked.remove(&frame.call()) else { return Ok(()) };
         let reply = reply(frame.body()).map_err(io::Error::other)?;
         let status = frame.status().map_err(io::Error::other)?;
-        let (output, stderr) = (reply.output.to_vec(), reply.stderr.to_vec());
-        let _ = waiting.send(Outcome { status, usage: reply.usage(), output, stderr });
+        let stored = Reference::of_result(frame, reply.output).map_err(io::Error::other)?;
+        let output = if stored.is_some() { Vec::new() } else { reply.output.to_vec() };
+        let (usage, stderr) = (reply.usage(), reply.stderr.to_vec());
+        let _ = waiting.send(Outcome { status, usage, output, stored, stderr });
         Ok(())
+    }
+
+    /// For all who wait for it; who asked twice hears it once.
+    fn hear_piece(&mut self, frame: &Frame<'_>) {
+        let piece = match frame.status() {
+            Ok(Status::Ok) => Ok(frame.body().to_vec()),
+            _ => Err(String::from_utf8_lossy(frame.body()).into_owned()),
+        };
+        for waiting in self.fetched.remove(&(frame.call(), frame.stamp())).unwrap_or_default() {
+            let _ = waiting.send(piece.clone());
+        }
     }
 
     fn hear_verdict(&mut self, verdict: &ArchivedVerdict) -> io::Result<()> {

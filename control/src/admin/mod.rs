@@ -14,6 +14,7 @@ mod calls;
 mod operations;
 mod passing;
 mod region;
+mod results;
 mod shards;
 mod usage;
 mod logs;

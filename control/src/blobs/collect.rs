@@ -1,6 +1,9 @@
 //! Garbage collection of blobs: mark and sweep.
 //!
-//! A walk over all pending calls and dead letters, a few of them in each round, marks the blobs that they name. Nothing
+//! A walk over all pending calls and dead letters, and then over all ends that are remembered, a few of them in each
+//! round, marks the blobs that they and their outcomes name: calls become ends and never the other way round. Outcomes are in
+//! memory, and of one that names no blob only the header is read. An end that is remembered for no set time keeps its
+//! result while the store is less than half full: so it is with all that such an end has, which goes where room is needed. Nothing
 //! counts references, so that no crash can leave a wrong count behind. A blob that was not marked leaves the index, and
 //! then its file goes, if nobody has stored, named or marked it for a time of grace: a submit may be on its way, and the
 //! record of a call's end may not be on disk yet.
@@ -35,6 +38,8 @@ pub(crate) struct Collection {
     begun: WallTime,
     /// The next number to look at.
     number: u32,
+    /// The next ends to look at, by position; of the two kinds.
+    ends: [Option<u32>; 2],
     unread: Vec<Unread>,
     named: u64,
     unreadable: u64,
@@ -51,12 +56,15 @@ impl<D: Driver> Node<D> {
         if self.collection.is_some() {
             return Err(Refusal::new("full", "a collection of blobs is under way already"));
         }
+        let (bytes, count) = (self.blobs.bytes(), self.blobs.len());
+        let has_room = bytes <= self.limits.blobs_bytes_max / 2 && count <= self.limits.blobs_max / 2;
         self.collection = Some(Collection {
             session,
             stamp,
             dry_run,
             begun: self.driver.wall(),
             number: 0,
+            ends: [has_room.then_some(self.queue.ends().start), Some(self.queue.retained().start)],
             unread: Vec::new(),
             named: 0,
             unreadable: 0,
@@ -69,7 +77,8 @@ impl<D: Driver> Node<D> {
         let Some(mut of) = self.collection.take() else { return };
         self.mark_some(&mut of);
         self.mark_read(&mut of);
-        if of.number >= self.queue.numbers() && of.unread.is_empty() {
+        self.mark_ends(&mut of);
+        if of.number >= self.queue.numbers() && of.ends == [None, None] && of.unread.is_empty() {
             let answer = Answer::Collected(self.sweep(&of));
             self.answer(of.session, of.stamp, &answer);
         } else {
@@ -90,6 +99,7 @@ impl<D: Driver> Node<D> {
         match &self.collection {
             None => Instant::NEVER,
             Some(of) if of.unread.len() < UNREAD_MAX && of.number < self.queue.numbers() => self.driver.now(),
+            Some(of) if of.number >= self.queue.numbers() && of.ends != [None, None] => self.driver.now(),
             Some(of) => of.unread.iter().map(|unread| unread.until).min().unwrap_or(self.driver.now()),
         }
     }
@@ -107,7 +117,12 @@ impl<D: Driver> Node<D> {
             }
             let number = of.number;
             of.number += 1;
-            if let Some(view) = self.queue.view(CallRef(number)).filter(|view| view.names_blob) {
+            let view = self.queue.view(CallRef(number));
+            if let Some(blob) = view.as_ref().and_then(|view| Reference::in_outcome(view.outcome.as_ref()?)) {
+                of.named += 1;
+                self.blobs.touch(blob, of.begun);
+            }
+            if let Some(view) = view.filter(|view| view.names_blob) {
                 match view.submit.as_ref().and_then(Reference::in_frame) {
                     Some(blob) => {
                         of.named += 1;
@@ -118,6 +133,38 @@ impl<D: Driver> Node<D> {
             }
             if n.is_multiple_of(CLOCK_CALLS) && self.driver.precise() >= until {
                 return;
+            }
+        }
+    }
+
+    /// Marks what outcomes of calls name that have ended, once all others were looked at.
+    fn mark_ends(&mut self, of: &mut Collection) {
+        let until = self.driver.precise() + ROUND_TIME;
+        if of.number < self.queue.numbers() {
+            return;
+        }
+        for (kind, next) in of.ends.iter_mut().enumerate() {
+            for n in 1..=ROUND_CALLS {
+                let ends = if kind == 0 { self.queue.ends() } else { self.queue.retained() };
+                // Those before the first are forgotten. Positions wrap around.
+                let is_there = |at: &u32| at.wrapping_sub(ends.start) < ends.end.wrapping_sub(ends.start);
+                let Some(position) = next.filter(|at| *at != ends.end) else {
+                    *next = None;
+                    break;
+                };
+                let position = if is_there(&position) { position } else { ends.start };
+                *next = Some(position.wrapping_add(1));
+                let end = match kind {
+                    0 => self.queue.view_end(position),
+                    _ => self.queue.view_retained(position),
+                };
+                if let Some(blob) = end.and_then(|end| Reference::in_outcome(end.outcome.as_ref()?)) {
+                    of.named += 1;
+                    self.blobs.touch(blob, of.begun);
+                }
+                if n.is_multiple_of(CLOCK_CALLS) && self.driver.precise() >= until {
+                    return;
+                }
             }
         }
     }

@@ -1,11 +1,12 @@
-//! The thread that reads blobs for cores: a peer of the ring over the node's own socket, which hears
-//! [`Kind::Fetch`] and answers with [`Kind::Piece`].
+//! The thread that reads blobs for cores and writes what they send: a peer of the ring over the node's own socket, which
+//! hears [`Kind::Fetch`] and answers with [`Kind::Piece`], and hears [`Kind::Keep`] and answers with [`Kind::Kept`].
 
+use super::keeper::Keeper;
 use super::store::{BlobStore, Sound, Unsound};
 use call::admin::Hello;
 use call::blob::Reference;
 use call::frame::{Frame, FrameBuf, Header, Kind, append, frame_bytes};
-use call::{Status, limits::HEADER_BYTES};
+use call::{Instant, Status, limits::HEADER_BYTES};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -17,6 +18,8 @@ use std::time::Duration;
 
 /// Blobs that stay open after a piece was read: each core fetches one at a time.
 const OPEN_MAX: usize = 64;
+/// Between two looks whether it is the store's turn to give names.
+const LOOK: Duration = Duration::from_millis(1);
 /// Between two tries to connect.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -39,7 +42,9 @@ impl Service {
     ) -> io::Result<Service> {
         let stop = Arc::new(AtomicBool::new(false));
         let ended = stop.clone();
-        let mut reader = Reader { store, open: VecDeque::new(), piece: Vec::new(), say };
+        let keeper = Keeper::new(store.clone());
+        let since = std::time::Instant::now();
+        let mut reader = Reader { store, keeper, open: VecDeque::new(), piece: Vec::new(), since, say };
         let work = move || {
             while !ended.load(Ordering::Relaxed) {
                 // A lost connection is made again: the node may not listen yet, or no more.
@@ -59,32 +64,78 @@ impl Service {
 
 struct Reader {
     store: Arc<BlobStore>,
+    keeper: Keeper,
     /// The last used at the end.
     open: VecDeque<Sound>,
     piece: Vec<u8>,
+    /// From when on it counts time.
+    since: std::time::Instant,
     say: fn(String),
+}
+
+/// The frame that is coming from the ring.
+struct Inbox {
+    bytes: FrameBuf,
+    filled: usize,
+}
+
+impl Inbox {
+    /// Reads on, and no longer than so; whether the frame is whole.
+    fn read(&mut self, node: &mut UnixStream, patience: Option<Duration>) -> io::Result<bool> {
+        node.set_read_timeout(patience)?;
+        loop {
+            let whole = match frame_bytes(&self.bytes[..self.filled]).map_err(io::Error::other)? {
+                None => HEADER_BYTES,
+                Some(whole) if whole == self.filled => return Ok(true),
+                Some(whole) => whole,
+            };
+            self.bytes.resize(whole, 0);
+            match node.read(&mut self.bytes[self.filled..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => self.filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 impl Reader {
     /// Until the connection ends.
     fn serve(&mut self, mut node: UnixStream, secret: &str) -> io::Result<()> {
+        self.keeper.clear();
         let hello = serde_json::to_vec(&Hello::Store { secret: secret.to_owned() }).expect("plain data");
         let mut out = FrameBuf::new();
         append(&mut out, &Header::new(Kind::Hello), &hello);
         node.write_all(&out)?;
-        let mut received = FrameBuf::new();
+        let mut inbox = Inbox { bytes: FrameBuf::new(), filled: 0 };
         loop {
-            received.resize(HEADER_BYTES, 0);
-            node.read_exact(&mut received)?;
-            let whole = frame_bytes(&received).map_err(io::Error::other)?.expect("a whole header");
-            received.resize(whole, 0);
-            node.read_exact(&mut received[HEADER_BYTES..])?;
-            let (frame, _) = Frame::parse(&received).map_err(io::Error::other)?;
-            if frame.kind() == Kind::Fetch {
-                out.clear();
-                self.answer(&frame, &mut out);
-                node.write_all(&out)?;
+            out.clear();
+            if inbox.read(&mut node, self.patience())? {
+                let (frame, _) = Frame::parse(&inbox.bytes).map_err(io::Error::other)?;
+                let now = Instant(call::time::nanos(self.since.elapsed()));
+                match frame.kind() {
+                    Kind::Fetch => self.answer(&frame, &mut out),
+                    Kind::Keep => self.keeper.piece(&frame, now, &mut out),
+                    Kind::Kept => self.keeper.heard(&frame, &mut out),
+                    _ => {}
+                }
+                inbox.filled = 0;
             }
+            self.keeper.turn(Instant(call::time::nanos(self.since.elapsed())), &mut out);
+            node.write_all(&out)?;
+        }
+    }
+
+    /// How long to wait for the ring.
+    fn patience(&self) -> Option<Duration> {
+        match self.keeper.is_busy() {
+            (_, true) => Some(LOOK),
+            (true, false) => Some(call::upload::AGAIN),
+            (false, false) => None,
         }
     }
 

@@ -85,7 +85,13 @@ pub struct BlobStore {
     uploads: AtomicU64,
     /// Bytes of all files, those that are coming included.
     taken: Mutex<u64>,
+    /// Held from when a blob gets its name until the ring knows of it, and from when the ring forgets blobs until their
+    /// files are gone: one that comes again is not taken for the one that goes.
+    turn: Arc<Turn>,
 }
+
+/// See [`BlobStore::turn`].
+pub type Turn = tokio::sync::Mutex<()>;
 
 impl BlobStore {
     /// Opens it, making the directory if need be, and removes what a crash left unfinished. Gives the blobs that are there,
@@ -112,6 +118,7 @@ impl BlobStore {
             all_bytes: limits.blobs_bytes_max,
             uploads: AtomicU64::new(0),
             taken: Mutex::new(taken),
+            turn: Arc::default(),
         };
         Ok((store, found))
     }
@@ -119,6 +126,11 @@ impl BlobStore {
     /// Bytes of the largest blob.
     pub fn one_bytes(&self) -> u64 {
         self.one_bytes
+    }
+
+    /// Who holds this gives names to blobs, or takes them.
+    pub fn turn(&self) -> &Arc<Turn> {
+        &self.turn
     }
 
     /// Begins to take a blob.

@@ -112,7 +112,7 @@ impl<D: Driver> Node<D> {
             Kind::Retire => drop(self.link_mut(at).functions.remove(&frame.function())),
             Kind::Lease => self.pull(session, at, frame),
             Kind::Cancel => self.cancel_pulled(frame),
-            Kind::Piece => self.piece_came(frame),
+            Kind::Piece | Kind::Kept => self.piece_came(frame),
             // Our own credit, heard there. A home that drains just leases nothing more.
             Kind::Credit | Kind::Drain => {}
             kind => self.close(session, &format!("it sent a {kind:?}, which is not its to say")),

@@ -76,6 +76,7 @@ impl<D: Driver> Node<D> {
             Kind::Outcome => self.outcome_from(shard, frame),
             Kind::Recall => self.denied(shard, frame),
             Kind::Answer => self.answer_from(shard, frame),
+            Kind::Piece => self.piece_from_sibling(frame),
             // It takes nothing new, and says so to each submit.
             Kind::Drain => {}
             kind => self.close(session, &format!("it sent a {kind:?}, which is not its to say")),
@@ -131,7 +132,7 @@ impl<D: Driver> Node<D> {
     }
 
     /// The session over which a shard is spoken to, if it is there and reads.
-    pub(super) fn way_to(&self, shard: ShardId) -> Result<SessionRef, VerdictCode> {
+    pub(crate) fn way_to(&self, shard: ShardId) -> Result<SessionRef, VerdictCode> {
         let link = self.shards.links.get(usize::from(shard));
         let there = link.and_then(|link| link.connection.as_ref()).filter(|there| there.is_up);
         let session = there.ok_or(VerdictCode::Draining)?.session;

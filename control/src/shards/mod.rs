@@ -34,7 +34,7 @@ mod answers;
 use crate::session::SessionRef;
 use awaited::{AWAITED_MAX, Awaited};
 use call::shards::{SHARDS_MAX, ShardPlace};
-use call::{Instant, ShardId, ShardMap};
+use call::{Instant, ShardId, ShardMap, Slot};
 use driver::Endpoint;
 use relay::Relays;
 use release::Release;
@@ -107,6 +107,16 @@ impl Link {
 }
 
 impl Shards {
+    /// The other shards that own a slot or did, the owner last. None without a map.
+    pub(crate) fn others_of(&self, slot: Slot) -> Vec<ShardId> {
+        if self.map.version == 0 {
+            return Vec::new();
+        }
+        let home = self.map.home(slot);
+        let all = home.former.iter().rev().copied().chain([home.owner]);
+        all.filter(|shard| Some(*shard) != self.number).collect()
+    }
+
     /// Not connected to anybody. A node that is alone takes no memory for what others are to say.
     pub(crate) fn new(options: &ShardOptions) -> Shards {
         let entries = if options.number.is_some() { AWAITED_MAX } else { 0 };

@@ -35,6 +35,7 @@ struct Relay {
 fn call_of(ask: &Ask) -> Option<CallId> {
     match ask {
         Ask::Call { call, .. }
+        | Ask::Result { call }
         | Ask::Cancel { call, .. }
         | Ask::Retry { call }
         | Ask::Explain { call }
@@ -55,9 +56,7 @@ impl<D: Driver> Node<D> {
             self.forget_relay(session, *asked);
         }
         let Some(call) = call_of(ask).filter(|call| self.queue.find(*call).is_none()) else { return false };
-        let home = self.shards.map.home(Slot::of(call));
-        let mut left: Vec<ShardId> = home.former.iter().rev().copied().chain([home.owner]).collect();
-        left.retain(|shard| Some(*shard) != self.shards.number);
+        let left = self.shards.others_of(Slot::of(call));
         if left.is_empty() || self.shards.relays.waiting.len() >= RELAYS_MAX {
             return false;
         }

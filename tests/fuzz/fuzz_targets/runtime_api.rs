@@ -7,10 +7,15 @@
 #[allow(dead_code)]
 #[path = "../../../worker/runtime/src/process/api/mod.rs"]
 mod api;
+// What it lends of: nothing here.
+#[allow(dead_code)]
+#[path = "../../../worker/runtime/src/results.rs"]
+mod results;
 
 use api::{Event, HEAD_BYTES_MAX, Invocation, Session, invocation};
 use call::CallId;
 use call::limits::OUTPUT_BYTES_MAX;
+use results::Room;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Some((recipe, stream)) = bytes.split_at_checked(4) else { return };
@@ -23,7 +28,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
 
 /// The effects of a stream on one connection, in which each `next` gets a call at once.
 fn effects(stream: &[u8], cut: usize, concurrent: u32) -> (Vec<String>, Vec<u8>) {
-    let mut session = Session::new(concurrent);
+    let mut session = Session::new(concurrent, &Room::default());
     let at = session.open().expect("the first");
     let (mut told, mut sent, mut given) = (Vec::new(), Vec::new(), 0);
     for piece in stream.chunks(cut.min(stream.len().max(1))) {
@@ -60,7 +65,7 @@ fn note(event: &Event<'_>, told: &mut Vec<String>) -> u32 {
 
 /// The same bytes over several connections that come and go.
 fn several(stream: &[u8], cut: u8, seed: u8) {
-    let mut session = Session::new(2);
+    let mut session = Session::new(2, &Room::default());
     let mut given = 0;
     let mut waiting = 0_i32;
     let mut random = u32::from(seed) | 1;

@@ -29,6 +29,7 @@ mod ids;
 mod endpoint;
 mod error;
 mod buffers;
+mod results;
 mod session;
 mod client;
 pub mod blocking;

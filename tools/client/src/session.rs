@@ -4,7 +4,9 @@
 
 use crate::buffers::{Inbox, Outbox};
 use crate::error::Error;
+use crate::results::Results;
 use call::admin::Hello;
+use call::blob::Reference;
 use call::body::{self, Submit};
 use call::frame::{self, FrameBuf, Header};
 use call::{CallId, Frame, FrameError, FunctionId, Kind, Status, Usage, VerdictCode};
@@ -63,7 +65,8 @@ pub struct Outcome {
     pub attempt: u16,
     /// What the last execution took.
     pub usage: Usage,
-    /// What the function returned; for a command, its stdout.
+    /// What the function returned; for a command, its stdout. One that the node has as a blob was fetched and checked; if
+    /// it is not there as it was, the status is [`Status::Damaged`] and stderr says why.
     pub output: Vec<u8>,
     /// A command's stderr, or the text of a trap.
     pub stderr: Vec<u8>,
@@ -114,6 +117,8 @@ pub(crate) struct Session {
     scratch: FrameBuf,
     pub outbox: Outbox,
     pub inbox: Inbox,
+    /// Results that are fetched before their outcomes are told.
+    results: Results,
     events: VecDeque<Event>,
 }
 
@@ -130,6 +135,7 @@ impl Session {
             scratch: FrameBuf::new(),
             outbox: Outbox::default(),
             inbox: Inbox::default(),
+            results: Results::new(),
             events: VecDeque::new(),
         }
     }
@@ -150,7 +156,7 @@ impl Session {
 
     /// Calls whose verdict or wanted outcome has not come.
     pub fn outstanding(&self) -> usize {
-        self.kept.len()
+        self.kept.len() + self.results.len()
     }
 
     /// Whether another call fits into the window.
@@ -171,6 +177,7 @@ impl Session {
         for kept in again {
             self.outbox.frames().extend_from_slice(&kept.frame);
         }
+        self.results.ask_anew();
     }
 
     /// The connection is gone, with whatever was half-way.
@@ -214,8 +221,14 @@ impl Session {
         Ok(())
     }
 
-    /// Sends again what was refused for a time that is over.
+    /// Sends again what was refused for a time that is over, and asks for what is to come.
     pub fn wake(&mut self, now: Instant) {
+        if self.is_connected {
+            self.results.ask(now, self.outbox.frames());
+        }
+        while let Some(outcome) = self.results.given_up(now) {
+            self.events.push_back(Event::Outcome(outcome));
+        }
         while let Some(entry) = self.later.first_entry() {
             if entry.key().0 > now {
                 break;
@@ -229,7 +242,8 @@ impl Session {
 
     /// When [`Session::wake`] has something to do next.
     pub fn next_wake(&self) -> Option<Instant> {
-        self.later.first_key_value().map(|(key, _)| key.0)
+        let later = self.later.first_key_value().map(|(key, _)| key.0);
+        later.into_iter().chain(self.results.alarm(self.is_connected)).min()
     }
 
     /// Looks at what has been read. On an error the connection is of no use any more.
@@ -263,7 +277,12 @@ impl Session {
                 }
                 Ok(())
             }
-            Kind::Outcome => self.take_outcome(frame),
+            Kind::Outcome => self.take_outcome(frame, now),
+            Kind::Piece => {
+                let ended = self.results.piece(&frame, now)?;
+                self.events.extend(ended.map(Event::Outcome));
+                Ok(())
+            }
             // The node finishes what it holds and will refuse new calls itself.
             Kind::Drain => Ok(()),
             other => Err(Error::Unexpected(other)),
@@ -300,15 +319,16 @@ impl Session {
         self.events.push_back(Event::Verdict(receipt));
     }
 
-    fn take_outcome(&mut self, frame: Frame<'_>) -> Result<(), Error> {
+    fn take_outcome(&mut self, frame: Frame<'_>, now: Instant) -> Result<(), Error> {
         let read = body::reply(frame.body())?;
+        let stored = Reference::of_result(&frame, read.output)?;
         let outcome = Outcome {
             call: frame.call(),
             function: frame.function(),
             status: frame.status()?,
             attempt: frame.attempt(),
             usage: read.usage(),
-            output: read.output.to_vec(),
+            output: if stored.is_some() { Vec::new() } else { read.output.to_vec() },
             stderr: read.stderr.to_vec(),
         };
         let Some(kept) = self.kept.remove(&outcome.call) else {
@@ -321,7 +341,10 @@ impl Session {
                 Receipt { call: outcome.call, code: VerdictCode::Accepted, retry_after: Duration::ZERO };
             self.events.push_back(Event::Verdict(receipt));
         }
-        self.events.push_back(Event::Outcome(outcome));
+        match stored {
+            Some(blob) => self.results.add(outcome, blob, now),
+            None => self.events.push_back(Event::Outcome(outcome)),
+        }
         Ok(())
     }
 

@@ -9,6 +9,10 @@ use crate::settings::Environment;
 use crate::times::{duration, short};
 use ::call::CallId;
 use ::call::admin::{CallHistory, CallState, Ordered};
+use serde::Serialize;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// Looks at calls, cancels them, or runs them again.
@@ -36,6 +40,26 @@ pub enum Calls {
         /// 32 hexadecimal digits, as `submit` prints them
         id: CallId,
         /// Answer when it has ended, or after this long
+        #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+        wait: Duration,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Write what a call returned, byte for byte: to stdout, or to a file
+    #[command(
+        after_help = "Examples:\n  millrace calls result 019a9f3c2b7e5d0a4c1f8e6b3d2a1908 > photo.jpg\n  \
+        millrace calls result 019a9f3c2b7e5d0a4c1f8e6b3d2a1908 --file photo.jpg --wait 1m\n\n\
+        Results above 256 KiB are stored apart, as blobs, and checked before they are sent; `calls show` names them. A file\n\
+        is written aside and gets its name when all of it is there. The exit code is 0 however the call ended; 3 if its\n\
+        result is not kept, 5 if it has not ended, and 9 if the result is damaged on the node's disk."
+    )]
+    Result {
+        /// 32 hexadecimal digits, as `submit` prints them
+        id: CallId,
+        /// Where to write it
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Wait until the call has ended, for this long
         #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
         wait: Duration,
         #[command(flatten)]
@@ -78,10 +102,55 @@ impl Calls {
                 let path = format!("/v1/calls/{id}?wait_ms={}", wait.as_millis());
                 asked.print(environment, |admin| admin.get::<CallState>(&path), show)
             }
+            Calls::Result { id, file, wait, asked } => result(id, file.as_deref(), wait, &asked, environment),
             Calls::Cancel(several) => several.order(CANCEL, environment),
             Calls::Retry(several) => several.order(RETRY, environment),
         }
     }
+}
+
+/// What was written of a result.
+#[derive(Serialize)]
+struct Written {
+    call: String,
+    status: String,
+    bytes: u64,
+    file: String,
+}
+
+/// Writes a result as it comes, so that it takes no memory.
+fn result(id: CallId, file: Option<&Path>, wait: Duration, asked: &Asked, environment: &Environment) -> Done {
+    if file.is_none() && asked.output.is_json() {
+        let remedy = "add --file, or leave -o json out";
+        return Err(Failure::new(Exit::Usage, "a result is no JSON", "-o json", remedy));
+    }
+    let admin = asked.admin(environment)?;
+    if wait > Duration::ZERO {
+        admin.get::<CallState>(&format!("/v1/calls/{id}?wait_ms={}", wait.as_millis()))?;
+    }
+    let path = format!("/v1/calls/{id}/result");
+    let Some(file) = file else {
+        admin.download(&path, &mut io::stdout().lock())?;
+        return Ok(Exit::Ok);
+    };
+    let failed = |error: io::Error| Failure::file("write the result", file, &error);
+    let aside = file.with_added_extension("part");
+    let mut part = File::create(&aside).map_err(failed)?;
+    let fetched = admin.download(&path, &mut part);
+    let named = match &fetched {
+        Ok(_) => std::fs::rename(&aside, file).map_err(failed),
+        Err(_) => std::fs::remove_file(&aside).map_err(failed),
+    };
+    let fetched = fetched?;
+    named?;
+    let written = Written {
+        call: id.to_string(),
+        status: fetched.status,
+        bytes: fetched.bytes,
+        file: file.display().to_string(),
+    };
+    asked.output.print(&written, |written| format!("{} bytes in {}", written.bytes, written.file));
+    Ok(Exit::Ok)
 }
 
 impl Several {
@@ -134,6 +203,10 @@ pub fn show(call: &CallState) -> String {
         }
         let init = if usage.init_ns == 0 { String::new() } else { format!(" ({})", short(usage.init_ns)) };
         rows.push(("cold start", format!("{}{init}", if usage.cold { "yes" } else { "no" })));
+    }
+    if let Some(result) = &call.result {
+        rows.push(("result", format!("{} bytes: `millrace calls result {}`", result.bytes, call.call)));
+        rows.push(("blob", result.blob.clone()));
     }
     let mut text = pairs(rows);
     text += &call.history.as_ref().map_or(String::new(), history);

@@ -18,6 +18,7 @@ pub use steering::{
 };
 pub use walk::{CallPage, Collected, Hold, Ordered, Verb};
 
+use crate::blob::Reference;
 use crate::function::FunctionSpec;
 use crate::history::{Attempt, History};
 use crate::outcome::{Status, Usage};
@@ -124,6 +125,11 @@ pub enum Ask {
         call: String,
         /// Answer only when it has ended, or after this long (ms); 0 for at once.
         wait_ms: u64,
+    },
+    /// The result of a call that has ended.
+    Result {
+        /// Its id.
+        call: String,
     },
     /// Whoever asked this before, by its stamp, has gone and waits no more. Not answered.
     Forget {
@@ -331,6 +337,8 @@ pub enum Answer {
     Functions(Vec<FunctionState>),
     /// To [`Ask::Call`], [`Ask::Cancel`] and [`Ask::Retry`].
     Call(CallState),
+    /// To [`Ask::Result`].
+    Result(CallResult),
     /// To [`Ask::Queues`].
     Queues(Vec<QueueState>),
     /// To [`Ask::Peek`] and [`Ask::DeadLetters`].
@@ -503,6 +511,9 @@ pub struct CallState {
     pub usage: Option<Usage>,
     /// Output bytes, if kept, as text; bytes that are not UTF-8 are replaced.
     pub output: Option<String>,
+    /// The blob that has the output, if that is too large to stand here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<StoredResult>,
     /// Stderr, if kept.
     pub stderr: Option<String>,
     /// Its attempts, if one failed and it has not ended for good; in lists it is left out.
@@ -511,6 +522,38 @@ pub struct CallState {
     /// The shard that holds it; absent if the node is alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<ShardId>,
+}
+
+/// A result that is a blob.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StoredResult {
+    /// Its SHA-256.
+    pub blob: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+impl StoredResult {
+    /// As a frame names it.
+    pub fn of(blob: Reference) -> StoredResult {
+        StoredResult { blob: blob.id.to_string(), bytes: blob.bytes }
+    }
+
+    /// Back from [`StoredResult::of`]; nothing if the name is none.
+    pub fn reference(&self) -> Option<Reference> {
+        Some(Reference { id: self.blob.parse().ok()?, bytes: self.bytes })
+    }
+}
+
+/// The result of a call, byte for byte.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CallResult {
+    /// How the call ended.
+    pub status: Status,
+    /// The blob that has it.
+    pub stored: Option<StoredResult>,
+    /// If none has: base64.
+    pub output: String,
 }
 
 /// The attempts of a call, as far as they are kept: see [`crate::history`].

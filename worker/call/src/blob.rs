@@ -98,6 +98,26 @@ impl Reference {
         Reference::from_bytes(&arguments.payload).map(Some)
     }
 
+    /// The blob that an outcome frame names instead of an output; `None` if it brings the output itself. `output` is that
+    /// of its body.
+    ///
+    /// # Errors
+    /// [`FrameError::Body`] if it says that it names one, and does not.
+    pub fn of_result(outcome: &Frame<'_>, output: &[u8]) -> Result<Option<Reference>, FrameError> {
+        if outcome.flags() & flag::BLOB == 0 {
+            return Ok(None);
+        }
+        Reference::from_bytes(output).map(Some)
+    }
+
+    /// As [`Reference::of_result`], of a frame that was validated before. Of one that names none only the header is read.
+    pub fn in_outcome(outcome: &Frame<'_>) -> Option<Reference> {
+        if outcome.flags() & flag::BLOB == 0 {
+            return None;
+        }
+        body::reply(outcome.body()).ok().and_then(|reply| Reference::from_bytes(reply.output).ok())
+    }
+
     /// As [`Reference::of`], of a frame that was validated before.
     pub fn in_frame(submit: &Frame<'_>) -> Option<Reference> {
         let arguments = body::arguments(submit.body()).ok()?;
@@ -108,8 +128,9 @@ impl Reference {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::body::{Arguments, Submit, append_submit};
-    use crate::frame::FrameBuf;
+    use crate::body::{Arguments, Reply, Submit, append_outcome, append_stored_outcome, append_submit};
+    use crate::frame::{FrameBuf, Header, Kind};
+    use crate::outcome::{Status, Usage};
     use proptest::prelude::*;
 
     proptest! {
@@ -148,5 +169,30 @@ mod tests {
         assert_eq!(found(true, &payload), Ok(Some(reference)));
         assert_eq!(found(false, &payload), Ok(None));
         assert_eq!(found(true, &payload[1..]), Err(FrameError::Body));
+    }
+
+    #[test]
+    fn an_outcome_names_a_blob_or_has_its_output() {
+        let reference = Reference { id: BlobId([7; 32]), bytes: 5 << 20 };
+        let output = reference.to_bytes();
+        let found = |blob: bool, output: &[u8]| {
+            let lease = Header { flags: flag::WANT_OUTCOME | flag::SEALED_BODY, ..Header::new(Kind::Lease) };
+            let reply = Reply::new(&Usage::default(), output, b"said");
+            let mut out = FrameBuf::new();
+            if blob {
+                append_stored_outcome(&mut out, &lease, Status::Ok, &reply).unwrap();
+            } else {
+                append_outcome(&mut out, &lease, Status::Ok, &reply).unwrap();
+            }
+            let (frame, _) = Frame::parse(&out).unwrap();
+            let read = body::reply(frame.body()).unwrap();
+            assert_eq!(read.stderr, b"said");
+            let of = Reference::of_result(&frame, read.output);
+            assert_eq!(Reference::in_outcome(&frame), of.ok().flatten());
+            of
+        };
+        assert_eq!(found(true, &output), Ok(Some(reference)));
+        assert_eq!(found(false, &output), Ok(None));
+        assert_eq!(found(true, &output[1..]), Err(FrameError::Body));
     }
 }

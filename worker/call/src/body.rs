@@ -214,7 +214,7 @@ pub struct Reply<'a> {
     /// Bit 0: [`Usage::cold`]. Bit 1: [`Usage::truncated`]. Bit 2: the first three fields are there. The upper 24 bits:
     /// [`Usage::denied`]; readers of before it came do not look at them.
     pub bits: u32,
-    /// What the function returned; for a command, its stdout.
+    /// What the function returned; for a command, its stdout. With [`flag::BLOB`] the name of a blob that has it.
     #[rkyv(with = InlineAsBox)]
     pub output: &'a [u8],
     /// A command's stderr, or the text of a trap.
@@ -456,11 +456,32 @@ pub fn append_outcome(
     status: Status,
     reply: &Reply<'_>,
 ) -> Result<(), FrameError> {
+    append_reply(out, &Header { kind: Kind::Outcome, flags: 0, level: status as u8, ..*lease }, reply)
+}
+
+/// As [`append_outcome`], of a call whose result is a blob: the reply's output names it
+/// ([`crate::blob::Reference::to_bytes`]).
+///
+/// # Errors
+/// As [`append_outcome`].
+pub fn append_stored_outcome(
+    out: &mut FrameBuf,
+    lease: &Header,
+    status: Status,
+    reply: &Reply<'_>,
+) -> Result<(), FrameError> {
+    append_reply(
+        out,
+        &Header { kind: Kind::Outcome, flags: flag::BLOB, level: status as u8, ..*lease },
+        reply,
+    )
+}
+
+fn append_reply(out: &mut FrameBuf, header: &Header, reply: &Reply<'_>) -> Result<(), FrameError> {
     if reply.output.len() > OUTPUT_BYTES_MAX || reply.stderr.len() > STDERR_BYTES_MAX {
         return Err(FrameError::Body);
     }
-    let header = Header { kind: Kind::Outcome, flags: 0, deadline: 0, level: status as u8, ..*lease };
-    append_archive(out, &header, reply)
+    append_archive(out, &Header { deadline: 0, ..*header }, reply)
 }
 
 type Archiver<'out, 'scratch> = Strategy<Serializer<&'out mut FrameBuf, SubAllocator<'scratch>, ()>, Failure>;

@@ -12,11 +12,11 @@
 //! | 12 | 4 | CRC-32C | of bytes 0..12, 16..64 and the body; of the header alone if the body is sealed |
 //! | 16 | 16 | call | [`CallId`] |
 //! | 32 | 8 | function | [`FunctionId`] |
-//! | 40 | 8 | stamp | submit: start time; lease, outcome, return, cancel, done, dead, redrive: epoch; retry: executions that failed, and above 32 bits those that met back-pressure; credit: slots granted in all; fetch, piece: offset; publish, retire, ready: version; incarnation: its number; index: a turn; ask, answer: correlation; recall: version of the shard map |
-//! | 48 | 8 | deadline | submit, lease: deadline; retry: not before; done: remembered until; dead: its place among dead letters, by age; fetch, piece: epoch |
-//! | 56 | 1 | level | submit, lease: criticality; outcome, return, done, retry, dead, ready, recall, piece: [`Status`]; foresee: 1 or 0 |
+//! | 40 | 8 | stamp | submit: start time; lease, outcome, return, cancel, done, dead, redrive: epoch; retry: executions that failed, and above 32 bits those that met back-pressure; credit: slots granted in all; fetch, piece, keep: offset; kept: how many bytes are there; publish, retire, ready: version; incarnation: its number; index: a turn; ask, answer: correlation; recall: version of the shard map |
+//! | 48 | 8 | deadline | submit, lease: deadline; retry: not before; done: remembered until; dead: its place among dead letters, by age; fetch, piece, keep, kept: epoch |
+//! | 56 | 1 | level | submit, lease: criticality; outcome, return, done, retry, dead, ready, recall, piece, kept: [`Status`]; foresee: 1 or 0 |
 //! | 57 | 1 | label | submit: [`Label`] of its arguments; otherwise zero |
-//! | 58 | 2 | attempt | lease, outcome, retry: how many times the call has been delivered, from 1; answer: how many frames with more of the same body follow |
+//! | 58 | 2 | attempt | lease, outcome, retry: how many times the call has been delivered, from 1; answer, keep: how many frames with more of the same body follow |
 //! | 60 | 4 | key | submit: [`CallKey`], zero for none; otherwise zero |
 //!
 //! The body of a [`Kind::Lease`] is a whole submit frame, byte for byte as the client wrote it: a *sealed* body,
@@ -59,7 +59,8 @@ pub mod flag {
     /// Submit: the call's id was made of an idempotency key ([`crate::CallId::of_key`]), and is remembered for its
     /// function's window after the call has ended.
     pub const KEYED: u16 = 16;
-    /// Submit: the payload is not the arguments but names a blob that has them ([`crate::blob::Reference`]).
+    /// Submit: the payload is not the arguments but names a blob that has them ([`crate::blob::Reference`]). Outcome: so
+    /// it is with the output and the result.
     pub const BLOB: u16 = 32;
 }
 
@@ -115,6 +116,14 @@ pub enum Kind {
     /// [`Status::Ok`], and the body is the bytes, [`crate::blob::PIECE_BYTES`] of them or up to the blob's end; or why
     /// there is none, and the body says it in words.
     Piece = 18,
+    /// Core to node, and node to the store of blobs: a piece of the call's result, which is too large for a frame; see
+    /// [`crate::upload`]. `stamp`: from which byte on. `attempt`: how many pieces follow. Sent again if no answer comes.
+    Keep = 19,
+    /// The store to the node, and node to core: how it stands with the call's result. `level`: [`Status::Ok`], and so many
+    /// bytes as `stamp` says are there; if that is all, it is on disk, and the body is its [`crate::blob::Reference`].
+    /// Any other status: it is not kept, and the body says why, in words. Node to the store: the node has heard of that
+    /// blob, or will not know of it.
+    Kept = 20,
 
     /// Log only: the call has ended. Body: the outcome frame, sealed, if the client wanted it.
     Done = 32,
@@ -134,7 +143,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 24] = [
+    pub const ALL: [Kind; 26] = [
         Kind::Hello,
         Kind::Submit,
         Kind::Verdicts,
@@ -153,6 +162,8 @@ impl Kind {
         Kind::Recall,
         Kind::Fetch,
         Kind::Piece,
+        Kind::Keep,
+        Kind::Kept,
         Kind::Done,
         Kind::Retry,
         Kind::Dead,
@@ -164,8 +175,8 @@ impl Kind {
     /// From its number.
     pub fn from_wire(number: u8) -> Option<Kind> {
         let index = match number {
-            1..=18 => number - 1,
-            32..=37 => number - 32 + 18,
+            1..=20 => number - 1,
+            32..=37 => number - 32 + 20,
             _ => return None,
         };
         Some(Kind::ALL[usize::from(index)])
@@ -178,6 +189,7 @@ impl Kind {
             Kind::Submit => flag::WANT_OUTCOME | flag::ONCE | flag::EXPIRES | flag::KEYED | flag::BLOB,
             Kind::Lease => flag::WANT_OUTCOME | flag::SEALED_BODY,
             Kind::Recall => flag::WANT_OUTCOME,
+            Kind::Outcome => flag::BLOB,
             Kind::Done | Kind::Dead => flag::SEALED_BODY,
             _ => 0,
         }

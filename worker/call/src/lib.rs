@@ -11,6 +11,7 @@ pub mod limits;
 pub mod frame;
 pub mod body;
 pub mod blob;
+pub mod upload;
 pub mod outcome;
 pub mod history;
 pub mod shards;

@@ -13,10 +13,10 @@ pub const FRAME_ALIGN: usize = 16;
 pub const BODY_BYTES_MAX: usize = 4 << 20;
 /// Bytes of the largest arguments of a call. Larger ones belong in a store, with a reference in the call.
 pub const ARGUMENTS_BYTES_MAX: usize = 1 << 20;
-/// Arguments above this are stored as a blob by whoever submits them over HTTP or with the command line: a group of the
-/// log. Smaller ones cost less in the log than a file of their own.
+/// Arguments above this are stored as a blob by whoever submits them over HTTP or with the command line, results by the
+/// core that has them: a group of the log. Smaller ones cost less in the log than a file of their own.
 pub const BLOB_ABOVE_BYTES: usize = 256 << 10;
-/// Bytes of the largest output of a call; more is cut off and the outcome says so.
+/// Bytes of the largest output that an outcome frame has room for. Larger results are blobs.
 pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
 /// Bytes of captured stderr per call; the rest is dropped and the outcome says so.
 pub const STDERR_BYTES_MAX: usize = 16 << 10;
@@ -112,8 +112,11 @@ pub struct Limits {
     pub blobs_max: usize,
     /// A blob that no call names stays for so long: its submit may be on the way.
     pub blob_grace: Duration,
-    /// Bytes of memory of a core for blobs: of calls that run, and of the one that is coming.
+    /// Bytes of memory of a core for arguments that are blobs: of calls that run, and of the one that is coming. And as
+    /// many for results, as far as they are larger than a frame has room for.
     pub blob_memory_bytes: u64,
+    /// Bytes of the largest result of a call; more is cut off, and the outcome says so.
+    pub result_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -145,6 +148,7 @@ impl Default for Limits {
             blobs_max: 1 << 16,
             blob_grace: Duration::from_secs(3600),
             blob_memory_bytes: 256 << 20,
+            result_bytes_max: 64 << 20,
         }
     }
 }

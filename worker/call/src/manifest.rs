@@ -31,7 +31,7 @@
 //! expires = "0s"                    # from the start time to when a call must have begun; "0s" for never
 //! expired = "outcome"               # or "dead-letter": what becomes of one that has not
 //! retain = "0s"                     # how long an end is remembered at least; "0s" for as long as there is room
-//! retain_bytes = "1MiB"             # outcomes up to this size are kept for so long
+//! retain_bytes = "1MiB"             # outcomes up to this size are kept for so long; a stored result counts as its name
 //! idempotency = "1h"                # how long an idempotency key is remembered after its call's end
 //!
 //! [quota]                           # of all workers together

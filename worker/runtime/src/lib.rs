@@ -5,6 +5,7 @@
 //! programs in sandboxes beside it, [`by_kind`] both; [`scripted`] plays outcomes for tests and simulation.
 
 pub mod seam;
+pub mod results;
 pub mod scripted;
 pub mod wasm;
 pub mod process;
@@ -15,6 +16,7 @@ mod testing;
 
 pub use by_kind::ByKind;
 pub use process::ProcessRuntime;
+pub use results::Room;
 pub use scripted::Scripted;
 pub use seam::{Begin, Ended, Progress, Runtime, SlotId};
 pub use wasm::{Options, WasmRuntime};

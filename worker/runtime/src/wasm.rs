@@ -26,6 +26,7 @@ mod functions;
 
 pub use engine::{Options, STACK_BYTES};
 
+use crate::results::Output;
 use crate::seam::{Begin, Ended, Progress, Runtime, SlotId};
 use call::{FunctionId, FunctionSpec, Status, Usage};
 use functions::Functions;
@@ -86,7 +87,7 @@ struct Slot {
     generation: u64,
     status: Status,
     usage: Usage,
-    output: Vec<u8>,
+    output: Output,
     stderr: Vec<u8>,
 }
 
@@ -124,7 +125,7 @@ impl WasmRuntime {
             generation: 0,
             status: Status::Ok,
             usage: Usage::default(),
-            output: Vec::new(),
+            output: Output::new(&options.room),
             stderr: Vec::new(),
         };
         Ok(WasmRuntime {
@@ -267,7 +268,7 @@ impl Runtime for WasmRuntime {
         assert!(matches!(slot.state, State::Free), "slot {} is taken", id.0);
         slot.function = begin.function;
         slot.usage = Usage::default();
-        slot.output.clear();
+        slot.output.clear(host::BUFFER_BYTES_KEPT);
         slot.stderr.clear();
         let Some(function) = self.functions.get_mut(begin.function) else {
             return slot.fail(Status::Unavailable, "the function is not published on this core");
@@ -313,7 +314,7 @@ impl Runtime for WasmRuntime {
             _ => panic!("slot {} holds no running call", id.0),
         }
         // What it wrote so far is no result.
-        slot.output.clear();
+        slot.output.clear(host::BUFFER_BYTES_KEPT);
     }
 
     fn ended(&self, id: SlotId) -> Ended<'_> {
@@ -325,7 +326,7 @@ impl Runtime for WasmRuntime {
 
     fn release(&mut self, id: SlotId) {
         let slot = &mut self.slots[id.0 as usize];
-        slot.output.shrink_to(host::BUFFER_BYTES_KEPT);
+        slot.output.clear(host::BUFFER_BYTES_KEPT);
         let (function, generation) = (slot.function, slot.generation);
         match std::mem::replace(&mut slot.state, State::Free) {
             State::Served(seat) => {

@@ -2,6 +2,7 @@
 
 use super::*;
 use call::admin::Hello;
+use call::blob::Reference;
 use call::body::{self, Arguments, Submit};
 use call::frame::{self, Frame, Header, Kind, flag};
 use call::{CallId, FunctionId, FunctionSpec, Label, Usage, WallTime};
@@ -88,6 +89,8 @@ struct Seen {
     usage: Usage,
     output: Vec<u8>,
     stderr: String,
+    /// The blob that has its output.
+    stored: Option<Reference>,
     at: Instant,
 }
 
@@ -107,6 +110,7 @@ struct Stage {
     greeted: Option<ConnectionId>,
     drained: bool,
     store: blobs::Store,
+    shelf: blobs::Shelf,
     seen: Vec<Seen>,
     arrivals: (Arrivals, Arrivals),
 }
@@ -154,6 +158,7 @@ impl Stage {
             greeted: None,
             drained: false,
             store: blobs::Store::default(),
+            shelf: blobs::Shelf::default(),
             seen: Vec::new(),
             arrivals: (Arrivals::new(), Arrivals::new()),
         }
@@ -180,8 +185,13 @@ impl Stage {
     }
 
     fn lease_of(&mut self, name: &str, call: u64, epoch: u64, submit: &[u8]) {
+        self.lease_wanted(name, call, epoch, submit, false);
+    }
+
+    /// The same, whose outcome somebody wants or does not.
+    fn lease_wanted(&mut self, name: &str, call: u64, epoch: u64, submit: &[u8], wanted: bool) {
         let header = Header {
-            flags: flag::SEALED_BODY,
+            flags: flag::SEALED_BODY | if wanted { flag::WANT_OUTCOME } else { 0 },
             call: CallId(u128::from(call)),
             function: FunctionId::of("default", name),
             stamp: epoch,
@@ -255,10 +265,12 @@ impl Stage {
                     usage: reply.usage(),
                     output: reply.output.to_vec(),
                     stderr: String::from_utf8_lossy(reply.stderr).into_owned(),
+                    stored: Reference::of_result(frame, reply.output).expect("a name"),
                     at: self.world.now(),
                 });
             }
             Kind::Fetch => self.fetched(frame),
+            Kind::Keep => self.keeps(frame),
             kind => panic!("a core sends no {kind:?}"),
         }
     }

@@ -25,6 +25,11 @@ impl DurableQ {
         self.ended.of(position).map(|ended| self.view_ended(ended))
     }
 
+    /// As [`DurableQ::view_end`], among those that are remembered for a set time; `None` also if that is over.
+    pub fn view_retained(&self, position: u32) -> Option<CallView<'_>> {
+        self.retained.of(position).filter(|ended| !self.is_past(ended)).map(|ended| self.view_ended(ended))
+    }
+
     /// The positions of the ends that are remembered for a set time, the oldest first. They wrap around.
     pub fn retained(&self) -> Range<u32> {
         self.retained.positions()

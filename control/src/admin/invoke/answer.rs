@@ -4,6 +4,7 @@ use super::name::Named;
 use crate::admin::error::ApiError;
 use crate::admin::link::Outcome;
 use axum::Json;
+use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -120,6 +121,8 @@ pub struct Invoked {
     /// What the function may have.
     pub memory_bytes: u64,
     pub outcome: Outcome,
+    /// Its output, if that is a blob.
+    pub stored: Option<Body>,
     pub wants_log: bool,
 }
 
@@ -139,7 +142,7 @@ impl Invoked {
             headers.push((LOG_RESULT, STANDARD.encode(self.log_tail())));
         }
         let payload = if self.outcome.status.is_ok() {
-            std::mem::take(&mut self.outcome.output)
+            self.take_output()
         } else {
             // As Lambda's own runtimes have it, for what a function reports and for what ends it.
             headers.push((FUNCTION_ERROR, "Unhandled".into()));
@@ -154,13 +157,21 @@ impl Invoked {
     }
 
     /// What the function posted to `/error`; else what there is to say, in the same form.
-    fn error_payload(&mut self) -> Vec<u8> {
-        let outcome = &mut self.outcome;
-        let is_reported =
-            matches!(outcome.status, Status::Error | Status::Init) && !outcome.output.is_empty();
-        if is_reported {
-            return std::mem::take(&mut outcome.output);
+    fn error_payload(&mut self) -> Body {
+        let has_output = self.stored.is_some() || !self.outcome.output.is_empty();
+        if matches!(self.outcome.status, Status::Error | Status::Init) && has_output {
+            return self.take_output();
         }
+        Body::from(self.error_made())
+    }
+
+    /// What the function returned, wherever it is.
+    fn take_output(&mut self) -> Body {
+        self.stored.take().unwrap_or_else(|| std::mem::take(&mut self.outcome.output).into())
+    }
+
+    fn error_made(&self) -> Vec<u8> {
+        let outcome = &self.outcome;
         let wrote = text(&outcome.stderr);
         let mut lines = wrote.lines().filter(|line| !line.trim().is_empty());
         // A fault begins with its name; of a process, what led to its end is what it wrote last.
@@ -230,12 +241,14 @@ mod tests {
 
     fn invoked(status: Status, output: &[u8], stderr: &[u8]) -> Invoked {
         let usage = Usage { run_ns: 3_000_000_000, exit_code: 9, memory_bytes: 1, ..Usage::default() };
-        let outcome = Outcome { status, usage, output: output.to_vec(), stderr: stderr.to_vec() };
+        let (output, stderr) = (output.to_vec(), stderr.to_vec());
+        let outcome = Outcome { status, usage, output, stored: None, stderr };
         Invoked {
             call: CallId(7),
             version: "$LATEST".into(),
             memory_bytes: 64 << 20,
             outcome,
+            stored: None,
             wants_log: true,
         }
     }
@@ -243,7 +256,9 @@ mod tests {
     #[test]
     fn errors_have_the_form_that_sdks_expect() {
         let payload = |status, output: &[u8], stderr: &[u8]| -> serde_json::Value {
-            serde_json::from_slice(&invoked(status, output, stderr).error_payload()).unwrap()
+            let body = axum::body::to_bytes(invoked(status, output, stderr).error_payload(), 1 << 20);
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            serde_json::from_slice(&runtime.block_on(body).unwrap()).unwrap()
         };
         let posted = br#"{"errorMessage":"no","errorType":"ValueError","stackTrace":[]}"#;
         assert_eq!(payload(Status::Error, posted, b"")["errorType"], "ValueError");

@@ -4,6 +4,7 @@ use super::api::Event;
 use super::pool::{Pool, SandboxId};
 use super::pressure;
 use super::slot::{Slot, State, fill};
+use crate::results::Room;
 use crate::seam::SlotId;
 use call::limits::STDERR_BYTES_MAX;
 use call::{CallId, FunctionId, Instant, Status};
@@ -122,9 +123,9 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub fn new(slots: u32, sandboxes: u32) -> Ledger {
+    pub fn new(slots: u32, sandboxes: u32, room: &Room) -> Ledger {
         Ledger {
-            slots: (0..slots).map(|_| Slot::new()).collect(),
+            slots: (0..slots).map(|_| Slot::new(room)).collect(),
             pool: Pool::new(sandboxes, slots),
             ended: Vec::with_capacity(slots as usize),
             awaited: Vec::new(),
@@ -248,7 +249,7 @@ impl Ledger {
     pub fn fail(&mut self, slot: SlotId, status: Status, text: &str, output: &[u8]) {
         let held = self.slot(slot);
         assert_eq!(held.state, State::Waiting, "a call ends once");
-        held.output.clear();
+        held.drop_output();
         held.put(output);
         held.tell(text);
         held.end(status);
@@ -290,7 +291,13 @@ impl Ledger {
         let status = match event {
             Event::Answered { output, .. } => {
                 held.put(output);
-                Status::Ok
+                if held.output.len() == output.len() {
+                    Status::Ok
+                } else {
+                    held.drop_output();
+                    held.tell("the core has no room for the result now");
+                    Status::BadReply
+                }
             }
             Event::Failed { kind, output, .. } => {
                 held.put(output);
@@ -303,7 +310,10 @@ impl Ledger {
                 }
             }
             Event::TooLarge { .. } => {
-                held.tell("the result is longer than one may be: 1 MiB");
+                let most = held.output.bytes_max();
+                held.tell(&format!(
+                    "the result is longer than one may be, {most} bytes, or than there is room for now"
+                ));
                 Status::BadReply
             }
             Event::Truncated { .. } => {

@@ -22,6 +22,7 @@ mod pressure;
 mod runs;
 mod serve;
 
+use crate::results::Room;
 use crate::seam::{Begin, Ended, Progress, Runtime, SlotId};
 use call::admin::SOON;
 use call::{FunctionId, FunctionSpec, Instant, Status, WallTime};
@@ -53,6 +54,8 @@ pub struct Options {
     pub jailer: Option<PathBuf>,
     /// Where unpacked bundles are, each named by its hash.
     pub bundles: PathBuf,
+    /// Memory for large results.
+    pub room: Room,
 }
 
 impl Options {
@@ -91,7 +94,7 @@ impl ProcessRuntime {
     pub fn new(options: Options) -> ProcessRuntime {
         ProcessRuntime {
             functions: Map::default(),
-            ledger: Ledger::new(options.slots, options.sandboxes),
+            ledger: Ledger::new(options.slots, options.sandboxes, &options.room),
             places: (0..options.sandboxes).map(|_| Place::empty()).collect(),
             owners: Map::default(),
             listeners: HashMap::new(),
@@ -185,7 +188,7 @@ impl ProcessRuntime {
         let known = self.functions.get_mut(&function).expect("the pool knows published functions only");
         known.init_error.clear();
         let talk = match known.abi() {
-            Abi::RuntimeApi => Talk::Api(api::Session::new(known.bounds.concurrent)),
+            Abi::RuntimeApi => Talk::Api(api::Session::new(known.bounds.concurrent, &self.options.room)),
             Abi::Stdio => Talk::Stdio(Vec::new()),
         };
         self.places[id.place as usize] = Place::asked(id, function, talk, self.ledger.now);
@@ -302,7 +305,7 @@ impl Runtime for ProcessRuntime {
         }
         let held = self.ledger.slot(slot);
         held.end(status);
-        held.output.clear();
+        held.drop_output();
         self.act();
     }
 

@@ -1,7 +1,8 @@
 //! What is known of the call in a slot. Buffers stay for the next call.
 
+use crate::results::{Output, Room};
 use crate::seam::Ended;
-use call::limits::{OUTPUT_BYTES_MAX, STDERR_BYTES_MAX};
+use call::limits::STDERR_BYTES_MAX;
 use call::{CallId, FunctionId, Status, Usage};
 
 /// A free slot keeps no more than this of each buffer.
@@ -27,21 +28,21 @@ pub(super) struct Slot {
     pub pending: Vec<u8>,
     /// Of a call by stdio: what its process finds beside the function's own environment.
     pub environment: Vec<(String, String)>,
-    pub output: Vec<u8>,
+    pub output: Output,
     pub log: Vec<u8>,
     pub status: Status,
     pub usage: Usage,
 }
 
 impl Slot {
-    pub fn new() -> Slot {
+    pub fn new(room: &Room) -> Slot {
         Slot {
             state: State::Free,
             call: CallId(0),
             function: FunctionId(0),
             pending: Vec::new(),
             environment: Vec::new(),
-            output: Vec::new(),
+            output: Output::new(room),
             log: Vec::new(),
             status: Status::Ok,
             usage: Usage::default(),
@@ -53,7 +54,8 @@ impl Slot {
         assert_eq!(self.state, State::Free, "a slot holds one call");
         (self.state, self.call, self.function) = (State::Waiting, call, function);
         self.usage = Usage::default();
-        for buffer in [&mut self.pending, &mut self.output, &mut self.log] {
+        self.output.clear(KEPT_BYTES);
+        for buffer in [&mut self.pending, &mut self.log] {
             buffer.clear();
         }
         self.environment.clear();
@@ -66,7 +68,8 @@ impl Slot {
 
     pub fn free(&mut self) {
         self.state = State::Free;
-        for buffer in [&mut self.pending, &mut self.output, &mut self.log] {
+        self.output.clear(KEPT_BYTES);
+        for buffer in [&mut self.pending, &mut self.log] {
             buffer.clear();
             buffer.shrink_to(KEPT_BYTES);
         }
@@ -75,7 +78,12 @@ impl Slot {
 
     /// Appends to the result; what is beyond its bound is dropped, and that is said.
     pub fn put(&mut self, bytes: &[u8]) {
-        self.usage.truncated |= fill(&mut self.output, bytes, OUTPUT_BYTES_MAX);
+        self.usage.truncated |= self.output.fill(bytes);
+    }
+
+    /// What it returned so far is no result.
+    pub fn drop_output(&mut self) {
+        self.output.clear(KEPT_BYTES);
     }
 
     /// Appends to the log, in the same way.
@@ -117,10 +125,11 @@ pub(super) fn fill(into: &mut Vec<u8>, bytes: &[u8], most: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use call::limits::OUTPUT_BYTES_MAX;
 
     #[test]
     fn a_log_is_bounded_and_makes_room_for_the_platforms_words() {
-        let mut slot = Slot::new();
+        let mut slot = Slot::new(&Room::default());
         slot.begin(CallId(1), FunctionId(1));
         slot.write(&[b'x'; STDERR_BYTES_MAX]);
         assert!(!slot.usage.truncated);
@@ -133,7 +142,7 @@ mod tests {
 
     #[test]
     fn what_is_beyond_the_bound_of_a_result_is_cut_and_said() {
-        let mut slot = Slot::new();
+        let mut slot = Slot::new(&Room::default());
         slot.begin(CallId(1), FunctionId(1));
         slot.put(&vec![b'x'; OUTPUT_BYTES_MAX]);
         assert!(!slot.usage.truncated);

@@ -6,6 +6,7 @@
 //! instance instead of 25.
 
 use super::files::Allowed;
+use crate::results::Room;
 use std::path::PathBuf;
 use std::time::Duration;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
@@ -45,6 +46,8 @@ pub struct Options {
     pub files_allowed: Allowed,
     /// Files and directories that all guests have open together at most; of one instance [`super::files::OPEN_MAX`].
     pub files: u32,
+    /// Memory for large results.
+    pub room: Room,
 }
 
 impl Options {
@@ -60,6 +63,7 @@ impl Options {
             warm_for: Duration::from_secs(60),
             files_allowed: Allowed::default(),
             files: 512,
+            room: Room::default(),
         }
     }
 }

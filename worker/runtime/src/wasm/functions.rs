@@ -7,6 +7,7 @@ use super::files::{Allowed, Budget, Kind, Table};
 use super::host::{Desk, Granted, Grants, Host, Stdout};
 use super::warm::Place;
 use super::{Options, Seat, pressure, wasi};
+use crate::results::Room;
 use crate::seam::Begin;
 use call::function::{Abi, InstanceMode};
 use call::{FunctionId, FunctionSpec};
@@ -96,6 +97,8 @@ pub struct Functions {
     budget: Budget,
     /// Desks of guests that are gone, with their buffers.
     spare: Vec<Rc<Desk>>,
+    /// For large results.
+    room: Room,
 }
 
 /// Desks kept: those of a burst of fresh instances.
@@ -118,6 +121,7 @@ impl Functions {
             allowed: options.files_allowed.clone(),
             budget: Budget::new(options.files),
             spare: Vec::with_capacity(SPARE_MAX),
+            room: options.room.clone(),
         })
     }
 
@@ -227,7 +231,7 @@ impl Functions {
             }
         };
         let grants = granted(function, &self.allowed, &self.budget)?;
-        let desk = self.spare.pop().unwrap_or_default();
+        let desk = self.spare.pop().unwrap_or_else(|| Rc::new(Desk::new(&self.room)));
         let stdout = match code.entry {
             Entry::Fast(_) => Stdout::Stderr,
             Entry::Command(_) => Stdout::Output,

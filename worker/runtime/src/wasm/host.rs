@@ -7,8 +7,9 @@
 use super::engine::TABLE_ELEMENTS_MAX;
 use super::files::Table;
 use super::wasi::environment::strings;
+use crate::results::{Output, Room};
 use call::function::FileGrants;
-use call::limits::{OUTPUT_BYTES_MAX, STDERR_BYTES_MAX};
+use call::limits::STDERR_BYTES_MAX;
 use call::outcome::{again, back_pressure};
 use call::{FunctionSpec, Status};
 use std::cell::{Cell, RefCell};
@@ -33,7 +34,7 @@ pub struct Desk {
     /// What the platform tells of the call: `NAME=value` strings, each ended by a zero byte.
     pub environment: RefCell<Vec<u8>>,
     /// What the function returned, or a command's stdout.
-    pub output: RefCell<Vec<u8>>,
+    pub output: RefCell<Output>,
     /// Its stderr.
     pub stderr: RefCell<Vec<u8>>,
     /// Output or stderr was cut.
@@ -51,9 +52,15 @@ pub struct Desk {
 }
 
 impl Desk {
+    /// Large results of it are of this room.
+    pub fn new(room: &Room) -> Desk {
+        Desk { output: RefCell::new(Output::new(room)), ..Desk::default() }
+    }
+
     /// Clears what the last call left.
     pub fn clear(&self) {
-        for buffer in [&self.payload, &self.environment, &self.output, &self.stderr] {
+        self.output.borrow_mut().clear(BUFFER_BYTES_KEPT);
+        for buffer in [&self.payload, &self.environment, &self.stderr] {
             let mut buffer = buffer.borrow_mut();
             buffer.clear();
             buffer.shrink_to(BUFFER_BYTES_KEPT);
@@ -67,7 +74,9 @@ impl Desk {
 
     /// Appends to the output as much as the limit allows.
     pub fn write_output(&self, bytes: &[u8]) {
-        self.append(&self.output, bytes, OUTPUT_BYTES_MAX);
+        if self.output.borrow_mut().fill(bytes) {
+            self.truncated.set(true);
+        }
     }
 
     /// Appends to stderr, on a line of its own, what the platform has to say.
@@ -79,21 +88,17 @@ impl Desk {
 
     /// Appends to stderr as much as the limit allows.
     pub fn write_stderr(&self, bytes: &[u8]) {
-        self.append(&self.stderr, bytes, STDERR_BYTES_MAX);
+        let mut stderr = self.stderr.borrow_mut();
+        let fits = bytes.len().min(STDERR_BYTES_MAX - stderr.len());
+        stderr.extend_from_slice(&bytes[..fits]);
+        if fits < bytes.len() {
+            self.truncated.set(true);
+        }
     }
 
     /// How a call that came to its end has ended.
     pub fn status(&self) -> Status {
         if self.back_pressure.get() { again::status(&self.stderr.borrow()) } else { Status::Ok }
-    }
-
-    fn append(&self, to: &RefCell<Vec<u8>>, bytes: &[u8], most: usize) {
-        let mut to = to.borrow_mut();
-        let fits = bytes.len().min(most - to.len());
-        to.extend_from_slice(&bytes[..fits]);
-        if fits < bytes.len() {
-            self.truncated.set(true);
-        }
     }
 }
 

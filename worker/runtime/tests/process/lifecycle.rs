@@ -170,7 +170,14 @@ fn without_a_jailer_process_functions_are_refused_with_the_reason() {
     use call::{CallId, FunctionId};
     use runtime::process::{Options, ProcessRuntime};
     use runtime::{Begin, Progress, SlotId};
-    let options = Options { slots: 1, sandboxes: 1, cpu: 0, jailer: None, bundles: "/".into() };
+    let options = Options {
+        slots: 1,
+        sandboxes: 1,
+        cpu: 0,
+        jailer: None,
+        bundles: "/".into(),
+        room: runtime::Room::default(),
+    };
     let mut runtime = ProcessRuntime::new(options);
     let spec = spec(API);
     runtime.publish(spec.id(), &spec);

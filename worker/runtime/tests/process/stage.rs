@@ -94,6 +94,7 @@ impl Stage {
             cpu: 0,
             jailer: Some(jailer.path.clone()),
             bundles: "/nonexistent".into(),
+            room: runtime::Room::default(),
         };
         let mut stage = Stage {
             jailer,

@@ -1,7 +1,7 @@
 //! Arguments that are blobs: fetched from the node that the test plays.
 
 use super::*;
-use call::blob::{BlobId, PIECE_BYTES, Reference};
+use call::blob::{BlobId, PIECE_BYTES};
 use std::collections::BTreeMap;
 
 /// What the node has, and how it behaves.
@@ -163,4 +163,145 @@ fn canary_memory_that_is_counted_twice_is_caught() {
     stage.until(|stage| stage.core.fetches.len() == 0 && stage.store.asked == 4);
     stage.core.fetches.forge(1);
     stage.step();
+}
+
+/// What the node has of results, and how it behaves.
+#[derive(Default)]
+pub(super) struct Shelf {
+    coming: BTreeMap<(u128, u64), Vec<u8>>,
+    /// Results that are whole, by their names.
+    kept: BTreeMap<BlobId, Vec<u8>>,
+    heard: u32,
+    /// Leaves each n-th piece without an answer; 0 for none.
+    loses: u32,
+    /// Says each word twice.
+    twice: bool,
+    /// Forgets what has come so far at this piece; 0 for never.
+    restarts_at: u32,
+    /// Answers with this instead.
+    refuses: Option<Status>,
+    /// Says nothing at all.
+    silent: bool,
+}
+
+impl Stage {
+    pub(super) fn keeps(&mut self, keep: &Frame<'_>) {
+        let shelf = &mut self.shelf;
+        shelf.heard += 1;
+        if shelf.restarts_at == shelf.heard {
+            shelf.coming.clear();
+        }
+        let key = (keep.call().0, keep.deadline().0);
+        let coming = shelf.coming.entry(key).or_default();
+        if keep.stamp() == coming.len() as u64 {
+            coming.extend_from_slice(keep.body());
+        }
+        let is_whole = keep.stamp() + keep.body().len() as u64 == coming.len() as u64 && keep.attempt() == 0;
+        if shelf.silent || shelf.loses > 0 && shelf.heard.is_multiple_of(shelf.loses) {
+            return;
+        }
+        let (stamp, twice) = (coming.len() as u64, shelf.twice);
+        let mut header = Header { kind: Kind::Kept, stamp, attempt: 0, level: 0, ..keep.header() };
+        let mut body = Vec::new();
+        if let Some(status) = shelf.refuses {
+            (header.level, body) = (status as u8, b"the disk is full".to_vec());
+        } else if is_whole {
+            let id = BlobId([key.0 as u8; 32]);
+            shelf.kept.insert(id, coming.clone());
+            body = Reference { id, bytes: stamp }.to_bytes().to_vec();
+        }
+        for _ in 0..1 + u32::from(twice) {
+            self.node_sends(header, &body);
+        }
+    }
+
+    /// Leases a call that returns its arguments, so many bytes; they end with its number.
+    fn lease_echo(&mut self, call: u64, bytes: usize) -> Vec<u8> {
+        let mut text = format!("output={};", "x".repeat(bytes)).into_bytes();
+        text.truncate(7 + bytes);
+        let end = call.to_string();
+        let from = text.len() - end.len();
+        text[from..].copy_from_slice(end.as_bytes());
+        let submit = submit_with("f", call, &text, false);
+        let before = self.core.stats().leased;
+        self.lease_wanted("f", call, call, &submit, true);
+        // The node has no room for another of its kind at once.
+        self.until(|stage| stage.core.stats().leased > before);
+        text[7..].to_vec()
+    }
+}
+
+#[test]
+fn large_results_are_stored_before_they_are_told_whatever_is_lost_on_the_way() {
+    let lengths = [PIECE_BYTES + 1, 2 * PIECE_BYTES - 1, 2 * PIECE_BYTES, 3 * PIECE_BYTES + 7, 900_000];
+    for (n, bytes) in lengths.into_iter().enumerate() {
+        let mut stage = Stage::ready(4);
+        (stage.shelf.loses, stage.shelf.twice) = (2 + n as u32 % 2, n % 2 == 0);
+        stage.shelf.restarts_at = n as u32;
+        let sent: Vec<Vec<u8>> = (1..=3).map(|call| stage.lease_echo(call, bytes)).collect();
+        stage.lease("f", 4, "output=small");
+        stage.until(|stage| stage.seen.len() == 4);
+        stage.assert_all_ok();
+        let first_lost = stage.shelf.loses == 2;
+        assert!(!first_lost || stage.seen[0].call == 4, "the small one did not wait");
+        for (call, sent) in (1..=3).zip(&sent) {
+            let named = stage.outcome(call).stored.expect("its outcome names it");
+            assert!(stage.shelf.kept[&named.id] == *sent, "call {call}: byte for byte");
+        }
+    }
+}
+
+#[test]
+fn a_result_that_nobody_wants_or_that_fits_is_not_stored() {
+    let mut stage = Stage::ready(4);
+    let submit = submit_with("f", 1, format!("output={}", "x".repeat(PIECE_BYTES + 1)).as_bytes(), false);
+    stage.lease_of("f", 1, 1, &submit);
+    (0..20).for_each(|_| stage.step());
+    let fits = stage.lease_echo(2, PIECE_BYTES);
+    stage.until(|stage| stage.seen.len() == 2);
+    assert_eq!(stage.shelf.heard, 0);
+    let unwanted = stage.outcome(1);
+    assert!(unwanted.output.is_empty() && unwanted.usage.truncated && unwanted.stored.is_none());
+    assert!(stage.outcome(2).output == fits && stage.outcome(2).stored.is_none());
+}
+
+#[test]
+fn a_result_that_the_node_does_not_take_ends_its_call_and_no_other() {
+    let mut stage = Stage::ready(4);
+    stage.shelf.refuses = Some(Status::Unavailable);
+    stage.lease_echo(1, 600_000);
+    stage.until(|stage| stage.seen.len() == 1);
+    let ended = stage.outcome(1);
+    assert_eq!((ended.status, &*ended.stderr, ended.stored), (Status::Unavailable, "the disk is full", None));
+    (stage.shelf.refuses, stage.shelf.silent) = (None, true);
+    stage.lease_echo(2, 600_000);
+    stage.lease("f", 3, "output=small");
+    stage.until(|stage| stage.seen.len() == 3);
+    assert_eq!(stage.outcome(3).status, Status::Ok);
+    let ended = stage.outcome(2);
+    assert!(
+        ended.status == Status::Unavailable && ended.stderr.contains("did not take it in 30s"),
+        "{ended:?}"
+    );
+    stage.shelf.silent = false;
+    stage.lease_echo(4, 600_000);
+    stage.until(|stage| stage.seen.len() == 4);
+    assert_eq!(stage.outcome(4).status, Status::Ok);
+}
+
+#[test]
+fn a_lost_connection_takes_its_large_results_along() {
+    let mut stage = Stage::ready(2);
+    stage.shelf.silent = true;
+    stage.lease_echo(1, 600_000);
+    stage.lease_echo(2, 600_000);
+    stage.until(|stage| stage.shelf.heard > 0);
+    assert_eq!(stage.core.held(), 2);
+    let connection = stage.connection.expect("connected");
+    stage.node.close(connection);
+    stage.until(|stage| stage.connections == 2);
+    stage.shelf.silent = false;
+    let sent = stage.lease_echo(3, 600_000);
+    stage.until(|stage| stage.seen.len() == 1);
+    assert!(stage.shelf.kept[&stage.outcome(3).stored.expect("stored").id] == sent);
 }

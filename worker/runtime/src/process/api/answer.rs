@@ -3,7 +3,6 @@
 
 use super::head::Refusal;
 use call::CallId;
-use call::limits::OUTPUT_BYTES_MAX;
 use std::io::Write;
 
 /// What a call is handed out with.
@@ -39,8 +38,8 @@ pub enum Denial {
     Next,
     /// `init/error` after the function began to serve.
     Init,
-    /// A result that is too long.
-    TooLarge,
+    /// A result or an error that is longer than so many bytes, or than there is room for now.
+    TooLarge(u64),
     /// There is no such path.
     Unknown,
     /// Not with this method.
@@ -65,10 +64,15 @@ impl Denial {
                 "InvalidStateTransition",
                 text("State transition to InitError failed for runtime: it has asked for calls already"),
             ),
-            Denial::TooLarge | Denial::Refused(Refusal::Body) => (
+            Denial::TooLarge(most) => (
                 "413 Request Entity Too Large",
                 "RequestEntityTooLarge",
-                format!("Exceeded maximum allowed payload size ({OUTPUT_BYTES_MAX} bytes)."),
+                format!("Exceeded maximum allowed payload size ({most} bytes)."),
+            ),
+            Denial::Refused(Refusal::Body) => (
+                "413 Request Entity Too Large",
+                "RequestEntityTooLarge",
+                text("Exceeded maximum allowed payload size by far."),
             ),
             Denial::Unknown => {
                 ("404 Not Found", "NotFound", text("No such path in the Runtime API 2018-06-01"))
@@ -222,7 +226,8 @@ mod tests {
 
     #[test]
     fn the_body_of_a_refusal_is_json_of_the_length_told() {
-        for denial in [Denial::RequestId, Denial::Next, Denial::TooLarge, Denial::Refused(Refusal::Coding)] {
+        for denial in [Denial::RequestId, Denial::Next, Denial::TooLarge(7), Denial::Refused(Refusal::Coding)]
+        {
             let mut out = Vec::new();
             deny(&mut out, denial, true);
             let text = String::from_utf8(out).unwrap();

@@ -24,6 +24,7 @@ mod answer;
 pub use answer::{Invocation, invocation};
 pub use head::HEAD_BYTES_MAX;
 
+use crate::results::Room;
 use answer::Denial;
 use call::CallId;
 use head::Route;
@@ -114,8 +115,8 @@ struct Line {
 }
 
 impl Connection {
-    fn new() -> Connection {
-        Connection { reader: Reader::new(), line: Line { open: true, ..Line::default() } }
+    fn new(room: &Room) -> Connection {
+        Connection { reader: Reader::new(room), line: Line { open: true, ..Line::default() } }
     }
 }
 
@@ -134,6 +135,8 @@ impl Line {
 /// All connections of one sandbox, and its calls.
 pub struct Session {
     connections: Vec<Connection>,
+    /// Of which large results are.
+    room: Room,
     rules: Rules,
 }
 
@@ -156,13 +159,13 @@ struct Rules {
 }
 
 impl Session {
-    /// Of a sandbox that may run so many calls at once.
-    pub fn new(concurrent: u32) -> Session {
+    /// Of a sandbox that may run so many calls at once, with large results of this room.
+    pub fn new(concurrent: u32, room: &Room) -> Session {
         let concurrent = concurrent as usize;
         let (calls, waiting) = (Vec::with_capacity(concurrent), Vec::with_capacity(concurrent));
         let rules =
             Rules { concurrent, calls, waiting, offered: 0, serves: false, failed: false, denials: 0 };
-        Session { connections: Vec::new(), rules }
+        Session { connections: Vec::new(), room: room.clone(), rules }
     }
 
     /// Connections that it may have at once.
@@ -177,13 +180,13 @@ impl Session {
             return None;
         }
         if let Some(free) = self.connections.iter().position(|connection| !connection.line.open) {
-            self.connections[free] = Connection::new();
+            self.connections[free] = Connection::new(&self.room);
             return Some(free as u16);
         }
         if self.connections.len() >= self.connections_max() {
             return None;
         }
-        self.connections.push(Connection::new());
+        self.connections.push(Connection::new(&self.room));
         Some(self.connections.len() as u16 - 1)
     }
 
@@ -216,7 +219,8 @@ impl Session {
         let half = connection.reader.in_response();
         connection.line.open = false;
         self.leave(at, on);
-        self.connections[usize::from(at)] = Connection { reader: Reader::new(), line: Line::default() };
+        self.connections[usize::from(at)] =
+            Connection { reader: Reader::new(&self.room), line: Line::default() };
         if let Some(call) = half.filter(|call| self.forget(*call)) {
             on(Event::Truncated { call });
             self.rules.offer(on);
@@ -289,7 +293,7 @@ impl Session {
 
     fn serve(&mut self, at: u16, bytes: &[u8], on: &mut (impl FnMut(Event<'_>) + ?Sized)) {
         let mut input = bytes;
-        let Session { connections, rules } = self;
+        let Session { connections, rules, .. } = self;
         let Connection { reader, line } = &mut connections[usize::from(at)];
         while !line.closing && !line.holds {
             match reader.step(&mut input) {
@@ -339,7 +343,7 @@ impl Rules {
         let Request { body: output, kind, keep, .. } = *request;
         let denial = match request.route {
             Route::Next => return self.next(at, line, keep, on),
-            _ if request.too_large => Denial::TooLarge,
+            _ if request.too_large => Denial::TooLarge(request.body_bytes_max),
             Route::Response(Some(call)) if self.forget(call) => {
                 // A stream of results that broke off says so in a trailer.
                 on(match kind {

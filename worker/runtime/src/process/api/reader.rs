@@ -1,11 +1,12 @@
 //! Requests out of a stream of bytes, however it is cut.
 //!
 //! A request that lies whole in what has arrived is read in place. One that comes in pieces is collected, within
-//! bounds: the head up to [`HEAD_BYTES_MAX`], the body up to [`OUTPUT_BYTES_MAX`]; what is beyond that is read and
+//! bounds: the head up to [`HEAD_BYTES_MAX`], a result up to what the [`Room`] has, an error up to [`OUTPUT_BYTES_MAX`]; what is beyond that is read and
 //! dropped, up to [`DROPPED_BYTES_MAX`], so that the client hears why it was refused.
 
 use super::chunks::{Chunks, Piece};
 use super::head::{self, HEAD_BYTES_MAX, Head, Length, Refusal, Route};
+use crate::results::{Loan, Room};
 use call::CallId;
 use call::limits::OUTPUT_BYTES_MAX;
 
@@ -34,6 +35,8 @@ pub struct Reader {
     at: At,
     /// A head or body that comes in pieces.
     buffer: Vec<u8>,
+    /// For a body in `buffer` that is large.
+    loan: Loan,
     /// So many bytes of a head in `buffer` hold no end of it.
     searched: usize,
     head: Head,
@@ -73,16 +76,19 @@ pub struct Request<'a> {
     pub too_large: bool,
     /// Another request may follow.
     pub keep: bool,
+    /// Bytes that the body may have.
+    pub body_bytes_max: u64,
 }
 
 const NO_HEAD: Head = Head { route: Route::Unknown, keep: false, length: Length::Bytes(0), expects: false };
 
 impl Reader {
     /// At the begin of a stream.
-    pub fn new() -> Reader {
+    pub fn new(room: &Room) -> Reader {
         Reader {
             at: At::Head,
             buffer: Vec::new(),
+            loan: Loan::new(room),
             searched: 0,
             head: NO_HEAD,
             kind: String::new(),
@@ -135,6 +141,7 @@ impl Reader {
         self.at = At::Head;
         self.buffer.clear();
         self.buffer.shrink_to(KEPT_BYTES);
+        self.loan.give_back();
         self.kind.clear();
         (self.searched, self.taken, self.over) = (0, 0, false);
     }
@@ -142,6 +149,7 @@ impl Reader {
     fn refuse(&mut self, refusal: Refusal) -> Step<'static> {
         self.at = At::Shut;
         self.buffer = Vec::new();
+        self.loan.give_back();
         Step::Refused(refusal)
     }
 
@@ -174,7 +182,8 @@ impl Reader {
     /// Bytes of the body that are kept.
     fn body_bytes_max(&self) -> u64 {
         match self.head.route {
-            Route::Response(Some(_)) | Route::Error(Some(_)) | Route::InitError => OUTPUT_BYTES_MAX as u64,
+            Route::Response(Some(_)) => self.loan.result_bytes() as u64,
+            Route::Error(Some(_)) | Route::InitError => OUTPUT_BYTES_MAX as u64,
             _ => 0,
         }
     }
@@ -241,11 +250,12 @@ impl Reader {
     fn keep(&mut self, data: &[u8]) -> Option<Step<'static>> {
         let most = self.body_bytes_max();
         self.taken += data.len() as u64;
-        if self.taken <= most && !self.over {
+        if self.taken <= most && !self.over && self.loan.grow(self.taken as usize) as u64 == self.taken {
             self.buffer.extend_from_slice(data);
             return None;
         }
         self.buffer = Vec::new();
+        self.loan.give_back();
         let first = !std::mem::replace(&mut self.over, true);
         (first && most > 0).then_some(Step::TooLarge(self.head.route))
     }
@@ -260,6 +270,7 @@ impl Reader {
             kind: &self.kind,
             too_large,
             keep: self.head.keep,
+            body_bytes_max: self.body_bytes_max(),
         })
     }
 }

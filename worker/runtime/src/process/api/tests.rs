@@ -32,7 +32,13 @@ struct World {
 
 impl World {
     fn new(concurrent: u32, calls: u128) -> World {
-        World { session: Session::new(concurrent), given: 0, calls, told: Vec::new(), sent: Vec::new() }
+        World {
+            session: Session::new(concurrent, &Room::default()),
+            given: 0,
+            calls,
+            told: Vec::new(),
+            sent: Vec::new(),
+        }
     }
 
     fn open(&mut self) -> u16 {
@@ -410,7 +416,7 @@ fn canary_a_reader_that_forgets_the_begin_of_a_piece_is_seen() {
     let mut world = World::new(1, 4);
     let at = world.open();
     for piece in stream.as_bytes().chunks(50) {
-        world.session.connections[usize::from(at)].reader = Reader::new();
+        world.session.connections[usize::from(at)].reader = Reader::new(&Room::default());
         world.send(at, piece);
     }
     assert_eq!(world.told, whole.0, "not the same however it is cut");
