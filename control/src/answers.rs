@@ -185,6 +185,8 @@ impl<D: Driver> Node<D> {
             Ask::RegionDrain { drained } => self.region_drains(drained),
             Ask::Shards => Answer::Shards(self.shard_state()),
             Ask::ShardMap { map } => self.map_published(map)?,
+            Ask::Shares => Answer::Shares(self.shares_state()),
+            Ask::SharesTold { table } => self.shares_told(table)?,
             Ask::Hold { ms } => Answer::Held(self.hold(ms)),
             Ask::Drain => {
                 self.drain();

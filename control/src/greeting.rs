@@ -191,7 +191,7 @@ impl<D: Driver> Node<D> {
             let message = "calls of the deleted function of this name still run; deploy when they have ended";
             return Err(Refusal::new("conflict", message));
         }
-        let (version, concurrency) = (spec.version, spec.concurrency);
+        let (version, concurrency) = (spec.version, self.concurrency(function, &spec));
         self.accounts.open(function, &spec);
         self.catalog.deploy(function, spec);
         self.buried.remove(&function);

@@ -92,7 +92,7 @@ impl<D: Driver> Node<D> {
         let depth = self.queue.depth(durableq::FunctionRef(function.0));
         let ended = deployed.completed + deployed.failed;
         let of = ObservedFunction {
-            cpu_millis: quota.cpu_millis,
+            cpu_millis: self.shards.rate(spec, quota.cpu_millis),
             opportunistic: quota.kind == call::function::QuotaKind::Opportunistic,
             begun: ended + u64::from(depth.leased),
             ended,

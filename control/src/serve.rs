@@ -258,7 +258,9 @@ fn shard_options(options: &ControlOptions) -> Result<ShardOptions, StartError> {
     let failed = |source| StartError::Io { path: path.clone(), source };
     let ShardFile { secret, map } = ShardFile::read(path).map_err(failed)?;
     let remember = options.shard_remember;
-    Ok(ShardOptions { number: Some(*number), map, secret, remember })
+    let failed = |source| StartError::Io { path: options.data.join(admin::SHARES), source };
+    let shares = admin::read_shares(&options.data).map_err(failed)?;
+    Ok(ShardOptions { number: Some(*number), map, secret, remember, shares })
 }
 
 /// A thread that serves the admin API as soon as it is told how, and ends if it never is.

@@ -6,11 +6,13 @@
 
 use crate::catalog::id_of;
 use crate::node::Node;
+use crate::shards::Shards;
 use crate::worker_lb::Workers;
 use call::admin::{Conclusions, QuotaChange, Shaping, TenantSpec, Versioned, Wanted};
 use call::function::{Expired, QuotaKind, QuotaSpec};
 use call::limits::Limits;
 use call::outcome::back_pressure;
+use call::shares::LimitKind;
 use call::{FunctionId, FunctionSpec, Instant};
 use controllers::{Cache, Snapshot};
 use driver::Driver;
@@ -143,6 +145,17 @@ impl Shapes {
         self.change(spec).over(&spec.quota)
     }
 
+    /// How many calls of a function may be pending, and how many bytes of them; zero is no bound.
+    pub fn backlog(&self, spec: &FunctionSpec) -> (u64, u64) {
+        let (change, queue) = (self.change(spec), &spec.queue);
+        (change.backlog.unwrap_or(queue.backlog), change.backlog_bytes.unwrap_or(queue.backlog_bytes))
+    }
+
+    /// A tenant's number, if it has one.
+    pub fn known_tenant(&self, name: &str) -> Option<TenantRef> {
+        self.tenants.get(name).copied()
+    }
+
     /// The weight of a tenant.
     pub fn weight(&self, tenant: &str) -> u32 {
         self.said.tenants.get(tenant).map_or(1, |spec| spec.weight)
@@ -201,14 +214,21 @@ impl Shapes {
     }
 
     /// The scheduler's rules for a function of this group. True if its tenant is new to the scheduler.
-    fn policy(&mut self, function: FunctionRef, spec: &FunctionSpec, group: GroupRef) -> (Policy, bool) {
+    fn policy(
+        &mut self,
+        function: FunctionRef,
+        spec: &FunctionSpec,
+        group: GroupRef,
+        shards: &Shards,
+    ) -> (Policy, bool) {
         let quota = self.quota(spec);
         let (tenant, is_new) = self.tenant(&spec.tenant);
         let by_cpu = self.get(function).and_then(|shaped| *shaped.rate.get());
-        let written = (quota.calls_per_s > 0).then(|| quota.calls_per_s.saturating_mul(1000));
+        let written =
+            (quota.calls_per_s > 0).then(|| shards.rate(spec, quota.calls_per_s.saturating_mul(1000)));
         let rate = [by_cpu.filter(|_| quota.cpu_millis > 0), written].into_iter().flatten().min();
         let second = rate.map_or(1, |milli| milli.div_ceil(1000));
-        let burst = if quota.burst > 0 { quota.burst } else { second };
+        let burst = if quota.burst > 0 { shards.burst(spec, quota.burst) } else { second };
         let near = Duration::from_millis(spec.deadline_ms / NEAR_PART);
         let breaker = &spec.breaker;
         let budget = spec.retry.budget_percent;
@@ -264,13 +284,12 @@ impl<D: Driver> Node<D> {
         let Some(deployed) = self.catalog.get(function) else { return };
         let spec = &deployed.spec;
         let (tenant, _) = self.shapes.tenant(&spec.tenant);
-        let change = self.shapes.change(spec);
         let queue = &spec.queue;
+        let (calls, bytes) = self.shapes.backlog(spec);
+        let name = format!("{}/{}", spec.namespace, spec.name);
+        let kinds = (LimitKind::Backlog, LimitKind::BacklogBytes);
         let rules = Rules {
-            backlog: backlog(
-                change.backlog.unwrap_or(queue.backlog),
-                change.backlog_bytes.unwrap_or(queue.backlog_bytes),
-            ),
+            backlog: self.shards.bounded(kinds.0, kinds.1, &name, backlog(calls, bytes)),
             tenant: tenant.0,
             expires_ns: queue.expires_ms.saturating_mul(1_000_000),
             expired_dead: queue.expired == Expired::DeadLetter,
@@ -279,9 +298,18 @@ impl<D: Driver> Node<D> {
             window_ns: queue.idempotency_ms.saturating_mul(1_000_000),
         };
         self.queue.rule(durableq::FunctionRef(function.0), rules);
-        if let Some(said) = self.shapes.said.tenants.get(&spec.tenant) {
-            self.queue.bound_tenant(tenant.0, backlog(said.backlog, said.backlog_bytes));
-        }
+        let tenant = spec.tenant.clone();
+        self.bound_tenant(&tenant);
+    }
+
+    /// Tells the queue what operators say about a tenant's calls there.
+    pub(crate) fn bound_tenant(&mut self, name: &str) {
+        let Some(said) = self.shapes.said.tenants.get(name) else { return };
+        let bound = backlog(said.backlog, said.backlog_bytes);
+        let kinds = (LimitKind::TenantBacklog, LimitKind::TenantBacklogBytes);
+        let bound = self.shards.bounded(kinds.0, kinds.1, name, bound);
+        let (tenant, _) = self.shapes.tenant(name);
+        self.queue.bound_tenant(tenant.0, bound);
     }
 
     /// Tells the scheduler a function's rules. One that asks for nothing gets none, and costs what it did before.
@@ -289,7 +317,7 @@ impl<D: Driver> Node<D> {
         self.rule_queue(function);
         let Some(deployed) = self.catalog.get(function) else { return };
         let group = self.grouping.in_force(function);
-        let (policy, is_new) = self.shapes.policy(function, &deployed.spec, group);
+        let (policy, is_new) = self.shapes.policy(function, &deployed.spec, group, &self.shards);
         if is_new {
             let weight = self.shapes.weight(&deployed.spec.tenant);
             self.scheduler.step(Input::Tenant { tenant: policy.tenant, weight }, &mut self.effects);
@@ -316,8 +344,8 @@ impl<D: Driver> Node<D> {
     pub(crate) fn set_tenant(&mut self, name: String, spec: TenantSpec) {
         let (tenant, _) = self.shapes.tenant(&name);
         let weight = spec.weight;
-        self.queue.bound_tenant(tenant.0, backlog(spec.backlog, spec.backlog_bytes));
-        self.shapes.said.tenants.insert(name, spec);
+        self.shapes.said.tenants.insert(name.clone(), spec);
+        self.bound_tenant(&name);
         self.scheduler.step(Input::Tenant { tenant, weight }, &mut self.effects);
     }
 
@@ -371,6 +399,7 @@ pub(crate) fn cores_up<'a>(workers: &'a Workers) -> impl Iterator<Item = schedul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shards::ShardOptions;
 
     #[test]
     fn back_pressure_counts_for_the_service_that_is_named_or_for_all() {
@@ -393,18 +422,19 @@ mod tests {
     #[test]
     fn a_policy_is_the_manifest_with_the_operators_words_and_the_controllers_rate() {
         let mut shapes = Shapes::new(&Limits::small(), Shaping::default());
+        let alone = Shards::new(&ShardOptions::default());
         let (f, mut spec) = (FunctionRef(0), FunctionSpec { name: "f".into(), ..FunctionSpec::default() });
         shapes.deploy(f, &spec);
-        assert_eq!(shapes.policy(f, &spec, GroupRef::NONE).0, Policy::default(), "asks for nothing");
+        assert_eq!(shapes.policy(f, &spec, GroupRef::NONE, &alone).0, Policy::default(), "asks for nothing");
         spec.quota = QuotaSpec { cpu_millis: 500, ..QuotaSpec::default() };
         assert_eq!(
-            shapes.policy(f, &spec, GroupRef::NONE).0.rate,
+            shapes.policy(f, &spec, GroupRef::NONE, &alone).0.rate,
             Rate::UNLIMITED,
             "nothing is known of its calls"
         );
         let shaped = shapes.functions[0].as_mut().unwrap();
         assert!(shaped.rate.offer(Snapshot { version: 1, value: Some(40_000) }));
-        let policy = shapes.policy(f, &spec, GroupRef::NONE).0;
+        let policy = shapes.policy(f, &spec, GroupRef::NONE, &alone).0;
         assert_eq!((policy.rate, policy.burst), (Rate(40_000), 40));
         let change = QuotaChange {
             kind: Some(QuotaKind::Opportunistic),
@@ -413,7 +443,7 @@ mod tests {
             ..QuotaChange::default()
         };
         shapes.said.quotas.insert("default/f".into(), change);
-        let policy = shapes.policy(f, &spec, GroupRef::NONE).0;
+        let policy = shapes.policy(f, &spec, GroupRef::NONE, &alone).0;
         assert_eq!((policy.rate, policy.burst), (Rate::per_s(7), 2));
         assert_eq!(policy.quota, Quota::Opportunistic { near: Duration::from_secs(3600) });
     }

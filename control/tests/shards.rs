@@ -61,7 +61,7 @@ impl Shards {
     fn start(&mut self, shard: usize) {
         let number = Some(shard as ShardId);
         let (map, secret) = (self.map.clone(), SECRET.into());
-        let shards = ShardOptions { number, map, secret, remember: REMEMBER };
+        let shards = ShardOptions { number, map, secret, remember: REMEMBER, shares: None };
         let options = NodeOptions { shards, ..NodeOptions::default() };
         let at = self.directories[shard].path();
         self.nodes[shard] = Some(Running::start_with(at, Limits::small(), vec![function("echo")], options));

@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use tests::clients::runs_processes;
 use tests::harness::{Site, until};
 
@@ -237,4 +238,85 @@ fn a_large_call_with_a_key_reaches_the_shard_that_owns_it() {
         (left() == 0).then_some(())
     });
     drop(up);
+}
+
+/// Begins to upload a blob, and stops in the middle; when the store has some of it.
+fn half_an_upload(site: &Site) -> TcpStream {
+    let mut stream = TcpStream::connect(admin(&site.data())).expect("the admin API");
+    let head = format!("PUT /v1/blobs HTTP/1.1\r\nhost: x\r\ncontent-length: {LARGE}\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("it reads");
+    stream.write_all(&vec![7; LARGE / 2]).expect("it reads");
+    let has_some = |path: &PathBuf| path.metadata().is_ok_and(|file| file.len() > 1 << 20);
+    until("half of it to be on disk", || blobs(site).iter().any(has_some).then_some(()));
+    stream
+}
+
+#[test]
+fn nothing_is_left_of_an_upload_that_ends_in_the_middle() {
+    let site = Site::new();
+    let mut up = site.up(&["--cores", "1"]);
+    site.deploy("tail", TAIL, "memory = \"64MiB\"");
+    let file = site.file("large", large("while others go."));
+    // Its client goes away; others go on meanwhile.
+    let half = half_an_upload(&site);
+    assert_eq!(site.ok(&["call", "tail", "--file", &file]), "while others go.");
+    drop(half);
+    until("the half to go", || (blobs(&site).len() == 1).then_some(()));
+    // The node is killed.
+    let _half = half_an_upload(&site);
+    up.kill();
+    until("the old processes to end", || {
+        std::fs::remove_file(site.data().join("run/up.json")).err().map(drop)
+    });
+    let _up = site.up(&["--cores", "1"]);
+    assert_eq!(blobs(&site).len(), 1, "{:?}", blobs(&site));
+    assert_eq!(site.ok(&["call", "tail", "--file", &file]), "while others go.");
+}
+
+/// A disk of its own for the blobs, of this many bytes; unmounted when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: PathBuf, bytes: usize) -> Option<SmallDisk> {
+        let size = format!("size={bytes}");
+        let at_text = at.to_str().expect("a plain path");
+        let mount = ["-t", "tmpfs", "-o", &size, "tmpfs", at_text];
+        let is_there = Command::new("mount").args(mount).output().is_ok_and(|ran| ran.status.success());
+        if !is_there {
+            eprintln!("SKIPPED: a small disk needs root; a full disk of blobs was not tested");
+        }
+        is_there.then_some(SmallDisk(at))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a node that was killed may still hold a file.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_in_the_middle_of_an_upload_is_told_and_nothing_is_left() {
+    let site = Site::new();
+    assert_eq!(site.control().stop(), 0, "it makes its directory");
+    let Some(disk) = SmallDisk::mount(site.data().join("blobs"), 3 << 20) else { return };
+    let mut up = site.up(&["--cores", "1"]);
+    site.deploy("tail", TAIL, "memory = \"64MiB\"");
+    for request in ["PUT /v1/blobs", "POST /v1/functions/default/tail/calls"] {
+        let (status, body) = http(&site, request, &large("too much for it."));
+        let error: Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!((status, error["code"].as_str()), (503, Some("disk-failed")), "{error}");
+        assert!(error["message"].as_str().is_some_and(|text| text.contains("No space left")), "{error}");
+        assert_eq!(blobs(&site).len(), 0, "nothing is left");
+    }
+    let ran = site.run(&["submit", "tail", "--file", &site.file("large", large("too much for it."))]);
+    assert!(ran.code() != 0 && ran.stderr().contains("No space left"), "{ran}");
+    // Others go on: small calls, and large ones that fit.
+    assert_eq!(site.ok(&["call", "tail", "--data", "a call of 16 byt"]), "a call of 16 byt");
+    let fits = &large("this one has it.")[LARGE - (1 << 20)..];
+    assert_eq!(site.ok(&["call", "tail", "--file", &site.file("fits", fits)]), "this one has it.");
+    assert_eq!(blobs(&site).len(), 1);
+    assert_eq!(up.stop(), 0, "{}", up.output());
+    drop(disk);
 }

@@ -1,5 +1,9 @@
 //! The shards of a node, as commands see them: one by one, or all together.
 
+mod sharing;
+
+pub use sharing::Sharing;
+
 use crate::admin::Admin;
 use crate::exit::{Done, Exit, Failure};
 use crate::settings::{Connection, Endpoints, Environment};

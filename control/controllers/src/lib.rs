@@ -16,8 +16,9 @@
 //! | [`autoscale`] | how many workers a pool should have | work that may not wait |
 //! | [`prewarm`] | when a function should be warm | its own idle times |
 //! | [`push`] | which worker gets which version, profiles, gets the profile | an order, and workers' answers |
+//! | [`shares`] | which part of a limit each shard of a node has | what shards use and want of it |
 //!
-//! [`conductor`] owns all but the last and feeds them with the reports of schedulers and regions.
+//! [`conductor`] owns all but the last two and feeds them with the reports of schedulers and regions.
 //!
 //! A controller that starts again has forgotten everything. Consumers tell it what they hold (`Input::Held`), and it
 //! goes on from there under versions above all of theirs.
@@ -33,6 +34,7 @@ pub mod gtc;
 pub mod autoscale;
 pub mod prewarm;
 pub mod push;
+pub mod shares;
 pub mod conductor;
 
 pub use level::Level;

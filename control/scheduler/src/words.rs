@@ -59,7 +59,7 @@ pub enum Input {
         function: FunctionRef,
         /// `FunctionSpec::version`.
         version: u32,
-        /// Calls of it that may be in the RunQ or running at once, over all cores. At least 1.
+        /// Calls of it that may be in the RunQ or running at once, over all cores. 0: none for now.
         concurrency: u32,
     },
     /// A function was deleted. Its waiting calls come back as [`Effect::Return`]; its running ones go on.

@@ -9,7 +9,7 @@ use crate::admin::region::RegionFile;
 use crate::admin::shaping_file::ShapingFile;
 use crate::admin::{
     artefacts, blobs, calls, functions, invoke, logs, metrics, operations, region, results, shaping, shards,
-    signals, usage,
+    shares, signals, usage,
 };
 use crate::artefacts::ArtefactStore;
 use crate::blobs::BlobStore;
@@ -82,7 +82,7 @@ pub(super) struct Admin {
     pub shaping: Mutex<ShapingFile>,
     /// The file of all shards, if this node is one.
     pub shards: Option<PathBuf>,
-    /// Held while that file is looked at and written.
+    /// Held while that file is looked at and written, or the one of this shard's shares.
     pub shard_file: Mutex<()>,
 }
 
@@ -155,6 +155,12 @@ fn routes() -> Vec<Route> {
         route(Method::POST, "/v1/region/resume", post(region::resume)),
         route(Method::GET, "/v1/shards", get(shards::show)),
         route(Method::PUT, "/v1/shards", put(shards::publish)),
+        route(Method::GET, "/v1/shards/shares", get(shares::show)),
+        route(
+            Method::PUT,
+            "/v1/shards/shares",
+            put(shares::tell).layer(DefaultBodyLimit::max(shares::BYTES_MAX)),
+        ),
         route(Method::GET, "/v1/usage", get(usage::show)),
         route(Method::GET, "/v1/functions/{namespace}/{name}/logs", get(logs::show)),
         route(Method::GET, "/metrics", get(metrics::show)),
@@ -295,6 +301,8 @@ mod tests {
         same("TrafficMatrix", serde_json::to_value(call::admin::TrafficMatrix::default()).unwrap());
         same("ShardState", serde_json::to_value(call::admin::ShardState::default()).unwrap());
         same("ShardMap", serde_json::to_value(call::ShardMap::default()).unwrap());
+        same("ShareTable", serde_json::to_value(call::shares::ShareTable::default()).unwrap());
+        same("SharesState", serde_json::to_value(call::shares::SharesState::default()).unwrap());
         same("Hold", serde_json::to_value(call::admin::Hold::default()).unwrap());
         same("CallPage", serde_json::to_value(call::admin::CallPage::default()).unwrap());
         same("Collected", serde_json::to_value(call::admin::Collected::default()).unwrap());

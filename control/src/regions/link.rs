@@ -2,6 +2,7 @@
 
 use super::pulled::Via;
 use super::{CONNECT_AGAIN, Connected, Offered};
+use crate::catalog::Deployed;
 use crate::node::{Node, Phase};
 use crate::session::{Role, SessionRef};
 use call::admin::Hello;
@@ -10,6 +11,10 @@ use call::{FunctionId, FunctionSpec, Instant, Status};
 use driver::Driver;
 use scheduler::FunctionRef;
 use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Functions of which fewer calls may run at once are not lent between shards: a shard's own cores are enough for its
+/// part, and what is lent counts where it is lent from until it has ended.
+const LENT_CONCURRENCY_MIN: u32 = 256;
 
 impl<D: Driver> Node<D> {
     /// One round of all links: connects, says that it lives, grants. After the scheduler: what is free is free then.
@@ -147,7 +152,10 @@ impl<D: Driver> Node<D> {
     fn tell_home(&mut self, at: u16, function: FunctionId) {
         let here = self.catalog.find(function).and_then(|of| self.catalog.get(of));
         let here = here.filter(|deployed| !deployed.ready.is_empty() && !self.regions.drained);
-        let here = here.map(|deployed| fingerprint(&deployed.spec));
+        let is_lent = |deployed: &&Deployed| {
+            !self.shards.is_divided() || deployed.spec.concurrency >= LENT_CONCURRENCY_MIN
+        };
+        let here = here.filter(is_lent).map(|deployed| fingerprint(&deployed.spec));
         let link = self.link_mut(at);
         let Some(offered) = link.functions.get_mut(&function) else { return };
         let is_ready = here == Some(offered.fingerprint);

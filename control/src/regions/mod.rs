@@ -35,7 +35,7 @@ use call::limits::Limits;
 use call::{FunctionId, Instant};
 use driver::{ConnectionId, Endpoint};
 use pulled::{PULLED_MAX, Pulled};
-use scheduler::CallRef;
+use scheduler::{CallRef, FunctionRef};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use window::Window;
@@ -153,6 +153,11 @@ impl Regions {
             }
         }
         self.links.iter_mut().filter(|link| link.sibling).for_each(|link| link.share = share);
+    }
+
+    /// How many calls of a function others have lent to cores here.
+    pub(crate) fn lent(&self, function: FunctionRef) -> u32 {
+        self.pulled.len_of(function)
     }
 
     /// Whether a call of the scheduler's is a pulled one.

@@ -57,6 +57,8 @@ pub struct Pulled {
     by_lease: HashMap<(CallId, Epoch), u32, BuildHasherDefault<DefaultHasher>>,
     waiting: BTreeMap<FunctionRef, VecDeque<u32>>,
     waiting_len: usize,
+    /// How many are here of each function.
+    of: BTreeMap<FunctionRef, u32>,
     bytes: usize,
 }
 
@@ -71,6 +73,7 @@ impl Pulled {
             by_lease: HashMap::with_capacity_and_hasher(max, BuildHasherDefault::default()),
             waiting: BTreeMap::new(),
             waiting_len: 0,
+            of: BTreeMap::new(),
             bytes: 0,
         }
     }
@@ -109,7 +112,13 @@ impl Pulled {
         self.by_lease.insert(key, at);
         self.waiting.entry(function).or_default().push_back(at);
         self.waiting_len += 1;
+        *self.of.entry(function).or_default() += 1;
         Some(PulledRef(at))
+    }
+
+    /// How many of a function are here.
+    pub fn len_of(&self, function: FunctionRef) -> u32 {
+        self.of.get(&function).copied().unwrap_or(0)
     }
 
     /// The oldest waiting call of a function goes to the scheduler.
@@ -181,6 +190,7 @@ impl Pulled {
             slot.frame = FrameBuf::new();
         }
         slot.frame.clear();
+        *self.of.get_mut(&slot.function).expect("it was counted") -= 1;
         self.free.push(at.0);
     }
 
@@ -191,6 +201,7 @@ impl Pulled {
         assert_eq!(of(Place::Waiting).count(), self.waiting_len, "waiting calls");
         assert_eq!(self.waiting.values().map(VecDeque::len).sum::<usize>(), self.waiting_len);
         assert_eq!(self.by_lease.len(), self.len(), "each lease is found");
+        assert_eq!(self.of.values().sum::<u32>() as usize, self.len(), "by function");
         assert_eq!(self.slots.iter().map(|slot| slot.frame.len()).sum::<usize>(), self.bytes);
     }
 }

@@ -36,6 +36,7 @@ impl<D: Driver> Node<D> {
         if self.regions.pulled.admit(via, function, frame).is_none() {
             return self.give_back(at, frame, Status::Ok);
         }
+        self.lent_or_returned(function);
         self.scheduler.step(Input::Due { function }, &mut self.effects);
     }
 
@@ -127,7 +128,9 @@ impl<D: Driver> Node<D> {
         let (call, how) = (CallRef(self.regions.base + at.0), how(status));
         self.scheduler.step(Input::Ended { call, how }, &mut self.effects);
         let link = usize::from(self.regions.pulled.via(at).link);
+        let function = self.regions.pulled.function(at);
         self.regions.pulled.remove(at);
+        self.lent_or_returned(function);
         self.regions.ended += 1;
         self.regions.links[link].ended += 1;
         if let Some(there) = self.regions.links[link].connection.as_ref().filter(|there| there.is_up) {
@@ -157,7 +160,9 @@ impl<D: Driver> Node<D> {
         let via = self.regions.pulled.via(at);
         let lease = self.regions.pulled.lease(at);
         let lease = (lease.call(), lease.function(), lease.epoch());
+        let function = self.regions.pulled.function(at);
         self.regions.pulled.remove(at);
+        self.lent_or_returned(function);
         if self.via(via.link) == via {
             self.send_back(via.link, lease, status);
         }

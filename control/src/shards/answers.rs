@@ -48,6 +48,9 @@ impl<D: Driver> Node<D> {
             }
             self.shards.release.map_in_force(&map, self.shards.number);
             self.shards.map = map;
+            if self.shards.table.version == 0 {
+                self.go_by(super::shares::untold(&self.shards.map));
+            }
             self.note(&format!("shard map {} is in force", self.shards.map.version));
             self.pull_from_siblings();
         }

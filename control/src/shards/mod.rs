@@ -22,7 +22,8 @@
 //!
 //! Cores are attached to any shard; those of one take calls of another as regions pull ([`crate::regions`]), by equal
 //! shares. [`link`] keeps the connections, [`route`] is the diagram above, [`relay`] passes operators' questions about
-//! one call on to who holds it, [`release`] looks at what is left of slots that it had before, [`answers`] takes new maps.
+//! one call on to who holds it, [`release`] looks at what is left of slots that it had before, [`answers`] takes new maps, [`shares`]
+//! is its part of limits that hold over all shards.
 
 pub mod awaited;
 mod link;
@@ -30,10 +31,12 @@ mod route;
 mod relay;
 mod release;
 mod answers;
+mod shares;
 
 use crate::session::SessionRef;
 use awaited::{AWAITED_MAX, Awaited};
 use call::shards::{SHARDS_MAX, ShardPlace};
+use call::shares::ShareTable;
 use call::{Instant, ShardId, ShardMap, Slot};
 use driver::Endpoint;
 use relay::Relays;
@@ -51,6 +54,8 @@ pub struct ShardOptions {
     pub secret: String,
     /// How long ends of no set time are remembered of slots that it had before; see [`release`].
     pub remember: Duration,
+    /// Its parts of limits, as it was told last; none if it never was.
+    pub shares: Option<ShareTable>,
 }
 
 /// [`ShardOptions::remember`], if nothing else is said: whoever submits a call again after a failure does so within it.
@@ -58,7 +63,13 @@ pub const REMEMBER: Duration = Duration::from_secs(3600);
 
 impl Default for ShardOptions {
     fn default() -> ShardOptions {
-        ShardOptions { number: None, map: ShardMap::default(), secret: String::new(), remember: REMEMBER }
+        ShardOptions {
+            number: None,
+            map: ShardMap::default(),
+            secret: String::new(),
+            remember: REMEMBER,
+            shares: None,
+        }
     }
 }
 
@@ -75,6 +86,8 @@ pub(crate) struct Shards {
     awaited: Awaited,
     relays: Relays,
     release: Release,
+    /// Its parts of limits.
+    table: ShareTable,
     passed: u64,
     asked: u64,
     found: u64,
@@ -127,6 +140,7 @@ impl Shards {
             number: options.number,
             secret: options.secret.clone(),
             links: map.shards.iter().map(Link::to).collect(),
+            table: options.shares.clone().unwrap_or_else(|| shares::untold(&map)),
             map,
             awaited: Awaited::new(entries),
             relays: Relays::default(),

@@ -1,14 +1,17 @@
 //! `millrace shard`
 
 use super::up_shards::{LEAVING, WANTED};
+use crate::admin::Admin;
+use crate::asked::Look;
 use crate::exit::{Done, Exit, Failure};
 use crate::output::{Output, table};
 use crate::settings::Environment;
-use crate::shards::{self, ShardFile};
+use crate::shards::{self, Each, Of, ShardFile, Whole};
 use crate::times::duration;
 use ::call::ShardId;
 use ::call::admin::ShardState;
 use ::call::shards::{SHARDS_MAX, ShardPlace};
+use ::call::shares::{ShareUse, SharesState};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -26,6 +29,14 @@ pub enum Shard {
         output: Output,
         #[command(flatten)]
         site: Site,
+    },
+    /// Show which part of the limits in use each shard has: of concurrency, quotas and backlogs
+    #[command(after_help = "Examples:\n  millrace shard limits\n  millrace shard limits -o json\n\n\
+        A limit holds over all shards. What nobody misses is divided evenly, and shown once it is used; parts move to\n\
+        where calls wait. A quota is divided into a million parts.")]
+    Limits {
+        #[command(flatten)]
+        look: Look,
     },
     /// Let more shards join a node that runs; no other is started again
     #[command(after_help = "Examples:\n  millrace shard add\n  millrace shard add --count 2\n\n\
@@ -108,6 +119,7 @@ impl Shard {
             Shard::Remove { shard, timeout, output, site } => {
                 remove(shard, timeout, output, &site, environment)
             }
+            Shard::Limits { look } => limits(&look, environment),
             Shard::List { output, site } => {
                 output.print(&rows(&site.file(environment)?)[..], show);
                 Ok(Exit::Ok)
@@ -158,8 +170,9 @@ fn remove(shard: ShardId, timeout: Duration, output: Output, site: &Site, enviro
         return Err(Failure::new(Exit::NotFound, what, "SHARD", "`millrace shard list` shows all"));
     }
     if shard == 0 {
-        let what = "shard 0 stays: the map of all shards is in its directory";
-        return Err(Failure::new(Exit::Usage, what, "SHARD", "take another one away"));
+        let what = "shard 0 stays: its directory is the node's own, with the map of all shards and what clients connect to";
+        let remedy = "take another one away; to give up this disk or host, `millrace backup` the node and restore it elsewhere";
+        return Err(Failure::new(Exit::Usage, what, "SHARD", remedy));
     }
     let path = site.data_dir(environment).join(LEAVING);
     std::fs::write(&path, format!("{shard}\n"))
@@ -185,6 +198,41 @@ fn remove(shard: ShardId, timeout: Duration, output: Output, site: &Site, enviro
         }
         std::thread::sleep(LOOK);
     }
+}
+
+/// What each limit in use comes to, and each shard's part of it.
+fn limits(look: &Look, environment: &Environment) -> Done {
+    let sum = |each: &mut Each<Vec<ShareUse>>| {
+        let name = |said: &ShareUse| format!("{:?} {}", said.name.kind, said.name.of);
+        let mut all = each.by_name(name, |sum, part| {
+            sum.limit = sum.limit.max(part.limit);
+            (sum.share, sum.used) = (sum.share + part.share, sum.used + part.used);
+            sum.wanted = sum.wanted.saturating_add(part.wanted);
+        });
+        all.sort_by(|a, b| a.sum.name.cmp(&b.sum.name));
+        Ok(all)
+    };
+    let ask = |admin: &Admin| admin.get("/v1/shards/shares").map(|said: SharesState| said.uses);
+    look.each(environment, ask, sum, |all: &Vec<Whole<ShareUse>>| show_limits(all))
+}
+
+fn show_limits(all: &[Whole<ShareUse>]) -> String {
+    let row = |whole: &Whole<ShareUse>| {
+        let part = |of: &Of<ShareUse>| {
+            let shard = of.shard.map_or("-".into(), |shard| shard.to_string());
+            format!("{shard}: {}/{}", of.said.used, of.said.share)
+        };
+        let parts: Vec<String> = whole.shards.iter().map(part).collect();
+        let kind = serde_json::to_value(whole.sum.name.kind).expect("plain data");
+        [
+            whole.sum.name.of.clone(),
+            kind.as_str().unwrap_or_default().to_owned(),
+            whole.sum.limit.to_string(),
+            whole.sum.used.to_string(),
+            parts.join(", "),
+        ]
+    };
+    table(["of", "limit", "all", "used", "by shard: used/part"], all.iter().map(row))
 }
 
 fn rows(file: &ShardFile) -> Vec<Row> {

@@ -8,9 +8,10 @@ use crate::children::{Child, ending};
 use crate::exit::{Done, Exit, Failure};
 use crate::interrupt;
 use crate::output::pairs;
-use crate::shards::{self, ShardFile, admin_of, file_of, place};
+use crate::shards::{self, ShardFile, Sharing, admin_of, file_of, place};
 use ::call::admin::{FunctionState, Shaping, ShardState};
 use ::call::shards::SHARDS_MAX;
+use ::call::shares::ShareTable;
 use ::call::{ShardId, ShardMap};
 use control::datadir::{DataDir, VERSION};
 use driver::notes::say;
@@ -105,6 +106,7 @@ fn file_at_start(data_dir: &Path, said: Option<usize>) -> Result<ShardFile, Fail
     drop(DataDir::open(data_dir).map_err(|error| failure(&error))?);
     let places =
         |from: usize| (from..wanted).map(|shard| place(data_dir, shard as ShardId)).collect::<Vec<_>>();
+    let known_before = known.as_ref().map(|file| file.map.present().collect());
     let file = match known {
         Some(file) if wanted == count => return Ok(file),
         Some(file) => ShardFile { map: file.map.grown(places(count)), ..file },
@@ -119,8 +121,9 @@ fn file_at_start(data_dir: &Path, said: Option<usize>) -> Result<ShardFile, Fail
             ShardFile { secret: format!("{secret:032x}"), map }
         }
     };
+    let roster = known_before.or(is_used.then(|| vec![0]));
     for shard in 1..wanted {
-        prepare(data_dir, shard)?;
+        prepare(data_dir, shard, roster.as_deref())?;
     }
     write(data_dir, &file)?;
     Ok(file)
@@ -132,7 +135,8 @@ fn write(data_dir: &Path, file: &ShardFile) -> Result<(), Failure> {
 }
 
 /// Gives a new shard the functions of shard 0 and what operators said about them. The directory is there whole or not.
-fn prepare(data_dir: &Path, shard: usize) -> Result<(), Failure> {
+/// Until it is told otherwise all limits are the shards' of before.
+fn prepare(data_dir: &Path, shard: usize, before: Option<&[ShardId]>) -> Result<(), Failure> {
     let at = PathBuf::from(place(data_dir, shard as ShardId).data_dir);
     if at.exists() {
         return Ok(());
@@ -151,6 +155,11 @@ fn prepare(data_dir: &Path, shard: usize) -> Result<(), Failure> {
                 std::fs::copy(entry.path(), fresh.join("artefacts").join(entry.file_name()))?;
             }
         }
+        if let Some(roster) = before {
+            let table = ShareTable { version: 1, rosters: vec![roster.to_vec()], rows: Vec::new() };
+            let bytes = serde_json::to_vec(&table).expect("plain data");
+            std::fs::write(fresh.join(control::admin::SHARES), bytes)?;
+        }
         std::fs::write(fresh.join("VERSION"), format!("{VERSION}\n"))?;
         std::fs::rename(&fresh, &at)
     };
@@ -164,8 +173,11 @@ impl World<'_> {
             self.children.insert(shard, Child::start("shard", command)?);
         }
         let served = self.until_serving(0).and_then(|()| {
+            let sharing = Sharing::start(&self.data_dir)?;
             self.announce();
-            self.watch()
+            let watched = self.watch();
+            sharing.stop();
+            watched
         });
         // All at once: each waits for its own calls, and none for another's.
         self.children.values().for_each(|child| child.signal(nix::sys::signal::Signal::SIGTERM));
@@ -276,7 +288,7 @@ impl World<'_> {
         let count = self.file.map.shards.len();
         let wanted = text.trim().parse::<usize>().unwrap_or(0).min(SHARDS_MAX);
         for shard in count..wanted {
-            prepare(&self.data_dir, shard)?;
+            prepare(&self.data_dir, shard, Some(&self.file.map.present().collect::<Vec<_>>()))?;
             let shard = shard as ShardId;
             if !self.children.contains_key(&shard) {
                 let command = self.shard(shard)?;

@@ -23,6 +23,7 @@ use crate::function::FunctionSpec;
 use crate::history::{Attempt, History};
 use crate::outcome::{Status, Usage};
 use crate::shards::{ShardId, ShardMap};
+use crate::shares::{ShareTable, SharesState};
 use serde::{Deserialize, Serialize};
 
 /// The thing among a core's backends that says how it takes [`crate::Kind::Foresee`]; a core without it is not told.
@@ -224,6 +225,13 @@ pub enum Ask {
         /// Of all shards.
         map: ShardMap,
     },
+    /// This shard's parts of limits that hold over all shards, and how it stands with them.
+    Shares,
+    /// Keep to these parts from now on; they are on disk. Refused if newer ones are in force.
+    SharesTold {
+        /// All of them.
+        table: ShareTable,
+    },
     /// Why is this call where it is?
     Explain {
         /// Its id.
@@ -349,6 +357,8 @@ pub enum Answer {
     Region(RegionState),
     /// To [`Ask::Shards`] and [`Ask::ShardMap`].
     Shards(ShardState),
+    /// To [`Ask::Shares`] and [`Ask::SharesTold`].
+    Shares(SharesState),
     /// To [`Ask::Explain`].
     Why(Why),
     /// To [`Ask::Quotas`] and [`Ask::QuotaSet`].

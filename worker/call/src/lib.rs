@@ -15,6 +15,7 @@ pub mod upload;
 pub mod outcome;
 pub mod history;
 pub mod shards;
+pub mod shares;
 pub mod function;
 pub mod manifest;
 pub mod admin;

@@ -44,6 +44,12 @@ impl DurableQ {
         self.tenants[usize::from(tenant)].bound = bound;
     }
 
+    /// How many calls of a tenant are pending, and how many bytes of them.
+    pub fn tenant(&self, tenant: u16) -> (u64, u64) {
+        let of = &self.tenants[usize::from(tenant)];
+        (of.calls, of.bytes)
+    }
+
     pub(super) fn pending_of(&self, function: FunctionRef) -> u64 {
         let of = &self.functions[function];
         u64::from(of.scheduled) + u64::from(of.due.len) + u64::from(of.offered) + u64::from(of.leased)
