@@ -151,7 +151,7 @@ mod tests {
         fn even_parts_make_up_the_limit(limit: u64, count in 1u16..65, of in "[a-z]{1,8}") {
             let roster: Vec<ShardId> = (0..count).collect();
             let parts: Vec<u64> =
-                roster.iter().map(|shard| even(&[roster.clone()], *shard, &name(&of), limit)).collect();
+                roster.iter().map(|shard| even(std::slice::from_ref(&roster), *shard, &name(&of), limit)).collect();
             prop_assert_eq!(parts.iter().map(|part| u128::from(*part)).sum::<u128>(), u128::from(limit));
             let (least, most) = (parts.iter().min().unwrap(), parts.iter().max().unwrap());
             prop_assert!(most - least <= 1);
