@@ -22,6 +22,8 @@ pub enum Bug {
     ExceedsCredits,
     /// The node's clock is an hour ahead: calls start early.
     StartsEarly,
+    /// The node does not hear that its clock was set.
+    IgnoresClockSteps,
     /// The node lets a function run wider than its manifest says.
     ExceedsConcurrency,
     /// The node holds more calls than its limit.

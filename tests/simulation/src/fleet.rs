@@ -266,6 +266,7 @@ impl Fleet {
             Fault::SlowDisk(most) => self.world.conditions(|now| now.disk_delay.1 = most),
             Fault::DiskRoom(bytes) => self.world.conditions(|now| now.disk_bytes_max = bytes),
             Fault::DiskErrors(ppm) => self.world.conditions(|now| now.write_error_ppm = ppm),
+            Fault::ClockStep(by_ns) => self.world.step_wall(by_ns),
             Fault::Rot => self.rot(),
             Fault::RotAtRest(pause) => {
                 self.rots_at_rest = true;
@@ -323,6 +324,7 @@ impl Fleet {
 
     fn turn(&mut self, index: usize) -> Result<(), String> {
         let cost = self.random.duration(TURN, 10 * TURN);
+        self.witness.borrow_mut().leases.clock(self.world.wall());
         let place = &mut self.places[index];
         let process = place.process.as_mut().expect("looked at");
         place.woken = false;

@@ -58,6 +58,8 @@ pub struct Leases {
     /// Submitted in this life of the node, after an earlier one told that it ended.
     anew: BTreeSet<CallId>,
     life: u64,
+    /// The latest time that the wall clock has shown: what was due then is due, though the clock was set back.
+    latest: WallTime,
     fair: BTreeMap<CallId, Vec<Fair>>,
     epochs: BTreeSet<Epoch>,
     newest: BTreeMap<CallId, Epoch>,
@@ -86,6 +88,7 @@ impl Leases {
             told: BTreeMap::new(),
             anew: BTreeSet::new(),
             life: 0,
+            latest: WallTime(0),
             fair: BTreeMap::new(),
             epochs: BTreeSet::new(),
             newest: BTreeMap::new(),
@@ -154,16 +157,15 @@ impl Leases {
         self.live.retain(|_, lease| lease.to != connection);
     }
 
+    /// The wall clock shows this.
+    pub fn clock(&mut self, wall: WallTime) {
+        self.latest = self.latest.max(wall);
+    }
+
     /// The node sent a frame.
-    pub fn sent(
-        &mut self,
-        to: ConnectionId,
-        frame: &Frame<'_>,
-        wall: WallTime,
-        ledger: &Ledger,
-    ) -> Result<(), String> {
+    pub fn sent(&mut self, to: ConnectionId, frame: &Frame<'_>, ledger: &Ledger) -> Result<(), String> {
         match frame.kind() {
-            Kind::Lease => self.leased(to, frame, wall, ledger),
+            Kind::Lease => self.leased(to, frame, ledger),
             Kind::Outcome => self.told(frame, ledger),
             Kind::Verdicts => self.judged(frame),
             _ => Ok(()),
@@ -201,13 +203,7 @@ impl Leases {
         Ok(())
     }
 
-    fn leased(
-        &mut self,
-        to: ConnectionId,
-        frame: &Frame<'_>,
-        wall: WallTime,
-        ledger: &Ledger,
-    ) -> Result<(), String> {
+    fn leased(&mut self, to: ConnectionId, frame: &Frame<'_>, ledger: &Ledger) -> Result<(), String> {
         let (call, epoch) = (frame.call(), frame.epoch());
         let Some(entry) = ledger.get(call) else {
             return Err(format!("conservation: {call} was leased, and no client made it"));
@@ -215,8 +211,8 @@ impl Leases {
         if frame.body() != entry.frame {
             return Err(format!("one encode: the lease of {call} holds other bytes than its client wrote"));
         }
-        if wall < entry.start_at {
-            let early = entry.start_at.since(wall);
+        if self.latest < entry.start_at {
+            let early = entry.start_at.since(self.latest);
             return Err(format!("order: {call} was leased {early:?} before its start time"));
         }
         self.check_epoch(call, epoch)?;

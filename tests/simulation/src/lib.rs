@@ -145,7 +145,8 @@ impl std::error::Error for Violation {}
 pub fn run(seed: u64, options: &Options) -> Result<Report, Violation> {
     let mut random = Random::new(seed);
     let world = World::stepped(random.bits(), Conditions::default());
-    let scenario = Scenario::new(&mut random, &world, options.bug);
+    let mut scenario = Scenario::new(&mut random, &world, options.bug);
+    scenario.set_clocks(&mut Random::new(!seed), world.now(), options.bug);
     let summary = scenario.summary.clone();
     let witness = Witness::new(scenario.promises(options.bug), options.bug, options.verbose);
     let begin = world.now();

@@ -18,6 +18,9 @@ pub const STORM: Duration = Duration::from_secs(3);
 /// After the storm everything must be finished in this time.
 pub const CALM: Duration = Duration::from_secs(60);
 
+/// How far the wall clock is set at most: as far as start times are ahead.
+const CLOCK_STEP_MAX: Duration = Duration::from_secs(4);
+
 /// A fault, or its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
@@ -55,6 +58,8 @@ pub enum Fault {
     RotAfterDrain,
     /// This core is asked to end, and starts again.
     CoreDrain(usize),
+    /// The wall clock is set forward, or back, by so many nanoseconds.
+    ClockStep(i64),
 }
 
 /// Kinds of faults, as a seed chooses among them.
@@ -154,6 +159,19 @@ impl Scenario {
             functions,
             limits,
         }
+    }
+
+    /// Lets the wall clock be set in some seeds. By a stream of chance of its own, so that all else in them stays as it is.
+    pub fn set_clocks(&mut self, random: &mut Random, begin: Instant, bug: Bug) {
+        if bug != Bug::IgnoresClockSteps && !random.chance(300_000) {
+            return;
+        }
+        for _ in 0..1 + random.below(4) {
+            let at = begin + random.duration(Duration::from_millis(50), STORM);
+            let by = random.duration(Duration::from_millis(1), CLOCK_STEP_MAX).as_nanos() as i64;
+            self.faults.push((at, Fault::ClockStep(if random.chance(500_000) { by } else { -by })));
+        }
+        self.summary.push_str(", its clocks are set");
     }
 
     /// What the node promises, for the checkers.

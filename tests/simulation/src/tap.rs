@@ -32,6 +32,8 @@ const EARLY: Duration = Duration::from_secs(3600);
 pub struct Tap {
     inner: SimDriver,
     whose: Whose,
+    /// How far the wall clock was ahead of the monotonic one when the process began.
+    wall_ahead_ns: u64,
     witness: Shared,
     bug: Bug,
     /// CPU time of this turn that the world's clock does not know of yet.
@@ -48,7 +50,18 @@ impl Tap {
     pub fn new(inner: SimDriver, whose: Whose, witness: &Shared, spent: &Rc<Cell<Duration>>) -> Tap {
         let bug = witness.borrow().bug;
         let (witness, spent) = (witness.clone(), spent.clone());
-        Tap { inner, whose, witness, bug, spent, credits: BTreeMap::new(), sent: 0, echoes: None }
+        let wall_ahead_ns = inner.wall().0 - inner.now().0;
+        Tap {
+            inner,
+            whose,
+            wall_ahead_ns,
+            witness,
+            bug,
+            spent,
+            credits: BTreeMap::new(),
+            sent: 0,
+            echoes: None,
+        }
     }
 
     /// A core that says old outcomes again.
@@ -79,7 +92,7 @@ impl Tap {
         match self.whose {
             Whose::Node => {
                 let witness = &mut *witness;
-                let result = witness.leases.sent(to, frame, self.inner.wall(), &witness.ledger);
+                let result = witness.leases.sent(to, frame, &witness.ledger);
                 witness.check(result);
             }
             Whose::Core if frame.kind() == Kind::Credit => {
@@ -214,8 +227,12 @@ impl Driver for Tap {
         self.inner.now()
     }
     fn wall(&self) -> WallTime {
-        let early = (self.whose, self.bug) == (Whose::Node, Bug::StartsEarly);
-        self.inner.wall() + if early { EARLY } else { Duration::ZERO }
+        let wall = self.inner.wall();
+        match (self.whose, self.bug) {
+            (Whose::Node, Bug::StartsEarly) => wall + EARLY,
+            (Whose::Node, Bug::IgnoresClockSteps) => WallTime(self.wall_ahead_ns + self.inner.now().0),
+            _ => wall,
+        }
     }
     fn precise(&self) -> Instant {
         self.inner.precise() + self.spent.get()

@@ -82,6 +82,12 @@ fn an_early_start_is_caught() {
 }
 
 #[test]
+#[should_panic(expected = "before its start time")]
+fn a_node_whose_clock_is_not_set_is_caught() {
+    hunt(Bug::IgnoresClockSteps, "before its start time");
+}
+
+#[test]
 #[should_panic(expected = "calls of one function run, its concurrency is")]
 fn too_many_calls_at_once_are_caught() {
     hunt(Bug::ExceedsConcurrency, "calls of one function run, its concurrency is");

@@ -85,8 +85,6 @@ impl Default for Sizes {
 #[derive(Clone)]
 pub struct World(Rc<RefCell<Inner>>);
 
-/// Wall-clock time of a world's monotonic zero: 2026-01-01.
-const WALL_ZERO_NS: u64 = 1_767_225_600_000_000_000;
 /// What a reap costs in a world that moves by itself, so that a loop which polls gets somewhere.
 const REAP: Duration = Duration::from_micros(1);
 
@@ -118,7 +116,14 @@ impl World {
 
     /// The time on the wall of every machine.
     pub fn wall(&self) -> WallTime {
-        WallTime(WALL_ZERO_NS + self.now().0)
+        let inner = self.0.borrow();
+        WallTime(inner.wall_ahead_ns + inner.now.0)
+    }
+
+    /// Sets the wall clock of every machine forward, or back, by so many nanoseconds. The monotonic clock goes on.
+    pub fn step_wall(&self, by_ns: i64) {
+        let ahead = &mut self.0.borrow_mut().wall_ahead_ns;
+        *ahead = ahead.checked_add_signed(by_ns).expect("steps are short beside the years since 1970");
     }
 
     /// When the next thing happens, if anything will.

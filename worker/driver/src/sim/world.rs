@@ -82,6 +82,8 @@ impl Trace {
 
 pub(super) struct Inner {
     pub now: Instant,
+    /// How far the wall clock is ahead of `now`, ns.
+    pub wall_ahead_ns: u64,
     pub random: Random,
     pub conditions: Conditions,
     /// A simulator steps this world; a reap does not.
@@ -98,11 +100,14 @@ pub(super) struct Inner {
 
 /// A world begins some time after its hosts did.
 const FIRST_NS: u64 = 1_000_000_000;
+/// Wall-clock time of a world's monotonic zero: 2026-01-01.
+const WALL_ZERO_NS: u64 = 1_767_225_600_000_000_000;
 
 impl Inner {
     pub fn new(seed: u64, conditions: Conditions, stepped: bool) -> Inner {
         Inner {
             now: Instant(FIRST_NS),
+            wall_ahead_ns: WALL_ZERO_NS,
             random: Random::new(seed),
             conditions,
             stepped,
