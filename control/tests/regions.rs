@@ -388,3 +388,71 @@ fn a_pulled_call_gets_its_blob_from_its_home_and_from_nobody_else() {
     assert_eq!(Frame::parse(&came).unwrap().0.body(), b"right");
     core.expect_no(Kind::Piece, WHILE);
 }
+
+#[test]
+fn a_pulled_calls_result_goes_to_the_store_of_its_home_and_its_outcome_names_it() {
+    let directories = [directory(), directory()];
+    let a = home(directories[0].path());
+    let b = puller(directories[1].path(), &a, 500, vec![function("echo")]);
+    let (_host, mut core) = b.ready_core(4, 1);
+    let mut store = Peer::connect(&a.socket, &Hello::Store { secret: SECRET.into() });
+    let mut client = a.client();
+    assert_eq!(client.submitted(1, echo(), true), VerdictCode::Accepted);
+    let lease = core.expect(Kind::Lease);
+    let lease = Frame::parse(&lease).unwrap().0;
+    let epoch = lease.stamp();
+    let keep = Header { call: CallId(1), function: echo(), deadline: epoch, ..Header::new(Kind::Keep) };
+    // Of a lease that is not, and of another call: nothing is kept.
+    core.send(&Header { deadline: epoch + 1, ..keep }, b"result");
+    core.send(&Header { call: CallId(2), ..keep }, b"result");
+    core.send(&keep, b"result");
+    let piece = store.expect(Kind::Keep);
+    let piece = Frame::parse(&piece).unwrap().0;
+    assert_eq!((piece.header(), piece.body()), (keep, &b"result"[..]));
+    store.expect_no(Kind::Keep, WHILE);
+    let blob = Reference { id: BlobId([9; 32]), bytes: 6 };
+    let kept = Header { kind: Kind::Kept, stamp: blob.bytes, ..keep };
+    store.send(&kept, &blob.to_bytes());
+    // The store hears that the ring knows, and the core hears its name.
+    assert_eq!(Frame::parse(&store.expect(Kind::Kept)).unwrap().0.status(), Ok(Status::Ok));
+    assert_eq!(Frame::parse(&core.expect(Kind::Kept)).unwrap().0.body(), blob.to_bytes());
+    let mut outcome = FrameBuf::new();
+    let name = blob.to_bytes();
+    let reply = body::Reply::new(&Default::default(), &name, b"");
+    body::append_stored_outcome(&mut outcome, &lease.header(), Status::Ok, &reply).unwrap();
+    let (frame, _) = Frame::parse(&outcome).unwrap();
+    core.send(&frame.header(), frame.body());
+    let told = client.expect(Kind::Outcome);
+    let told = Frame::parse(&told).unwrap().0;
+    assert_eq!((told.status(), Reference::in_outcome(&told)), (Ok(Status::Ok), Some(blob)));
+    // The client fetches it from the home's store, whoever else asks there.
+    client.send(&Header { call: CallId(1), ..Header::new(Kind::Fetch) }, &name);
+    let asked = store.expect(Kind::Fetch);
+    let asked = Frame::parse(&asked).unwrap().0;
+    assert_eq!(asked.body(), name);
+    store.send(&Header { kind: Kind::Piece, ..asked.header() }, b"result");
+    assert_eq!(Frame::parse(&client.expect(Kind::Piece)).unwrap().0.body(), b"result");
+    // Of a blob that is not there it hears so.
+    let other = Reference { id: BlobId([8; 32]), bytes: 6 }.to_bytes();
+    client.send(&Header { call: CallId(1), ..Header::new(Kind::Fetch) }, &other);
+    assert_eq!(Frame::parse(&client.expect(Kind::Piece)).unwrap().0.status(), Ok(Status::Damaged));
+}
+
+#[test]
+fn an_outcome_that_names_a_blob_which_is_not_stored_is_refused() {
+    let directory = directory();
+    let a = home(directory.path());
+    let (_host, mut core) = a.ready_core(4, 1);
+    let mut client = a.client();
+    assert_eq!(client.submitted(1, echo(), true), VerdictCode::Accepted);
+    let lease = core.expect(Kind::Lease);
+    let lease = Frame::parse(&lease).unwrap().0;
+    let name = Reference { id: BlobId([9; 32]), bytes: 6 }.to_bytes();
+    let mut outcome = FrameBuf::new();
+    let reply = body::Reply::new(&Default::default(), &name, b"");
+    body::append_stored_outcome(&mut outcome, &lease.header(), Status::Ok, &reply).unwrap();
+    let (frame, _) = Frame::parse(&outcome).unwrap();
+    core.send(&frame.header(), frame.body());
+    client.expect_no(Kind::Outcome, WHILE);
+    assert!(core.is_closed(), "its calls run elsewhere");
+}
