@@ -490,6 +490,8 @@ impl<D: Driver> Node<D> {
             groups: queue.groups,
             log_bytes: queue.log_bytes,
             segments: queue.segments_now,
+            checkpoints: queue.checkpoints,
+            start_bytes: queue.start_bytes_now,
             blobs: self.blobs.len() as u64,
             blob_bytes: self.blobs.bytes(),
             draining: self.phase != Phase::Serving,

@@ -462,4 +462,6 @@ pub struct Counters {
     pub parked_now: u64,
     /// Now: segments of the log.
     pub segments_now: u64,
+    /// Now: bytes of the segments that a start would read, from the last checkpoint on.
+    pub start_bytes_now: u64,
 }

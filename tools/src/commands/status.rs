@@ -58,6 +58,8 @@ fn sum(shards: &[NodeStatus]) -> NodeStatus {
         groups: sum.groups + s.groups,
         log_bytes: sum.log_bytes + s.log_bytes,
         segments: sum.segments + s.segments,
+        checkpoints: sum.checkpoints + s.checkpoints,
+        start_bytes: sum.start_bytes + s.start_bytes,
         blobs: sum.blobs + s.blobs,
         blob_bytes: sum.blob_bytes + s.blob_bytes,
         cold_starts: sum.cold_starts + s.cold_starts,
@@ -125,11 +127,13 @@ fn show(s: &NodeStatus) -> String {
         (
             "log".into(),
             format!(
-                "{} groups, {} MiB, {} segments, {} calls recovered",
+                "{} groups, {} MiB, {} segments, {} calls recovered; {} checkpoints, a start would read {} MiB",
                 s.groups,
                 s.log_bytes >> 20,
                 s.segments,
-                s.recovered
+                s.recovered,
+                s.checkpoints,
+                s.start_bytes >> 20
             ),
         ),
         ("blobs".into(), format!("{}, {} MiB", s.blobs, s.blob_bytes >> 20)),

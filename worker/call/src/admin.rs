@@ -429,6 +429,12 @@ pub struct NodeStatus {
     pub log_bytes: u64,
     /// Log segments on disk now.
     pub segments: u64,
+    /// Checkpoints written since the start.
+    #[serde(default)]
+    pub checkpoints: u64,
+    /// Bytes of the segments that a start would read now: from the last checkpoint on.
+    #[serde(default)]
+    pub start_bytes: u64,
     /// Blobs in the store.
     #[serde(default)]
     pub blobs: u64,

@@ -196,6 +196,11 @@ impl Segments {
         self.front
     }
 
+    /// How many have groups, from this ordinal on.
+    pub fn written_since(&self, ordinal: u32) -> u32 {
+        (self.current + 1).saturating_sub(ordinal.max(self.front))
+    }
+
     /// How many there are, those to be made included.
     pub fn count(&self) -> usize {
         self.ring.len()

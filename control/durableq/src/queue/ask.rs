@@ -120,6 +120,7 @@ impl DurableQ {
             dead_now: u64::from(self.dead.len),
             frame_bytes_now: self.store.bytes() as u64,
             segments_now: self.log.segments.count() as u64,
+            start_bytes_now: self.read_by_a_start() * self.segment_bytes,
             ..self.counters
         }
     }

@@ -93,6 +93,11 @@ impl DurableQ {
         self.checkpoint.begun = -((u64::from(read) * self.segment_bytes) as i64);
     }
 
+    /// How many segments a start would read now.
+    pub(super) fn read_by_a_start(&self) -> u64 {
+        u64::from(self.log.segments.written_since(self.checkpoint.from))
+    }
+
     /// What the queue writes for its own sake: copies of what stands in the oldest segment, and checkpoints.
     pub(super) fn write_upkeep(&mut self, blocks: &mut impl Blocks) {
         let before = self.log.appended();
