@@ -205,6 +205,8 @@ fn a_node_that_serves_is_copied_and_the_copy_serves() {
     let entries: Vec<Value> = dump.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let of = |kind: &str| entries.iter().filter(|entry| entry["kind"] == kind).count();
     assert_eq!((of("submit"), of("dead"), of("damaged")), (21, 1, 0), "{dump}");
+    let dead = entries.iter().find(|entry| entry["kind"] == "dead").expect("counted above");
+    assert_eq!((&dead["status"], &dead["attempts"][0]["status"]), (&json!("trap"), &json!("trap")), "{dead}");
     {
         let _up = other.up(&["--cores", "1"]);
         assert_eq!((count(&other, "state=scheduled"), count(&other, "state=dead")), (20, 1));

@@ -5,9 +5,11 @@ use crate::output::{Format, Output, line};
 use crate::settings::Environment;
 use crate::shards;
 use ::call::frame::FrameBuf;
-use ::call::limits::FRAME_ALIGN;
-use ::call::{CallId, Frame};
+use ::call::frame::flag;
+use ::call::limits::{FRAME_ALIGN, HEADER_BYTES};
+use ::call::{Attempt, CallId, Frame, History, Kind, Status};
 use durableq::log::dump::{Entry, dump};
+use durableq::log::page::{self, ENTRY_BYTES};
 use durableq::log::{GROUP_HEADER_BYTES, GroupHeader, segment_name, segment_number};
 use serde::Serialize;
 use std::fs;
@@ -54,7 +56,7 @@ struct Shown {
     file: String,
     /// Where in it.
     offset: u64,
-    /// `group`, a record's kind, `part` of a cut record, or `damaged`.
+    /// `group`, a record's kind, `entry` of an index record, `part` of a cut record, or `damaged`.
     kind: String,
     /// Of a group: its place in the log.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,7 +70,16 @@ struct Shown {
     /// Of a record: the function's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     function: Option<String>,
-    /// How long it is.
+    /// Of a record of what became of a call: how its last execution ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Status>,
+    /// Of such a record: the attempts that failed, as far as it lists them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    attempts: Vec<Tried>,
+    /// Of an `entry` of the index: where the call's record stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stands: Option<Stands>,
+    /// How long it is; of an entry: the call's frame.
     bytes: u64,
     /// Of an earlier life of the segment.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -76,6 +87,22 @@ struct Shown {
     /// What is wrong, and what was lost by it.
     #[serde(skip_serializing_if = "String::is_empty")]
     damage: String,
+}
+
+/// One attempt of a call.
+#[derive(Serialize, Debug, PartialEq)]
+struct Tried {
+    number: u16,
+    status: Status,
+    worker: String,
+    error: String,
+}
+
+/// Where a record stands.
+#[derive(Serialize, Debug, PartialEq)]
+struct Stands {
+    file: String,
+    offset: u64,
 }
 
 impl Log {
@@ -153,7 +180,15 @@ fn each(number: u64, bytes: &[u8], mut show: impl FnMut(Shown)) {
                 (shown.offset, shown.kind, shown.bytes) = (offset, "group".into(), header.bytes.into());
                 (shown.group, shown.incarnation) = (Some(header.sequence), Some(header.incarnation));
             }
-            Entry::Record { offset, frame } => record(&mut shown, offset, &frame),
+            Entry::Record { offset, frame } => {
+                record(&mut shown, offset, &frame);
+                if frame.kind() == Kind::Index {
+                    shown.stale = stale;
+                    show(shown);
+                    index(&file, offset, &frame, stale, &mut show);
+                    continue;
+                }
+            }
             Entry::Part { offset, bytes } => {
                 (shown.offset, shown.kind, shown.bytes) = (offset, "part".into(), bytes as u64);
             }
@@ -195,6 +230,45 @@ fn record(shown: &mut Shown, offset: u64, frame: &Frame<'_>) {
         shown.call = Some(frame.call().to_string());
         shown.function = Some(frame.function().to_string());
     }
+    if matches!(frame.kind(), Kind::Done | Kind::Retry | Kind::Dead) {
+        shown.status = frame.status().ok();
+    }
+    shown.attempts = attempts(frame);
+}
+
+/// The entries of a page of the index.
+fn index(file: &str, offset: u64, page: &Frame<'_>, stale: bool, show: &mut impl FnMut(Shown)) {
+    let Some(entries) = page::entries(page.body()) else { return };
+    for (n, entry) in entries.enumerate() {
+        show(Shown {
+            file: file.to_owned(),
+            offset: offset + (HEADER_BYTES + n * ENTRY_BYTES) as u64,
+            kind: "entry".into(),
+            call: Some(entry.call.to_string()),
+            function: Some(entry.function.to_string()),
+            stands: Some(Stands {
+                file: segment_name(entry.segment),
+                offset: u64::from(entry.offset) * FRAME_ALIGN as u64,
+            }),
+            bytes: entry.length.into(),
+            stale,
+            ..Shown::default()
+        });
+    }
+}
+
+/// The attempts that a record lists.
+fn attempts(frame: &Frame<'_>) -> Vec<Tried> {
+    let carries = matches!(frame.kind(), Kind::Retry | Kind::Dead | Kind::Redrive);
+    let is_bare = frame.body().is_empty() || frame.flags() & flag::SEALED_BODY != 0;
+    let history = History::parse(frame.body()).ok().filter(|_| carries && !is_bare);
+    let tried = |of: Attempt<'_>| Tried {
+        number: of.number,
+        status: of.status,
+        worker: of.worker.to_owned(),
+        error: of.error(),
+    };
+    history.map_or(Vec::new(), |(history, _)| history.attempts().map(tried).collect())
 }
 
 /// Which records of a broken group can still be read: all others are lost.
@@ -228,7 +302,11 @@ fn print(shown: &Shown, output: &Output) {
         return line(&serde_json::to_string(shown).expect("plain data"));
     }
     let place = format!("{} {:>12}", shown.file, shown.offset);
-    let indent = if matches!(shown.kind.as_str(), "group" | "damaged" | "left") { "" } else { "  " };
+    let indent = match shown.kind.as_str() {
+        "group" | "damaged" | "left" => "",
+        "entry" => "    ",
+        _ => "  ",
+    };
     let mut text = format!("{place}  {indent}{}", shown.kind);
     if let Some(group) = shown.group {
         text += &format!(" {group}");
@@ -239,6 +317,12 @@ fn print(shown: &Shown, output: &Output) {
     if let (Some(call), Some(function)) = (&shown.call, &shown.function) {
         text += &format!(" {call} of {function}");
     }
+    if let Some(stands) = &shown.stands {
+        text += &format!(" at {} {}", stands.file, stands.offset);
+    }
+    if let Some(status) = shown.status {
+        text += &format!(", {}", status.name());
+    }
     text += &format!(", {} bytes", shown.bytes);
     if shown.stale {
         text += ", stale";
@@ -247,4 +331,51 @@ fn print(shown: &Shown, output: &Output) {
         text += &format!(": {}", shown.damage);
     }
     line(&text);
+    for of in &shown.attempts {
+        line(&format!(
+            "{:34}attempt {} on {}: {}: {}",
+            "",
+            of.number,
+            of.worker,
+            of.status.name(),
+            of.error.trim_end()
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::call::FunctionId;
+    use ::call::frame::{Header, append};
+
+    #[test]
+    fn a_page_of_the_index_is_shown_entry_by_entry() {
+        let entry = |call: u128| page::Entry {
+            call: CallId(call),
+            function: FunctionId(7),
+            start_at: 3,
+            begin_by: 0,
+            turn: 4,
+            flags: 0,
+            segment: 5,
+            offset: 6,
+            length: 90,
+        };
+        let mut bytes = FrameBuf::new();
+        append(&mut bytes, &Header::new(Kind::Index), &[entry(1).encode(), entry(2).encode()].concat());
+        let (frame, _) = Frame::parse(&bytes).expect("a frame");
+        let mut shown = Vec::new();
+        index("a.seg", 4096, &frame, false, &mut |row| shown.push(row));
+        let calls: Vec<_> = shown.iter().map(|row| row.call.clone().expect("a call")).collect();
+        assert_eq!(calls, [CallId(1).to_string(), CallId(2).to_string()]);
+        let second = &shown[1];
+        assert_eq!((second.offset, second.bytes), (4096 + (HEADER_BYTES + ENTRY_BYTES) as u64, 90));
+        assert_eq!(second.stands, Some(Stands { file: segment_name(5), offset: 96 }));
+        // Bytes that are no page are not taken for one.
+        let mut bytes = FrameBuf::new();
+        append(&mut bytes, &Header::new(Kind::Index), &[0; 50]);
+        let (frame, _) = Frame::parse(&bytes).expect("a frame");
+        index("a.seg", 0, &frame, false, &mut |row| panic!("{row:?}"));
+    }
 }
