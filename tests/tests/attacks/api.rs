@@ -11,8 +11,14 @@ fn a_result_that_is_none_ends_its_call_only() {
         return;
     }
     let stage = stage();
-    stage.attack("attacker", "oversized 2").ended(Status::BadReply, &["longer than one may be: 1 MiB"]);
-    stage.attack("attacker", "oversized 40").ended(Status::BadReply, &["longer than one may be: 1 MiB"]);
+    let told = stage.attack("attacker", "oversized 2");
+    assert_eq!((told.status, told.output.len()), (Status::Ok, 2 << 20), "a blob: {}", told.stderr);
+    stage
+        .attack("attacker", "oversized 65")
+        .ended(Status::BadReply, &["longer than one may be, 67108864 bytes"]);
+    stage
+        .attack("attacker", "oversized 400")
+        .ended(Status::BadReply, &["longer than one may be, 67108864 bytes"]);
     stage.attack("attacker", "half end").ended(Status::BadReply, &["half a result"]);
     stage.attack("slow", "half silence").ended(Status::Timeout, &[]);
     stage.attack("slow", "trickle 10").ended(Status::Timeout, &[]);

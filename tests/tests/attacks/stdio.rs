@@ -18,8 +18,8 @@ fn a_process_per_call_is_held_as_well() {
     stage.attack("stdio", "tcp 127.0.0.1 22 1.1.1.1 53").is_refused();
     let told = stage.attack("stdio", "signal 1");
     told.is_refused();
-    let told = stage.attack("stdio", "output 20");
-    assert!(told.output.len() <= 1 << 20, "{} bytes", told.output.len());
+    let told = stage.attack("stdio", "output 80");
+    assert!(told.output.len() <= 64 << 20, "{} bytes", told.output.len());
     assert!(told.is_cut || told.status == Status::BadReply, "{:?} {}", told.status, told.stderr);
     stage.attack("stdio", "memory heap 500").ended(Status::Memory, &["more memory"]);
     stage.attack("stdio", "echo well").says(&["well"]);
