@@ -18,10 +18,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const WINDOW: usize = 8192;
 /// And bytes of their arguments: the node keeps what is not on disk yet in memory, and refuses more.
 const WINDOW_BYTES: usize = 1 << 20;
-/// Frames written at once.
+/// Frames written at once, and at most a quarter of the window: the next ones go while others are in flight.
 const BATCH: usize = 256;
 /// Accepted calls that have not ended: a queue of ordinary length, so that no backlog hides what the rest costs.
 const ON_THE_WAY: u64 = 32 << 10;
+/// And bytes of their arguments: many more than end between two looks at the node's count.
+const ON_THE_WAY_BYTES: usize = 32 << 20;
 /// How often the node's count is looked at while too many are on their way.
 pub const LOOK: Duration = Duration::from_millis(5);
 /// At a fixed rate, calls of this time leave in one write, unless verdicts come before: a write for each call would
@@ -53,6 +55,8 @@ pub struct Submitter {
     pub timed: Window,
     /// Submits in flight at most.
     window: usize,
+    /// Submits written at once.
+    batch: usize,
     /// Accepted calls that have not ended, at most.
     pub on_the_way_max: u64,
 }
@@ -68,6 +72,7 @@ impl Submitter {
         let mut input = FrameBuf::new();
         input.resize(INPUT_BYTES, 0);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        let window = WINDOW.min(WINDOW_BYTES / payload_bytes.max(1));
         Ok(Submitter {
             socket,
             function,
@@ -81,8 +86,9 @@ impl Submitter {
             accepted: 0,
             refused: 0,
             timed: Window::default(),
-            window: WINDOW.min(WINDOW_BYTES / payload_bytes.max(1)),
-            on_the_way_max: ON_THE_WAY.min((2 * WINDOW_BYTES / payload_bytes.max(1)) as u64),
+            window,
+            batch: BATCH.min(window / 4),
+            on_the_way_max: ON_THE_WAY.min((ON_THE_WAY_BYTES / payload_bytes.max(1)) as u64),
         })
     }
 
@@ -99,9 +105,10 @@ impl Submitter {
             }
             let settled = self.accepted + self.refused - settled_before;
             let on_the_way = settled.saturating_sub(completed.load(Relaxed) - ended_before);
-            let may_submit = self.in_flight.len() + BATCH <= self.window && on_the_way <= self.on_the_way_max;
+            let may_submit =
+                self.in_flight.len() + self.batch <= self.window && on_the_way <= self.on_the_way_max;
             if now < until && self.out.is_empty() && may_submit {
-                (0..BATCH).for_each(|_| self.encode(now));
+                (0..self.batch).for_each(|_| self.encode(now));
             }
             if !self.turn()? {
                 self.wait(if may_submit { PATIENCE } else { LOOK })?;
