@@ -82,7 +82,7 @@ fn a_start_does_not_read_what_stands_before_the_checkpoint() {
     assert!(reads.keys().all(|number| *number >= from), "{from}: {reads:?}");
     assert_eq!(queue.counters().pending_now, world.queue.counters().pending_now);
     // What operators are told is that: of a checkpoint that the last group does not name yet, a little less.
-    let told = world.queue.counters().start_bytes_now / world.limits.segment_bytes as u64;
+    let told = world.queue.counters().start_bytes_now / world.limits.segment_bytes;
     let read = reads.values().filter(|bytes| **bytes > 0).count() as u64;
     assert!((1..=read).contains(&told), "{told} segments told, {read} read");
 }
