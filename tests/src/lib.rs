@@ -3,5 +3,6 @@
 
 pub mod clients;
 pub mod harness;
+pub mod http;
 pub mod ledger;
 pub mod peers;

@@ -2,12 +2,13 @@
 //! when they are damaged, still there after the node was killed.
 
 use serde_json::Value;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tests::clients::runs_processes;
 use tests::harness::{Site, until};
+use tests::http::{admin, ask};
 
 /// Gives the last 16 bytes of its arguments: all of them were there.
 const TAIL: &str = r#"(module
@@ -42,32 +43,10 @@ fn blobs_in(data: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.expect("an entry").path()).collect()
 }
 
-/// Where the admin API of a data directory's node is.
-fn admin(data: &Path) -> String {
-    let file: Value =
-        serde_json::from_slice(&std::fs::read(data.join("run/control.json")).expect("it serves")).unwrap();
-    file["admin"].as_str().expect("text").trim_start_matches("http://").to_owned()
-}
-
 /// A request to the admin API; status and body.
 fn http(site: &Site, request: &str, body: &[u8]) -> (u16, Vec<u8>) {
-    http_of(&site.data(), request, "", body)
-}
-
-/// As [`http`], to the node of a data directory, with a line of the head.
-fn http_of(data: &Path, request: &str, line: &str, body: &[u8]) -> (u16, Vec<u8>) {
-    let mut stream = TcpStream::connect(admin(data)).expect("the admin API");
-    let head = format!(
-        "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{line}content-length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).expect("it reads");
-    stream.write_all(body).expect("it reads");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("an answer");
-    let split = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
-    let status = std::str::from_utf8(&answer[9..12]).expect("a status").parse().expect("a number");
-    (status, answer[split..].to_vec())
+    let (status, _, body) = ask(&site.data(), request, "", body);
+    (status, body)
 }
 
 #[test]
@@ -210,7 +189,7 @@ fn a_large_call_with_a_key_reaches_the_shard_that_owns_it() {
     let submit = |shard: usize, key: &str, query: &str| {
         let request = format!("POST /v1/functions/default/tail/calls?{query}");
         let line = format!("idempotency-key: {key}\r\n");
-        let (status, body) = http_of(&data[shard], &request, &line, &large(&format!("keyed: {key:>9}")));
+        let (status, _, body) = ask(&data[shard], &request, &line, &large(&format!("keyed: {key:>9}")));
         (status, serde_json::from_slice::<Value>(&body).expect("JSON"))
     };
     // Each of these keys makes an id, and half of the ids are the other shard's.

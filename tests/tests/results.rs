@@ -4,12 +4,11 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tests::clients::runs_processes;
 use tests::harness::{Site, until};
+use tests::http::ask;
 
 /// Gives its arguments back, however many they are.
 const ECHO: &str = r#"(module
@@ -45,21 +44,7 @@ fn blobs(data: &Path) -> (Vec<PathBuf>, usize) {
 
 /// A request to the admin API of the node of a data directory; status, head and body.
 fn http(data: &Path, request: &str, body: &[u8]) -> (u16, String, Vec<u8>) {
-    let file: Value =
-        serde_json::from_slice(&std::fs::read(data.join("run/control.json")).expect("it serves")).unwrap();
-    let at = text(&file, "admin").trim_start_matches("http://").to_owned();
-    let mut stream = TcpStream::connect(at).expect("the admin API");
-    let head = format!(
-        "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).expect("it reads");
-    stream.write_all(body).expect("it reads");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("an answer");
-    let split = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
-    let head = String::from_utf8_lossy(&answer[..split]).into_owned();
-    (head[9..12].parse().expect("a number"), head, answer[split..].to_vec())
+    ask(data, request, "", body)
 }
 
 /// Submits a call over HTTP; its id.
